@@ -1,0 +1,84 @@
+"""Stand-ins for the competition's hidden data: any labelled images -> retain, forget, validation and test part."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_stubs.parts import Part, Source, stratified_subset
+from data_stubs.splits import Splits, fingerprint, split_forget
+from kit.errors import InputError
+
+__all__ = ["SOURCES", "Part", "Source", "Splits", "fingerprint", "load", "load_source", "split_forget"]
+
+SOURCES = ("cifar10", "image-folder:PATH", "digits", "synthetic")
+SUBSET_STREAM = 1  # keeps the draw of n_train images independent of the forget policy's draw with the same seed
+
+
+def load(
+    source: str,
+    *,
+    forget: str,
+    n_train: int | None = None,
+    seed: int = 0,
+    data_root: Path | None = None,
+    cache_dir: Path | None = None,
+) -> Splits:
+    """Load a source and split its training part by a forget policy.
+
+    source: one of SOURCES; forget: see `split_forget`; n_train: use that many training images, see `load_source`;
+    seed: of both draws; data_root: folder of CIFAR-10; cache_dir: folder for decoded images.
+    Raises InputError, in one line, for whatever a user can get wrong.
+    """
+    if n_train is not None and forget.partition(":")[0] == "indices":
+        raise InputError("forget policy indices counts in the whole training set: leave out n_train")
+    loaded = load_source(source, n_train=n_train, seed=seed, data_root=data_root, cache_dir=cache_dir)
+    return split_forget(loaded, forget, seed)
+
+
+def load_source(
+    source: str,
+    *,
+    n_train: int | None = None,
+    seed: int = 0,
+    data_root: Path | None = None,
+    cache_dir: Path | None = None,
+) -> Source:
+    """Load a source. With n_train, a random subset of the training images with the classes' shares kept.
+
+    `synthetic` makes n_train images instead of drawing them; its images do not depend on the seed, as those of real
+    data do not: a seed decides what is drawn from the data.
+    """
+    if seed < 0:
+        raise InputError(f"seed is {seed}: choose 0 or more")
+    name, _, path = source.partition(":")
+    # Imports are local so that no source costs the packages of the others.
+    if source == "synthetic":
+        from data_stubs import synthetic
+
+        return synthetic.generate() if n_train is None else synthetic.generate(n_train)
+    if source == "cifar10":
+        from data_stubs import cifar10
+
+        whole = cifar10.load_source(data_root)
+    elif source == "digits":
+        from data_stubs import digits
+
+        whole = digits.load_source()
+    elif name == "image-folder" and path:
+        from data_stubs import image_folder
+
+        whole = image_folder.load_source(Path(path), cache_dir)
+    else:
+        raise InputError(f"data source {source!r} is unknown: choose from {', '.join(SOURCES)}")
+    return whole if n_train is None else _subset(whole, n_train, seed)
+
+
+def _subset(source: Source, n_train: int, seed: int) -> Source:
+    n_present = len(np.unique(source.train.labels))
+    if not n_present <= n_train <= len(source.train):
+        raise InputError(
+            f"n_train is {n_train}: {source.name} has {len(source.train)} training images of {n_present} classes: "
+            f"choose from {n_present} to {len(source.train)}"
+        )
+    index = stratified_subset(source.train.labels, n_train, np.random.default_rng([seed, SUBSET_STREAM]))
+    return Source(source.name, source.train.take(index), source.validation, source.test, source.class_names)

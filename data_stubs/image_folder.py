@@ -1,0 +1,173 @@
+"""Any labelled images: a folder or .zip with train/<class>/ and test/<class>/, decoded once into a cached array."""
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.io import ImageReadMode, decode_image
+from tqdm import tqdm
+
+from data_stubs.image_listing import Listing, Member, listing_of
+from data_stubs.parts import Part, Source, halve_held_out
+from data_stubs.paths import default_cache
+from kit.errors import InputError
+
+MAX_IMAGE_PIXELS = 2**24  # a few kB of PNG can declare gigabytes of pixels
+PROGRESS_FROM = 2_000
+CHUNK = 256  # images decoded by one task of a thread
+DECODER_VERSION = 1  # part of the cache key: raise it when decoding changes
+
+
+def load_source(path: Path, cache_dir: Path | None = None, *, progress: bool = True) -> Source:
+    """Read a folder or .zip: train/<class>/*.{jpg,jpeg,png} and test/<class>/..., possibly inside one top folder.
+
+    Classes are the sorted names of the training folders; images are listed by class, then by file name, and are
+    converted to RGB; ids are the paths below the top folder. The test images are halved into test and validation part.
+    Images come as a read-only memory map of a file under `cache_dir` (default: see `data_stubs.paths`), which is
+    written on first use and found again by names, sizes and checksums (zip) or times (folder), not by `path`.
+    Raises InputError naming the file where an image is missing, broken, too large or of another size.
+    """
+    with listing_of(Path(path)) as listing:
+        train = [member for member in listing.members if member.split == "train"]
+        test = [member for member in listing.members if member.split == "test"]
+        class_names = tuple(sorted({member.class_name for member in train}))
+        for split, members in (("train", train), ("test", test)):
+            if not members:
+                raise InputError(f"{path}: has no images in {split}/<class>/: expected .jpg, .jpeg or .png files there")
+        if strange := sorted({member.class_name for member in test} - set(class_names)):
+            raise InputError(f"{path}: test/{strange[0]} has no images in train/{strange[0]}: classes must be the same")
+        images = _cached(listing, train + test, cache_dir, progress)
+    number = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([number[member.class_name] for member in train + test], dtype=np.int64)
+    ids = np.array([member.name for member in train + test])
+    groups = np.arange(len(labels), dtype=np.int64)
+    held_out, training = slice(len(train), None), slice(len(train))
+    validation, test_part = halve_held_out(Part(images[held_out], labels[held_out], ids[held_out], groups[held_out]))
+    train_part = Part(images[training], labels[training], ids[training], groups[training])
+    return Source(Path(path).stem, train_part, validation, test_part, class_names)
+
+
+def _cached(listing: Listing, members: list[Member], cache_dir: Path | None, progress: bool) -> np.ndarray:
+    stamps = [(member.name, member.n_bytes, member.stamp) for member in members]
+    key = hashlib.sha256(json.dumps([DECODER_VERSION, stamps]).encode()).hexdigest()[:16]
+    folder = Path(cache_dir) if cache_dir is not None else default_cache()
+    target, checksum = folder / f"image-folder-{key}.npy", folder / f"image-folder-{key}.crc32"
+    if (images := _open_cache(target, checksum, len(members))) is not None:
+        return images
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".image-folder-") as temporary:
+            decoded = Path(temporary) / "images.npy"
+            _decode_into(decoded, listing, members, progress)
+            # The checksum goes first: a crash in between leaves a pair that does not match, hence a rebuild.
+            (Path(temporary) / "crc32").write_text(_crc32(np.load(decoded, mmap_mode="r")))
+            (Path(temporary) / "crc32").replace(checksum)
+            decoded.replace(target)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot keep decoded images there ({error}): give another cache folder") from error
+    return np.load(target, mmap_mode="r", allow_pickle=False)
+
+
+def _open_cache(target: Path, checksum: Path, n_images: int) -> np.ndarray | None:
+    """The cached array; None where there is none or it is damaged, whatever the damage."""
+    try:
+        images = np.load(target, mmap_mode="r", allow_pickle=False)
+        intact = (
+            images.dtype == np.uint8
+            and images.ndim == 4
+            and len(images) == n_images
+            and checksum.read_text() == _crc32(images)
+        )
+    except (OSError, ValueError, EOFError):
+        return None
+    return images if intact else None
+
+
+def _crc32(images: np.ndarray) -> str:
+    value = 0
+    for rows in range(0, len(images), 4096):  # in pieces, so that a large map need not fit into memory
+        value = zlib.crc32(np.ascontiguousarray(images[rows : rows + 4096]).data, value)
+    return f"{value:08x}"
+
+
+def _decode_into(target: Path, listing: Listing, members: list[Member], progress: bool) -> None:
+    first = decode(listing.read(members[0]), listing.where(members[0]))
+    images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(members), *first.shape))
+
+    def decode_chunk(start: int, chunk: list[tuple[Member, bytes]]) -> int:
+        for row, (member, encoded) in enumerate(chunk, start):
+            images[row] = decode(encoded, listing.where(member), first.shape, listing.where(members[0]))
+        return len(chunk)
+
+    bar = tqdm(total=len(members), desc="decoding images", disable=not progress or len(members) <= PROGRESS_FROM)
+    n_threads = min(8, os.cpu_count() or 1)
+    with bar, ThreadPoolExecutor(n_threads) as threads:
+        encoded = ((member, listing.read(member)) for member in members)
+        pending = []
+        for chunk_number, chunk in enumerate(_chunks(encoded)):
+            pending.append(threads.submit(decode_chunk, chunk_number * CHUNK, chunk))
+            if len(pending) > 2 * n_threads:  # bounds what is read ahead
+                bar.update(pending.pop(0).result())
+        for future in pending:
+            bar.update(future.result())
+    images.flush()
+
+
+def _chunks(items: Iterable) -> Iterator[list]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+
+
+def decode(encoded: bytes, where: str, expected: tuple[int, ...] | None = None, like: str = "the others") -> np.ndarray:
+    """JPEG or PNG bytes -> uint8 (3, height, width). Raises InputError starting with `where`.
+
+    expected: the shape that the image must have, that of the image `like`.
+    """
+    try:
+        width, height = declared_size(encoded)
+    except (ValueError, struct.error, IndexError) as error:
+        raise InputError(f"{where}: image cannot be decoded (no JPEG or PNG): mend or remove it") from error
+    if width * height > MAX_IMAGE_PIXELS:
+        raise InputError(f"{where}: image has {width} x {height} pixels: at most {MAX_IMAGE_PIXELS} are read")
+    if expected is not None and (3, height, width) != expected:
+        wanted = f"{expected[2]} x {expected[1]}"
+        raise InputError(f"{where}: image is {width} x {height}, {like} is {wanted}: make all the same size")
+    try:
+        pixels = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.RGB)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{where}: image cannot be decoded ({reason}): mend or remove it") from error
+    return pixels.numpy()
+
+
+def declared_size(encoded: bytes) -> tuple[int, int]:
+    """(width, height) in the header of a JPEG or PNG, so that no decoder allocates what a tiny file claims to need.
+
+    Raises ValueError, IndexError or struct.error where there is no such header.
+    """
+    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        return struct.unpack_from(">II", encoded, 16)
+    if not encoded.startswith(b"\xff\xd8"):
+        raise ValueError("neither JPEG nor PNG")
+    position = 2
+    while True:
+        if encoded[position] != 0xFF:
+            raise ValueError("no JPEG marker")
+        marker = encoded[position + 1]
+        if marker == 0xFF:  # padding
+            position += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
+            height, width = struct.unpack_from(">HH", encoded, position + 5)
+            return width, height
+        else:
+            position += 2 + struct.unpack_from(">H", encoded, position + 2)[0]

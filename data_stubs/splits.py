@@ -1,0 +1,148 @@
+"""What an unlearning run works on: retain, forget, validation and test part, drawn from a source by a forget policy."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_stubs.parts import Part, Source, check_parts, concatenate
+from data_stubs.policies import POLICIES
+from kit.errors import InputError
+
+__all__ = ["PARTS", "Part", "Source", "Splits", "fingerprint", "load", "save", "split_forget"]
+
+PARTS = ("retain", "forget", "validation", "test")
+ARRAYS = ("images", "labels", "ids", "groups")
+META_FILE = "splits.json"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The four parts; retain and forget keep the order of the training set.
+
+    Raises InputError where the parts do not fit together or an image id occurs twice.
+    """
+
+    name: str
+    retain: Part
+    forget: Part
+    validation: Part
+    test: Part
+    class_names: tuple[str, ...]
+
+    def __post_init__(self):
+        check_parts([getattr(self, part) for part in PARTS], self.n_classes, self.name)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def train(self) -> Part:
+        """The retain examples, then the forget examples. The arrays are copied."""
+        return concatenate(self.retain, self.forget)
+
+
+def split_forget(source: Source, policy: str, seed: int) -> Splits:
+    """Split the training part into retain and forget set.
+
+    policy: random:500, random:0.02, class:3, class:0,1, indices:PATH.npy, group:10, group:0.02, competition or
+    competition:0.02; see `data_stubs.policies`. The same source, policy and seed give the same splits.
+    Raises InputError for an unknown policy, a bad argument, an empty forget set, or (except for `class`) a class of
+    which nothing is retained.
+    """
+    name, colon, argument = policy.partition(":")
+    if name not in POLICIES:
+        raise InputError(f"forget policy {policy!r} is unknown: choose from {', '.join(POLICIES)}")
+    source, index = POLICIES[name](source, argument if colon else None, np.random.default_rng(seed))
+    if len(index) == 0:
+        raise InputError(f"forget policy {policy}: no example would be forgotten: ask for more")
+    train = source.train
+    forgotten = np.zeros(len(train), dtype=bool)
+    forgotten[index] = True
+    if forgotten.all():
+        raise InputError(f"forget policy {policy}: every example would be forgotten: ask for fewer")
+    if name != "class":
+        lost = np.setdiff1d(train.labels, train.labels[~forgotten])
+        if len(lost):
+            where = f"class {lost[0]} ({source.class_names[lost[0]]})"
+            raise InputError(f"forget policy {policy}: {where} would have no retain example: forget fewer")
+    return Splits(
+        name=source.name,
+        retain=train.take(np.flatnonzero(~forgotten)),
+        forget=train.take(np.flatnonzero(forgotten)),
+        validation=source.validation,
+        test=source.test,
+        class_names=source.class_names,
+    )
+
+
+def fingerprint(splits: Splits) -> str:
+    """16 hex digits of SHA-256 over all arrays and class names: names whatever was computed from these splits."""
+    digest = hashlib.sha256(json.dumps(splits.class_names).encode())
+    for part_name in PARTS:
+        part = getattr(splits, part_name)
+        digest.update(f"{part_name} {part.images.shape}".encode())
+        digest.update(np.ascontiguousarray(part.images).data)
+        digest.update(np.ascontiguousarray(part.labels).data)
+        digest.update(np.ascontiguousarray(part.groups).data)
+        digest.update(json.dumps(part.ids.tolist()).encode())
+    return digest.hexdigest()[:16]
+
+
+def save(splits: Splits, folder: Path) -> Path:
+    """Write the splits as .npy files, for `load`; `folder` appears complete or not at all.
+
+    A folder with saved splits is replaced. Raises InputError where `folder` holds anything else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / META_FILE).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and holds no saved splits: choose another folder")
+    meta = {"name": splits.name, "class_names": splits.class_names, "fingerprint": fingerprint(splits)}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            complete = Path(temporary) / "complete"
+            complete.mkdir()
+            for part in PARTS:
+                for array in ARRAYS:
+                    np.save(complete / f"{part}_{array}.npy", getattr(getattr(splits, part), array))
+            (complete / META_FILE).write_text(json.dumps(meta))
+            replace_folder(complete, folder, Path(temporary))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}): choose another folder") from error
+    return folder
+
+
+def load(folder: Path) -> Splits:
+    """Saved splits with memory-mapped arrays, so that processes on one machine share them."""
+    folder = Path(folder)
+    try:
+        meta = json.loads((folder / META_FILE).read_text())
+        parts = {
+            part: Part(
+                *(np.load(folder / f"{part}_{array}.npy", mmap_mode="r", allow_pickle=False) for array in ARRAYS)
+            )
+            for part in PARTS
+        }
+        return Splits(meta["name"], **parts, class_names=tuple(meta["class_names"]))
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{folder}: are no saved splits ({reason}): save them again") from error
+
+
+def replace_folder(complete: Path, folder: Path, aside: Path) -> None:
+    """Rename `complete` to `folder`, an older one being moved into `aside` (on the same file system) first."""
+    if folder.exists():
+        folder.replace(aside / "replaced")
+    try:
+        complete.replace(folder)
+    except OSError as error:
+        if (aside / "replaced").exists() and not folder.exists():
+            (aside / "replaced").replace(folder)
+        raise InputError(f"{folder}: cannot be put in place ({error.strerror}): is another run writing it?") from error
+    shutil.rmtree(aside / "replaced", ignore_errors=True)

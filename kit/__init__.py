@@ -1,0 +1,6 @@
+"""Runtime-budgeted machine unlearning for the NeurIPS 2023 competition: N unlearned checkpoints under a time limit.
+
+Needs torch (2.0 or later), torchvision, tqdm and the standard library only, so that it travels to Kaggle.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,135 @@
+"""The time limit: one monotonic clock, and the plan of steps per checkpoint made from it once."""
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from kit.errors import InputError
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds of `8h`, `90m`, `120s`, `1h30m` or a plain number of seconds; InputError unless positive and finite."""
+    text = str(text).strip().lower()
+    if re.fullmatch(r"\d+(\.\d*)?|\.\d+", text):
+        seconds = float(text)
+    else:
+        parts = re.findall(r"(\d+(?:\.\d*)?)\s*(min|[hms])", text)
+        rest = re.sub(r"(\d+(?:\.\d*)?)\s*(min|[hms])\s*", "", text)
+        seconds = 0.0 if rest or not parts else sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if not 0 < seconds < math.inf:
+        raise InputError(f"time limit {text!r}: expected a positive time such as 8h, 90m or 120s")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """`7 h 58 min`, `4 min 10 s`, `12.3 s`, `84 ms`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Wait for the device's queued work, so that a clock read afterwards counts it."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+class TimeBudget:
+    """A limit that began when this object was made; `reserve_s` of it is kept for closing and checking the archive.
+
+    The clock is monotonic, so that a change of the wall clock changes nothing. limit_s may be math.inf.
+    """
+
+    def __init__(
+        self,
+        limit: str | float = math.inf,
+        *,
+        reserve_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.limit_s = math.inf if limit == math.inf else parse_duration(limit)
+        self.reserve_s = reserve_s
+        self._clock = clock
+        self._start = clock()
+
+    def elapsed_s(self) -> float:
+        return self._clock() - self._start
+
+    def remaining_s(self) -> float:
+        """Seconds left before the reserve begins; negative when it is being used."""
+        return self.limit_s - self.reserve_s - self.elapsed_s()
+
+
+class Plan:
+    """How many steps one checkpoint may take. A method asks `plan.steps(wanted)` once and shapes its schedule to it.
+
+    limit: the most steps granted, None for no limit; fill: grant the limit even where fewer are wanted.
+    `wanted` remembers what the method asked for, None before it asked.
+    """
+
+    def __init__(self, limit: int | None = None, *, fill: bool = False):
+        self.limit = limit
+        self.fill = fill
+        self.wanted: int | None = None
+
+    def steps(self, wanted: float) -> int:
+        self.wanted = max(0, math.ceil(wanted))
+        if self.limit is None:
+            return self.wanted
+        return self.limit if self.fill else min(self.wanted, self.limit)
+
+    def __repr__(self) -> str:
+        return f"Plan(limit={self.limit}, fill={self.fill}, wanted={self.wanted})"
+
+
+def planned_steps(plan: Plan | None, wanted: float) -> int:
+    """The steps that `plan` grants of the wanted ones; all of them without a plan."""
+    return (plan or Plan()).steps(wanted)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Measured time of one checkpoint: `fixed_s + n_steps * step_s`."""
+
+    fixed_s: float
+    step_s: float
+
+    def seconds(self, n_steps: int) -> float:
+        return self.fixed_s + n_steps * self.step_s
+
+    def steps_within(self, seconds: float) -> int:
+        """The most steps that a checkpoint of `seconds` can take; negative if not even the fixed part fits."""
+        if seconds < self.fixed_s:
+            return -1
+        return int((seconds - self.fixed_s) / self.step_s) if self.step_s > 0 else 2**31
+
+
+def plan_steps(cost: StepCost, wanted: int, n_checkpoints: int, available_s: float, *, fill: bool = False) -> int:
+    """Steps per checkpoint: the wanted ones if they fit, else as many as fit; with `fill` as many as fit.
+
+    The measured cost is taken 5% higher: a plan that just fits on average is passed half of the time.
+    Raises InputError, saying how many checkpoints fit, where one step each does not.
+    """
+    if available_s == math.inf:
+        return wanted
+    fit = cost.steps_within(available_s / (1.05 * n_checkpoints))
+    if fit < min(1, wanted):
+        n_fit = int(max(0.0, available_s) / (1.05 * cost.seconds(min(1, wanted))))
+        raise InputError(
+            f"the time limit fits {n_fit} of {n_checkpoints} checkpoints (one takes at least "
+            f"{format_duration(cost.seconds(min(1, wanted)))}): raise --limit or lower --n-models"
+        )
+    return fit if fill else min(wanted, fit)

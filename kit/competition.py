@@ -1,0 +1,270 @@
+"""The competition's contract: names, columns and limits, and its input tree read into three DataLoaders.
+
+Source: the organisers' starter notebook `run-unlearn-finetune` of the Kaggle competition
+`neurips-2023-machine-unlearning`.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from kit.errors import InputError
+
+INPUT_DIR = Path("/kaggle/input/neurips-2023-machine-unlearning")
+N_CHECKPOINTS = 512
+TIME_LIMIT_S = 8 * 3600.0
+DISK_LIMIT_BYTES = 20 * 10**9
+N_CLASSES = 10
+BATCH_SIZE = 64
+COLUMNS = ("image_id", "age_group", "age", "person_id")
+SPLITS = ("retain", "forget", "validation")
+MODEL_FILE = "original_model.pth"
+CLASS_WEIGHTS_FILE = "age_class_weights.json"
+STAND_IN_FILE = "empty.txt"  # present only where the hidden data is not: the notebook then just ends
+ARCHIVE_NAME = "submission.zip"
+MEMBER_NAME = "kaggle/tmp/unlearned_checkpoint_{index}.pth"
+
+
+class Loaders(NamedTuple):
+    """The three loaders that every unlearning function receives, in this order."""
+
+    retain: DataLoader
+    forget: DataLoader
+    validation: DataLoader
+
+
+class ExampleDataset(Dataset):
+    """Labelled images, decoded once; an item is the starter's dict.
+
+    images: uint8 (n_examples, channels, height, width); age_group: the labels, n_examples integers;
+    image_id, age, person_id: n_examples each, by default the row number, 0 and the row number.
+
+    An item has the keys image, image_id, age_group, age, person_id in this order. As in the starter, its image is
+    float32 with values 0..255 (no scaling, no normalisation) and replaces the uint8 one in the cached dict.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        age_group: Sequence[int] | Tensor,
+        *,
+        image_id: Sequence[str] | None = None,
+        age: Sequence[int] | None = None,
+        person_id: Sequence[Any] | None = None,
+    ):
+        n_examples = len(images)
+        self.images = images
+        self.labels = torch.as_tensor(age_group, dtype=torch.int64)
+        image_id = [str(row) for row in range(n_examples)] if image_id is None else image_id
+        age = [0] * n_examples if age is None else age
+        person_id = list(range(n_examples)) if person_id is None else person_id
+        rows = zip(images, image_id, self.labels.tolist(), age, person_id, strict=True)
+        self.examples = [dict(zip(("image", *COLUMNS), row, strict=True)) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.examples[index]
+        example["image"] = example["image"].to(torch.float32)
+        return example
+
+    def batch(self, index: list[int]) -> dict[str, Any]:
+        """The items of `index` collated, cut out of one tensor on the device where `images` lies."""
+        where = torch.tensor(index, device=self.images.device)
+        columns = {name: [self.examples[i][name] for i in index] for name in ("image_id", "age", "person_id")}
+        return {
+            "image": self.images[where].to(torch.float32),
+            "image_id": columns["image_id"],
+            "age_group": self.labels[where],
+            "age": _collated(columns["age"]),
+            "person_id": _collated(columns["person_id"]),
+        }
+
+    def to(self, device: torch.device | str) -> "ExampleDataset":
+        """Move images and labels to `device` for `batch`; items keep what they hold."""
+        self.images = self.images.to(device)
+        self.labels = self.labels.to(device)
+        return self
+
+
+def _collated(values: list[Any]) -> Tensor | list[Any]:
+    return values if values and isinstance(values[0], str) else torch.tensor(values)
+
+
+class TensorLoader(DataLoader):
+    """A DataLoader over an ExampleDataset without the per-item work.
+
+    Batches and their order equal those of `DataLoader(dataset, batch_size, shuffle)` under the same torch seed;
+    batches lie on the dataset's device. `.dataset` may be wrapped in another DataLoader as usual.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # A plain loader spends one draw on its workers' base seed; the same draw here keeps both orders equal.
+        torch.empty((), dtype=torch.int64).random_()
+        for index in self.batch_sampler:
+            yield self.dataset.batch(index)
+
+
+def make_loaders(
+    retain: Dataset,
+    forget: Dataset,
+    validation: Dataset,
+    batch_size: int = BATCH_SIZE,
+    loader: Callable[..., DataLoader] = DataLoader,
+) -> Loaders:
+    """Three shuffled loaders, as the starter makes them: no `drop_last`, no workers."""
+    return Loaders(*(loader(ds, batch_size=batch_size, shuffle=True) for ds in (retain, forget, validation)))
+
+
+def is_stand_in(root: Path = INPUT_DIR) -> bool:
+    """True where only the public stand-in is mounted: a notebook then touches the archive and ends."""
+    return (root / STAND_IN_FILE).exists()
+
+
+def read_tree(
+    root: Path = INPUT_DIR,
+    batch_size: int = BATCH_SIZE,
+    *,
+    loader: Callable[..., DataLoader] = TensorLoader,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Loaders:
+    """Read the competition's input tree, every image once.
+
+    Raises InputError, naming the file, where the tree is incomplete or an image cannot be decoded.
+    """
+    datasets = [read_split(root, split, progress=progress).to(device) for split in SPLITS]
+    return make_loaders(*datasets, batch_size=batch_size, loader=loader)
+
+
+def read_split(root: Path, split: str, *, progress: bool = True) -> ExampleDataset:
+    """One split of the tree, rows sorted by image path as in the starter."""
+    table = Path(root) / f"{split}.csv"
+    rows = sorted(_read_rows(table), key=lambda row: str(image_path(root, row["image_id"])))
+    paths = [image_path(root, row["image_id"]) for row in rows]
+    with ThreadPoolExecutor() as threads:
+        bar = tqdm(threads.map(_read_image, paths), total=len(paths), desc=f"reading {split}", disable=not progress)
+        images = list(bar)
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(f"{path}: image is {tuple(image.shape)}, others are {tuple(images[0].shape)}: mend it")
+    return ExampleDataset(
+        torch.stack(images),
+        [int(row["age_group"]) for row in rows],
+        image_id=[row["image_id"] for row in rows],
+        age=[_number(row["age"]) for row in rows],
+        person_id=[_number(row["person_id"]) for row in rows],
+    )
+
+
+def image_path(root: Path, image_id: str) -> Path:
+    """`image_id` is `a-b`: folder a, file b."""
+    folder, _, name = image_id.partition("-")
+    return Path(root) / "images" / folder / f"{name.split('-')[0]}.png"
+
+
+def _read_rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: cannot be read ({error}): is this the competition's input tree?") from error
+    if not rows:
+        raise InputError(f"{table}: has no rows: the split must not be empty")
+    if missing := [column for column in COLUMNS if rows[0].get(column) is None]:
+        raise InputError(f"{table}: column {', '.join(missing)} is missing: expected {', '.join(COLUMNS)}")
+    for line, row in enumerate(rows, start=2):
+        if any(row[column] is None for column in COLUMNS):
+            raise InputError(f"{table}, line {line}: has too few columns: expected {', '.join(COLUMNS)}")
+        if not row["age_group"].isdigit() or int(row["age_group"]) >= N_CLASSES:
+            raise InputError(
+                f"{table}, line {line}: age_group is {row['age_group']!r}: labels are 0 to {N_CLASSES - 1}"
+            )
+        if not {*row["image_id"].split("-")}.isdisjoint({"", ".", ".."}) or "/" in row["image_id"]:
+            raise InputError(f"{table}, line {line}: image_id is {row['image_id']!r}: expected folder-file")
+    return rows
+
+
+def _read_image(path: Path) -> Tensor:
+    try:
+        return torchvision.io.read_image(str(path), torchvision.io.ImageReadMode.RGB)
+    except RuntimeError as error:
+        reason = "is missing" if not path.exists() else "is no readable PNG"
+        raise InputError(f"{path}: image {reason}: copy the input tree again") from error
+
+
+def _number(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def resnet18() -> nn.Module:
+    """The competition's architecture: 122 state-dict entries, 11,181,642 parameters."""
+    return torchvision.models.resnet18(weights=None, num_classes=N_CLASSES)
+
+
+def load_state(path: Path, net: nn.Module) -> nn.Module:
+    """Load a state dict into `net`, which is returned. Names, shapes and finite values are checked first."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: give the original model's state dict") from error
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise InputError(f"{path}: is no state dict that loads with weights_only: {_first_line(error)}") from error
+    if difference := state_difference(state, net.state_dict()):
+        raise InputError(f"{path}: does not fit {type(net).__name__}: {difference}")
+    net.load_state_dict(state)
+    return net
+
+
+def load_original(root: Path = INPUT_DIR, architecture: Callable[[], nn.Module] = resnet18) -> nn.Module:
+    """The original model of an input tree, in evaluation mode."""
+    return load_state(Path(root) / MODEL_FILE, architecture()).eval()
+
+
+def class_weights(root: Path = INPUT_DIR) -> Tensor:
+    """Weights of the original model's training loss, float32 (n_classes,): 1 / number of occurrences."""
+    path = Path(root) / CLASS_WEIGHTS_FILE
+    try:
+        counts = json.loads(path.read_text())
+        return 1.0 / torch.tensor([float(counts[str(label)]) for label in range(N_CLASSES)])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected counts under the keys 0 to {N_CLASSES - 1} ({error})") from error
+
+
+def state_difference(state: Any, expected: dict[str, Tensor]) -> str | None:
+    """What makes `state` differ from a state dict of the expected names, shapes and finite values; None if nothing.
+
+    Floating-point entries may have another floating-point type (float16 checkpoints are valid).
+    """
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        return "it is no dict of tensors"
+    if missing := [name for name in expected if name not in state]:
+        return f"{len(missing)} entries are missing, first {missing[0]}"
+    if surplus := [name for name in state if name not in expected]:
+        return f"{len(surplus)} entries are unknown, first {str(surplus[0])!r}"
+    for name, tensor in expected.items():
+        value = state[name]
+        if value.shape != tensor.shape:
+            return f"{name} has shape {tuple(value.shape)}, expected {tuple(tensor.shape)}"
+        if value.is_floating_point() != tensor.is_floating_point():
+            return f"{name} is {value.dtype}, expected {tensor.dtype}"
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            return f"{name} has NaN or infinite values"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

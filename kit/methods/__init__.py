@@ -1,0 +1,179 @@
+"""Unlearning methods: one file a method, its name the file's; nothing to register.
+
+A method is a function `unlearn(net, retain_loader, forget_loader, val_loader, *, seed, plan=None, <hyper-parameters>)`
+that changes `net` in place, or returns another. A participant's four-argument function works too.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from kit.budget import Plan
+from kit.competition import Loaders, TensorLoader
+from kit.errors import InputError
+
+_FILE_FUNCTIONS = ("unlearning", "unlearn")  # what a participant's file may call it, the starter's name first
+_RESERVED = ("seed", "plan")
+
+
+@dataclass(frozen=True)
+class Method:
+    """An unlearning function, what it can be told, and the hyper-parameters chosen for it."""
+
+    name: str
+    function: Callable[..., nn.Module | None]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    anytime: bool = False  # takes a plan of steps
+    seeded: bool = False  # takes a seed
+
+    def __call__(self, net: nn.Module, loaders: Loaders, *, seed: int, plan: Plan | None = None) -> nn.Module:
+        """Unlearn in place or not: the unlearned net is returned."""
+        told = {"seed": seed} if self.seeded else {}
+        if self.anytime:
+            told["plan"] = plan
+        result = self.function(net, *loaders, **told, **self.hyper)
+        return result if isinstance(result, nn.Module) else net
+
+    @property
+    def loader(self) -> type[DataLoader]:
+        """The loader it is given: a foreign function gets the starter's own, whose cached items it may change."""
+        return TensorLoader if self.anytime else DataLoader
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every hyper-parameter with its value."""
+        return {**self.defaults, **self.hyper}
+
+
+def method_names() -> list[str]:
+    """The names of the methods that come with the kit."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get_method(spec: str, settings: Iterable[str] = ()) -> Method:
+    """The method of a name or of `path/to/file.py[:function]`, with hyper-parameters set by `name=value` texts.
+
+    Raises InputError for an unknown name, a file that cannot be run, a function with another signature, an unknown
+    hyper-parameter or a value of another type than its default.
+    """
+    path, _, function_name = spec.partition(":")
+    if path.endswith(".py"):
+        method = _from_file(Path(path), function_name)
+    elif spec in method_names():
+        method = method_of(importlib.import_module(f"{__name__}.{spec}").unlearn, spec)
+    else:
+        close = get_close_matches(spec, method_names(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"method {spec!r}: unknown: {hint}known are {', '.join(method_names())}, file.py[:function]")
+    return with_settings(method, settings)
+
+
+def method_of(function: Callable[..., Any], name: str | None = None) -> Method:
+    """Read from its signature what `function` can be told; InputError unless it takes the four arguments."""
+    name = name or function.__name__
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    further = positional[4:] + [p for p in parameters if p.kind == p.KEYWORD_ONLY]
+    required = [p.name for p in further if p.default is p.empty and p.name not in _RESERVED]
+    if len(positional) < 4 or required:
+        fault = f"{', '.join(required)} has no default" if required else f"takes {len(positional)} arguments"
+        raise InputError(f"{name}: {fault}: expected (net, retain_loader, forget_loader, val_loader), others optional")
+    names = [p.name for p in further]
+    return Method(
+        name=name,
+        function=function,
+        defaults={p.name: p.default for p in further if p.name not in _RESERVED},
+        anytime="plan" in names,
+        seeded="seed" in names,
+    )
+
+
+def with_settings(method: Method, settings: Iterable[str]) -> Method:
+    """`method` with hyper-parameters set by `name=value` texts, read as the type of their defaults."""
+    hyper = dict(method.hyper)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: expected name=value")
+        if name not in method.defaults:
+            known = ", ".join(f"{key}={value!r}" for key, value in method.defaults.items()) or "none"
+            raise InputError(f"--set {setting}: {method.name} has no hyper-parameter {name!r}: it has {known}")
+        hyper[name] = _parse(text, method.defaults[name], setting)
+    return replace(method, hyper=hyper)
+
+
+def _parse(text: str, default: Any, setting: str) -> Any:
+    readers: dict[type, Callable[[str], Any]] = {bool: _read_bool, int: int, float: float, str: str}
+    kind = type(default)
+    try:
+        if kind in readers:
+            return readers[kind](text)
+        return _read_any(text)
+    except ValueError as error:
+        raise InputError(f"--set {setting}: expected {kind.__name__}, such as {default!r}") from error
+
+
+def _read_bool(text: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]
+
+
+def _read_any(text: str) -> Any:
+    """For a default of None or of a compound type: a number where it reads as one, else the text."""
+    for reader in (int, float):
+        try:
+            return reader(text)
+        except ValueError:
+            continue
+    return None if text == "None" else text
+
+
+def _from_file(path: Path, function_name: str) -> Method:
+    module = load_file(path)
+    names = [function_name] if function_name else list(_FILE_FUNCTIONS)
+    function = next((getattr(module, name) for name in names if callable(getattr(module, name, None))), None)
+    if function is None:
+        raise InputError(f"{path}: defines no function {' or '.join(names)}: name it as {path}:FUNCTION")
+    return method_of(function, path.stem if not function_name else f"{path.stem}:{function_name}")
+
+
+def load_file(path: Path) -> ModuleType:
+    """Run a Python file as a module; whatever it raises becomes one line with the file and its line."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"participant_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling look a class's module up there
+    sys.path.insert(0, str(path.resolve().parent))  # files beside it can be imported, as when it is run
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        line = getattr(error, "lineno", None) or _line_in(error, path)
+        raise InputError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _line_in(error: BaseException, path: Path) -> int | None:
+    """The last line of `path` on the way to `error`."""
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

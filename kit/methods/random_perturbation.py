@@ -1,0 +1,34 @@
+"""Random perturbation: noise on every parameter, then fine-tuning on the retain set. Needs no forget set.
+
+Source: Castaldo et al. 2023, "Machine Unlearning", section 3 (beta 0.7, 1 to 5 epochs).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from kit.budget import Plan, planned_steps
+from kit.surgery import add_noise
+from kit.training import fine_tune
+
+
+def unlearn(
+    net: nn.Module,
+    retain_loader: Iterable,
+    forget_loader: Iterable,
+    val_loader: Iterable,
+    *,
+    seed: int,
+    plan: Plan | None = None,
+    beta: float = 0.7,
+    epochs: float = 1.0,
+    lr: float = 0.001,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+) -> nn.Module:
+    """Add N(0, (beta * sigma)^2) to each parameter, sigma the standard deviation of its tensor; then recover."""
+    torch.manual_seed(seed)
+    n_steps = planned_steps(plan, epochs * len(retain_loader))
+    add_noise(net, beta)
+    return fine_tune(net, retain_loader, n_steps, lr=lr, momentum=momentum, weight_decay=weight_decay)

@@ -1,0 +1,121 @@
+"""The one training loop: steps known in advance, a schedule that ends with them, the loss as an argument."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kit.errors import InputError
+
+Schedule = Callable[[float], float]
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def constant(progress: float) -> float:
+    """Factor 1 throughout."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """From 1 at progress 0 to 0 at progress 1 along half a cosine (Loshchilov and Hutter 2017, eq. 5, one cycle)."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def one_cycle(warm_up: float) -> Schedule:
+    """From 0 to 1 over the share `warm_up` of the steps, then linearly back to 0."""
+    return lambda progress: progress / warm_up if progress < warm_up else (1 - progress) / (1 - warm_up)
+
+
+def cross_entropy(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the batch."""
+    return F.cross_entropy(net(images).float(), labels)
+
+
+def unpack(batch: Mapping[str, Any] | Iterable[Any], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images, float32 (n, C, H, W) in channels-last order, and labels, int64 (n,), of a dict or tuple batch."""
+    images, labels = (batch["image"], batch["age_group"]) if isinstance(batch, Mapping) else tuple(batch)[:2]
+    images = images.to(device, torch.float32, non_blocking=True)
+    return images.contiguous(memory_format=torch.channels_last), labels.to(device, non_blocking=True)
+
+
+def cycle(loader: Iterable[Any]) -> Iterator[Any]:
+    """Batches of `loader`, begun anew (and reshuffled) whenever it ends."""
+    while True:
+        empty = True
+        for batch in loader:
+            empty = False
+            yield batch
+        if empty:
+            raise InputError("a data loader gave no batch: the data set behind it is empty")
+
+
+def device_of(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device
+
+
+def sgd(params: Iterable[Tensor], lr: float, **options: Any) -> torch.optim.SGD:
+    """SGD in its fused form where this torch has one for the parameters' device: the same update, fewer passes."""
+    params = list(params)
+    try:
+        return torch.optim.SGD(params, lr=lr, fused=True, **options)
+    except (TypeError, RuntimeError):  # torch before 2.4 knows no fused SGD on this device
+        return torch.optim.SGD(params, lr=lr, **options)
+
+
+def train(
+    net: nn.Module,
+    loader: Iterable[Any],
+    n_steps: int,
+    optimizer: torch.optim.Optimizer,
+    *,
+    schedule: Schedule = cosine,
+    objective: Objective = cross_entropy,
+    autocast_dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Take `n_steps` optimiser steps over `loader`, restarted as often as needed; `net` is trained in place.
+
+    Step t of n runs at the learning rate lr * schedule(t / n), so that a schedule ending at 0 ends with the steps
+    whatever their number. Leaves `net` in training mode. float16 needs a loss scale and is not offered: bfloat16 or
+    None (the weights' own precision).
+    """
+    net.train().to(memory_format=torch.channels_last)
+    device = device_of(net)
+    base = [group["lr"] for group in optimizer.param_groups]
+    for step, batch in zip(range(n_steps), cycle(loader)):  # noqa: B905 - the loader is endless
+        images, labels = unpack(batch, device)
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * schedule(step / n_steps)
+        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            loss = objective(net, images, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return net
+
+
+def fine_tune(
+    net: nn.Module,
+    retain_loader: Iterable[Any],
+    n_steps: int,
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    schedule: Schedule = cosine,
+) -> nn.Module:
+    """Continue training on the retain set with SGD: a method of its own, and the recovery step after every impair
+    step (Castaldo et al. 2023, section 2.1)."""
+    optimizer = sgd(net.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
+    return train(net, retain_loader, n_steps, optimizer, schedule=schedule)
+
+
+@torch.no_grad()
+def predict(net: nn.Module, batches: Iterable[Any], *, autocast_dtype: torch.dtype | None = None) -> Tensor:
+    """Logits in evaluation mode, float32 (n_examples, n_classes) on the CPU, in the loader's order."""
+    net.eval()
+    device = device_of(net)
+    with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+        return torch.cat([net(unpack(batch, device)[0]).float().cpu() for batch in batches])

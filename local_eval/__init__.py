@@ -1,0 +1,1 @@
+"""Local evaluation: retrain, unlearn, score, compare."""

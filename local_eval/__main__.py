@@ -1,0 +1,261 @@
+"""Command line of the local evaluation: python -m local_eval {run, train, retrain, unlearn, score}."""
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kit.budget import format_duration, parse_duration
+from kit.cli import answer, common, positive_int, run
+from kit.errors import InputError
+from kit.methods import get_method
+from local_eval.engine import n_cores
+from local_eval.evaluate import evaluate
+from local_eval.metric import MetricSpec, exact_epsilon, forgetting_quality, grid_epsilon
+from local_eval.metric.checks import checked_samples
+from local_eval.pool import ModelPool
+from local_eval.report.notes import notes_on
+from local_eval.report.table import aligned, table_of
+from local_eval.report.write import facts_of, write_report
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting, Workspace, open_workspace, reopen
+from local_eval.unlearned import fill_unlearned
+
+ATTACKS = {"grid": grid_epsilon, "exact": exact_epsilon}
+SIZES = {  # what --quick sets unless told otherwise
+    False: {"n_train": None, "architecture": "smallconv"},
+    True: {"n_train": 10_000, "architecture": "tinyconv"},
+}
+
+
+def _workspace(args: argparse.Namespace) -> Workspace:
+    """The setting of the options, or of the folder given with --setting."""
+    if args.setting:
+        return reopen(args.setting)
+    size = SIZES[args.quick]
+    setting = Setting(
+        source=args.source,
+        forget=args.forget,
+        n_train=size["n_train"] if args.n_train is None else args.n_train,
+        data_seed=args.data_seed,
+        architecture=args.architecture or size["architecture"],
+        recipe=args.recipe,
+        epochs=args.epochs,
+        train_seed=args.train_seed,
+    )
+    return open_workspace(setting, args.work_dir, args.data_root)
+
+
+def _workers(args: argparse.Namespace) -> int:
+    return args.workers or n_cores()
+
+
+def _train(args: argparse.Namespace) -> int:
+    workspace = _workspace(args)
+    fill_retrained(workspace, 0, workers=1, progress=not args.quiet)
+    answer(args, {"original_model": str(workspace.original_path)}, [f"original model: {workspace.original_path}"])
+    return 0
+
+
+def _retrain(args: argparse.Namespace) -> int:
+    workspace = _workspace(args)
+    pool = fill_retrained(workspace, args.n_models, workers=_workers(args), progress=not args.quiet)
+    answer(args, {"pool": str(pool.folder)}, [f"{args.n_models} retrained models: {pool.folder}"])
+    return 0
+
+
+def _unlearn(args: argparse.Namespace) -> int:
+    method = get_method(args.method, args.set)  # a mistake in it is told before anything is loaded
+    pool = _unlearned(_workspace(args), args)
+    answer(args, {"pool": str(pool.folder)}, [f"{args.n_models} models of {method.name}: {pool.folder}"])
+    return 0
+
+
+def _unlearned(workspace: Workspace, args: argparse.Namespace) -> ModelPool:
+    return fill_unlearned(
+        workspace,
+        args.method,
+        args.n_models,
+        settings=args.set,
+        seed=args.seed,
+        limit=parse_duration(args.limit) if args.limit else math.inf,
+        workers=_workers(args),
+        progress=not args.quiet,
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Original model, retrained models, unlearned models, score, report."""
+    _at_least_two(args.n_models)
+    method = get_method(args.method, args.set)
+    seconds = {}
+    start = time.perf_counter()
+
+    def lap(phase: str) -> None:
+        seconds[phase] = time.perf_counter() - start - sum(seconds.values())
+
+    workspace = _workspace(args)
+    lap("data")
+    fill_retrained(workspace, args.n_models, workers=_workers(args), progress=not args.quiet)
+    lap("train and retrain")
+    pool = _unlearned(workspace, args)
+    lap("unlearn")
+    return _report(args, workspace, {method.name: pool}, args.n_models, seconds, lap)
+
+
+def _report(
+    args: argparse.Namespace,
+    workspace: Workspace,
+    pools: dict[str, ModelPool],
+    n_models: int,
+    seconds: dict[str, float],
+    lap: Any = None,
+) -> int:
+    rows = evaluate(workspace, pools, n_models, attack=ATTACKS[args.attacks])
+    if lap:
+        lap("score")
+    notes = notes_on(rows)
+    if seconds:
+        phases = ", ".join(f"{phase} {format_duration(s)}" for phase, s in seconds.items())
+        notes.append(f"{format_duration(sum(seconds.values()))} in all: {phases}; {_workers(args)} processes")
+    command = "python -m local_eval " + " ".join(sys.argv[1:])
+    facts = facts_of(
+        workspace, rows, pools={name: pool.identity for name, pool in pools.items()}, seconds=seconds, command=command
+    )
+    paths = write_report(next(iter(pools.values())).folder, facts, rows, notes)
+    lines = [*aligned(table_of(rows)), "", *notes, "report: " + ", ".join(map(str, paths))]
+    answer(args, facts, lines)
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    if args.confidences:
+        return _score_arrays(args)
+    if not args.pools:
+        raise InputError("score: give the folder of a pool, or --confidences FILE.npz")
+    pools = [ModelPool.open(folder) for folder in args.pools]
+    workspace = reopen(pools[0].folder.parent)
+    names = [_pool_name(pool, pools) for pool in pools]
+    n_models = args.n_models or min(len(list(pool.folder.glob("model_*.npz"))) for pool in pools)
+    _at_least_two(n_models)
+    return _report(args, workspace, dict(zip(names, pools, strict=True)), n_models, {})
+
+
+def _pool_name(pool: ModelPool, pools: list[ModelPool]) -> str:
+    """The method's name, with the folder's where two pools are of one method."""
+    name = pool.identity.get("method", pool.folder.name)
+    twins = [other for other in pools if other.identity.get("method") == name]
+    return name if len(twins) < 2 else pool.folder.name
+
+
+def _score_arrays(args: argparse.Namespace) -> int:
+    """Confidences from anywhere: epsilon of each example and the forgetting quality."""
+    names = ("unlearned_confidence", "retrained_confidence")
+    try:
+        with np.load(args.confidences, allow_pickle=False) as file:
+            if missing := [name for name in names if name not in file]:
+                raise InputError(f"{args.confidences}: has no array {missing[0]}: it holds {', '.join(file.files)}")
+            samples = checked_samples(*(file[name] for name in names))
+    except InputError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds for a broken file
+        raise InputError(f"{args.confidences}: is no readable .npz of arrays ({error})") from error
+    spec = MetricSpec()
+    result = ATTACKS[args.attacks](*samples, spec)
+    n_models = min(map(len, samples))
+    quality = forgetting_quality(result.epsilon, n_models, spec)
+    facts = {
+        "epsilon": result.epsilon.tolist(),
+        "forgetting_quality": quality,
+        "mean_epsilon": float(result.epsilon.mean()),
+        "n_models": n_models,
+        "n_examples": len(result.epsilon),
+        "attacks": args.attacks,
+    }
+    lines = [
+        f"forgetting quality {quality:.6f}, mean epsilon {facts['mean_epsilon']:.4f} "
+        f"({n_models} models, {facts['n_examples']} examples, {args.attacks} attacks)"
+    ]
+    answer(args, facts, lines)
+    return 0
+
+
+def _at_least_two(n_models: int) -> None:
+    if n_models < 2:
+        raise InputError(f"--n-models {n_models}: the score compares distributions and needs at least 2 models")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m local_eval", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, about: str) -> argparse.ArgumentParser:
+        sub = common(commands.add_parser(name, help=about, description=about))
+        sub.set_defaults(command=function)
+        return sub
+
+    def setting_options(sub: argparse.ArgumentParser) -> None:
+        group = sub.add_argument_group("setting")
+        group.add_argument("--setting", type=Path, help="the folder of an earlier run, instead of the options below")
+        group.add_argument("--source", default="synthetic", help="cifar10, image-folder:PATH, digits or synthetic")
+        group.add_argument("--data-root", type=Path, help="where CIFAR-10 is, or is downloaded to")
+        group.add_argument("--n-train", type=positive_int, help="training images, a stratified sample (all)")
+        group.add_argument("--forget", default="random:500", help="forget policy: random:500, class:3, competition ...")
+        group.add_argument("--data-seed", type=int, default=0)
+        group.add_argument("--architecture", help="smallconv, tinyconv, resnet18 or resnet20")
+        group.add_argument("--recipe", default="fast", help="fast, sgd or competition")
+        group.add_argument("--epochs", type=float, help="training epochs (the recipe's)")
+        group.add_argument("--train-seed", type=int, default=0)
+        group.add_argument("--quick", action="store_true", help="10,000 training images and tinyconv")
+        group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept")
+        sub.add_argument("--workers", type=positive_int, help="processes of one thread each (one per core)")
+
+    def method_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--method", default="finetune", help="a name, or file.py[:function]")
+        sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
+        sub.add_argument("--seed", type=int, default=0, help="seed of the unlearning runs")
+        sub.add_argument("--limit", help="time limit of the unlearning, such as 90m; none by default")
+
+    def score_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--attacks", choices=ATTACKS, default="grid", help="grid: as released; exact: the supremum")
+
+    def n_models(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--n-models", type=int, default=64, help="retrained and unlearned models (64)")
+
+    sub = command("run", _run, "everything: original, retrained and unlearned models, score, report")
+    setting_options(sub)
+    method_options(sub)
+    score_options(sub)
+    n_models(sub)
+
+    sub = command("train", _train, "train the original model")
+    setting_options(sub)
+
+    sub = command("retrain", _retrain, "train N models without the forget set (and the original)")
+    setting_options(sub)
+    n_models(sub)
+
+    sub = command("unlearn", _unlearn, "make N unlearned models of a method")
+    setting_options(sub)
+    method_options(sub)
+    n_models(sub)
+
+    sub = command("score", _score, "score pools of one setting, or confidences from anywhere")
+    sub.add_argument("pools", nargs="*", type=Path, help="folders of unlearned pools")
+    sub.add_argument("--n-models", type=int, help="of each pool (all)")
+    sub.add_argument("--confidences", type=Path, metavar="FILE.npz", help="unlearned_confidence, retrained_confidence")
+    sub.add_argument("--workers", type=positive_int, help=argparse.SUPPRESS)
+    score_options(sub)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run(_parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

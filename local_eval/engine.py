@@ -1,0 +1,93 @@
+"""Run n independent jobs: one after the other, or one process per core. The same results either way.
+
+A job runs with one thread in both engines: on a CPU two processes of one thread train small nets faster than one
+process of two threads, and a sum split over threads would be rounded differently.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from kit.errors import InputError
+
+Result = TypeVar("Result")
+Setup = Callable[[], Callable[[int], Result]]
+_worker_task: Callable[[int], Any] | None = None
+
+
+def n_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(
+    setup: Setup, indices: Iterable[int], *, workers: int | None = None, description: str = "", progress: bool = True
+) -> dict[int, Any]:
+    """Results of `setup()(index)` for every index, by index.
+
+    setup: called once in each process to load what the jobs share; it must be picklable (a module's function, or a
+    functools.partial of one) when workers > 1. workers: processes, by default one per core but no more than jobs.
+    An InputError of a job ends the run with that error; jobs write down what they finish, so that nothing is lost.
+    """
+    indices = list(indices)
+    workers = min(workers or n_cores(), len(indices))
+    results = _in_processes(setup, indices, workers) if workers > 1 else _inline(setup, indices)
+    bar = tqdm(results, total=len(indices), desc=description, disable=not progress)
+    return dict(bar)
+
+
+def _inline(setup: Setup, indices: list[int]) -> Iterator[tuple[int, Any]]:
+    with one_thread():
+        task = setup() if indices else None
+        for index in indices:
+            yield index, task(index)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes with one thread inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_processes(setup: Setup, indices: list[int], workers: int) -> Iterator[tuple[int, Any]]:
+    # spawn: a fork would inherit the parent's threads in the middle of what they hold
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(setup,))
+    try:
+        futures = {pool.submit(_run_in_worker, index): index for index in indices}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process died (killed, or out of memory): what is finished is kept; run the same command again, "
+            "with --workers 1 if it dies again"
+        ) from error
+    finally:
+        processes = list((getattr(pool, "_processes", None) or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:  # after the last result there is nothing to wait for, after an error even less
+            process.terminate()
+
+
+def _start_worker(setup: Setup) -> None:
+    global _worker_task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
+    torch.set_num_threads(1)
+    _worker_task = setup()
+
+
+def _run_in_worker(index: int) -> Any:
+    return _worker_task(index)

@@ -1,0 +1,114 @@
+"""Architectures of the stand-in experiments. All take images of values 0..255, as the competition's models do."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from kit.errors import InputError
+
+
+def resnet18(n_classes: int = 10) -> nn.Module:
+    """The competition's: torchvision's ResNet-18 without pretrained weights."""
+    return torchvision.models.resnet18(weights=None, num_classes=n_classes)
+
+
+class SmallConv(nn.Module):
+    """Three conv-pool-BatchNorm-ReLU stages on pixel-unshuffled input, global max pooling, a linear layer.
+
+    Made for one CPU core: pixel-unshuffle moves the first convolution to half the resolution, and pooling before
+    BatchNorm and ReLU quarters their work. Images of any even size of at least 16 pixels.
+    """
+
+    def __init__(self, channels: tuple[int, int, int], n_classes: int = 10):
+        super().__init__()
+        widths = (12, *channels)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(n_out), nn.ReLU()
+                )
+                for n_in, n_out in zip(widths, channels, strict=False)
+            )
+        )
+        self.fc = nn.Linear(channels[-1], n_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stages(F.pixel_unshuffle(_centred(images), 2))
+        return self.fc(features.amax((2, 3)))
+
+
+def smallconv(n_classes: int = 10) -> nn.Module:
+    """32-64-128 channels, 95,338 parameters."""
+    return SmallConv((32, 64, 128), n_classes)
+
+
+def tinyconv(n_classes: int = 10) -> nn.Module:
+    """16-32-64 channels, for quick runs."""
+    return SmallConv((16, 32, 64), n_classes)
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a parameter-free shortcut (option A: subsampled, padded with zero channels)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        self.stride, self.n_padding = stride, n_out - n_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.n_padding))
+        return F.relu(out + shortcut)
+
+
+class ResNet20(nn.Module):
+    """The ResNet-20 for 32x32 images of He et al. 2016 (section 4.2, n = 3): 269,722 parameters for ten classes."""
+
+    def __init__(self, n_classes: int = 10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        plan = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2
+        self.blocks = nn.Sequential(*(_BasicBlock(*arguments) for arguments in plan))
+        self.fc = nn.Linear(64, n_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks(F.relu(self.bn1(self.conv1(_centred(images)))))
+        return self.fc(features.mean((2, 3)))
+
+
+def resnet20(n_classes: int = 10) -> nn.Module:
+    """ResNet-20 with He's initialisation of the convolutions."""
+    net = ResNet20(n_classes)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+def _centred(images: Tensor) -> Tensor:
+    """Values 0..255 brought to about zero mean and unit variance; inside the net, so that inputs stay 0..255."""
+    return (images - 127.5) * (1 / 64)
+
+
+ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
+    "resnet18": resnet18,
+    "resnet20": resnet20,
+    "smallconv": smallconv,
+    "tinyconv": tinyconv,
+}
+
+
+def build(architecture: str, n_classes: int, seed: int | None = None) -> nn.Module:
+    """A freshly initialised net; with `seed` the same one each time. InputError for an unknown name."""
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"architecture {architecture!r}: unknown: known are {', '.join(ARCHITECTURES)}")
+    if seed is not None:
+        torch.manual_seed(seed)
+    return ARCHITECTURES[architecture](n_classes)

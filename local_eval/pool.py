@@ -1,0 +1,114 @@
+"""ModelPool: the logits of N models on forget, retain sample and test set; on disk, extendable, resumable."""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from data_stubs.splits import Part
+from kit.errors import InputError
+from kit.training import predict
+
+EVALUATED = ("forget", "retain", "test")
+_BATCH_SIZE = 500
+
+
+class ModelPool:
+    """A folder with one file a model, so that models can be added by several processes and in any order.
+
+    identity: what all models of the pool share (setting, kind, method, seed, ...). An existing folder with another
+    identity is refused with InputError. Logits are float32, (n_examples, n_classes) a model.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.identity = dict(identity)
+        meta = self.folder / "pool.json"
+        if meta.exists():
+            _check_identity(_read_json(meta), self.identity, meta)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(meta, (json.dumps(self.identity, indent=2) + "\n").encode())
+
+    @classmethod
+    def open(cls, folder: Path) -> "ModelPool":
+        """The pool that a folder holds; InputError where it holds none."""
+        return cls(folder, _read_json(Path(folder) / "pool.json"))
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"model_{index:05d}.npz"
+
+    def __contains__(self, index: int) -> bool:
+        return self._path(index).exists()
+
+    def missing(self, n_models: int) -> list[int]:
+        """Which of the first n_models have no file yet."""
+        return [index for index in range(n_models) if index not in self]
+
+    def add(self, index: int, logits: Mapping[str, np.ndarray], seconds: float, **facts: Any) -> None:
+        """Write one model's logits; the file appears complete or not at all."""
+        buffer = io.BytesIO()
+        np.savez(buffer, seconds=seconds, facts=json.dumps(facts), **logits)
+        write_atomically(self._path(index), buffer.getvalue())
+
+    def read(self, n_models: int) -> dict[str, np.ndarray]:
+        """Logits of the first n_models: part -> float32 (n_models, n_examples, n_classes); and `seconds` (n_models,).
+
+        Raises InputError naming the file where one is missing, broken or not finite.
+        """
+        rows = [self._read_one(index) for index in range(n_models)]
+        return {name: np.stack([row[name] for row in rows]) for name in (*EVALUATED, "seconds")}
+
+    def _read_one(self, index: int) -> dict[str, np.ndarray]:
+        path = self._path(index)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                row = {name: file[name] for name in (*EVALUATED, "seconds")}
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: model {index} is not in the pool: run the step that fills it") from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: is broken ({error}): delete it and run the same command again") from error
+        if not all(np.isfinite(values).all() for values in row.values()):
+            raise InputError(f"{path}: has NaN or infinite logits: the model behind it is broken")
+        return row
+
+
+def logits_of(net: nn.Module, parts: Mapping[str, Part]) -> dict[str, np.ndarray]:
+    """Logits of one net on each part: name -> float32 (n_examples, n_classes), in evaluation mode."""
+    return {name: predict(net, _batches(part)).numpy() for name, part in parts.items()}
+
+
+def _batches(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for start in range(0, len(part), _BATCH_SIZE):
+        rows = slice(start, start + _BATCH_SIZE)
+        yield torch.tensor(part.images[rows]), torch.tensor(part.labels[rows])
+
+
+def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], meta: Path) -> None:
+    if changed := sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name)):
+        name = changed[0]
+        raise InputError(
+            f"{meta}: this pool has {name} {found.get(name)!r}, asked for was {expected.get(name)!r}: "
+            "choose another folder or delete this one"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): is {path.parent} a pool?") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file appears under its name complete or not at all, whoever else writes it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)

@@ -1,0 +1,59 @@
+"""report.json and report.md of an evaluation."""
+
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from kit import __version__
+from local_eval.evaluate import Row
+from local_eval.pool import write_atomically
+from local_eval.report.table import markdown, table_of
+from local_eval.setting import Workspace
+
+
+def versions() -> dict[str, str]:
+    return {
+        "kit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def facts_of(workspace: Workspace, rows: Sequence[Row], **further: Any) -> dict[str, Any]:
+    """Everything a report says, as plain JSON values."""
+    return {
+        "setting": asdict(workspace.setting),
+        "setting_hash": workspace.name,
+        "n_forget": len(workspace.splits.forget),
+        "n_retain": len(workspace.splits.retain),
+        "rows": [{**asdict(row), "epsilon": np.asarray(row.epsilon, float).tolist()} for row in rows],
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+        **further,
+    }
+
+
+def write_report(folder: Path, facts: Mapping[str, Any], rows: Sequence[Row], notes: Sequence[str]) -> list[Path]:
+    """Write both files into `folder`, each complete or not at all; their paths are returned."""
+    setting = facts["setting"]
+    head = [
+        f"# {setting['source'].rsplit('/', 1)[-1]}, {setting['architecture']}, {setting['forget']}",
+        "",
+        f"{facts['n_retain']:,} retain and {facts['n_forget']:,} forget examples, recipe {setting['recipe']}, "
+        f"setting {facts['setting_hash']}, {facts['date']}.",
+        "",
+    ]
+    text = "\n".join([*head, *markdown(table_of(rows)), "", *(f"- {note}" for note in notes)]) + "\n"
+    write_atomically(folder / "report.json", (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomically(folder / "report.md", text.encode())
+    return [folder / "report.json", folder / "report.md"]

@@ -1,0 +1,88 @@
+"""Train the original model, and N models from scratch on the retain set alone: the gold standard of unlearning."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from kit.competition import ExampleDataset
+from kit.errors import InputError
+from kit.seeds import checkpoint_seed, seed_everything
+from kit.submission import serialize
+from local_eval.engine import run_jobs
+from local_eval.models import build
+from local_eval.pool import ModelPool, logits_of, write_atomically
+from local_eval.recipes import get_recipe
+from local_eval.setting import Workspace, as_dataset, reopen
+
+ORIGINAL = -1  # index of the original model among the jobs and in its pool
+
+
+def retrained_pool(workspace: Workspace) -> ModelPool:
+    return ModelPool(workspace.folder / "retrained", {"kind": "retrained", "setting": workspace.name})
+
+
+def original_pool(workspace: Workspace) -> ModelPool:
+    """The original model as a pool of one."""
+    return ModelPool(workspace.folder / "original", {"kind": "original", "setting": workspace.name})
+
+
+def fill_retrained(
+    workspace: Workspace, n_models: int, *, workers: int | None = None, progress: bool = True
+) -> ModelPool:
+    """Train what is missing of the original model and of the first `n_models` retrained models (which may be 0).
+
+    They are independent jobs of one queue, model i with the seed derived from the setting's train_seed and i; models
+    that are there already are kept, whatever number was asked for before.
+    """
+    pool = retrained_pool(workspace)
+    todo = pool.missing(n_models)
+    if not workspace.original_path.exists() or 0 not in original_pool(workspace):
+        todo = [ORIGINAL, *todo]
+    if n_models > 0 and len(workspace.splits.retain) == 0:
+        raise InputError("the retain set is empty: forget fewer examples")
+    if todo:
+        what = "training the original model" if todo == [ORIGINAL] else "training original and retrained models"
+        run_jobs(
+            partial(_trainer, workspace.folder),
+            todo,
+            workers=workers,
+            description=what if ORIGINAL in todo else "retraining",
+            progress=progress,
+        )
+    return pool
+
+
+def _trainer(folder: Path) -> Callable[[int], None]:
+    """The job of one process: train model `index` and write its logits down."""
+    workspace = reopen(folder)
+    counts = workspace.class_counts()
+    evaluated = workspace.evaluated()
+    retrained, original = retrained_pool(workspace), original_pool(workspace)
+    retain = as_dataset(workspace.splits.retain)
+
+    def train_one(index: int) -> None:
+        dataset = as_dataset(workspace.splits.train) if index == ORIGINAL else retain
+        start = time.perf_counter()
+        net = train_model(workspace, dataset, checkpoint_seed(workspace.setting.train_seed, index), counts)
+        seconds = time.perf_counter() - start
+        logits = logits_of(net, evaluated)
+        if index == ORIGINAL:
+            write_atomically(workspace.original_path, serialize(net.state_dict()))
+            original.add(0, logits, seconds)
+        else:
+            retrained.add(index, logits, seconds)
+
+    return train_one
+
+
+def train_model(
+    workspace: Workspace, dataset: ExampleDataset, seed: int, class_counts: torch.Tensor
+) -> torch.nn.Module:
+    """One model of the setting's architecture and recipe; its bits depend on data and seed alone."""
+    seed_everything(seed)
+    net = build(workspace.setting.architecture, workspace.splits.n_classes)
+    fit = get_recipe(workspace.setting.recipe).fit
+    return fit(net, dataset, workspace.setting.n_epochs, class_counts).eval()

@@ -1,0 +1,142 @@
+"""A setting: data, forget policy, architecture, recipe, seeds. Its hash names everything that is cached for it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import data_stubs
+from data_stubs import splits as saved
+from data_stubs.splits import Part, Splits
+from kit.competition import ExampleDataset, Loaders, load_state, make_loaders
+from kit.errors import InputError
+from kit.seeds import checkpoint_seed
+from local_eval.models import ARCHITECTURES, build
+from local_eval.recipes import get_recipe
+
+_FORMAT = 1  # part of the hash: raised when a change makes models trained before incomparable
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What two pools must share to be compared.
+
+    source, n_train, forget: as data_stubs.load takes them; data_seed draws the forget set. recipe, epochs (None: the
+    recipe's own) and train_seed train the original and the retrained models. n_retain_sample: how many retain
+    examples each model is evaluated on.
+    """
+
+    source: str
+    forget: str = "random:500"
+    n_train: int | None = None
+    data_seed: int = 0
+    architecture: str = "smallconv"
+    recipe: str = "fast"
+    epochs: float | None = None
+    train_seed: int = 0
+    n_retain_sample: int = 2000
+
+    def __post_init__(self):
+        get_recipe(self.recipe)
+        if self.architecture not in ARCHITECTURES:
+            raise InputError(f"architecture {self.architecture!r}: unknown: known are {', '.join(ARCHITECTURES)}")
+        if self.epochs is not None and not self.epochs > 0:
+            raise InputError(f"--epochs {self.epochs}: must be positive")
+
+    def hash(self, splits: Splits) -> str:
+        """Twelve hex digits over every field and the data itself; the data's path does not count."""
+        facts = {
+            **asdict(self),
+            "epochs": self.n_epochs,
+            "source": None,
+            "data": saved.fingerprint(splits),
+            "format": _FORMAT,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def n_epochs(self) -> float:
+        return self.epochs if self.epochs is not None else get_recipe(self.recipe).epochs
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A setting with its data, in the folder that keeps its models and pools."""
+
+    setting: Setting
+    splits: Splits
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The setting's hash."""
+        return self.folder.name
+
+    @property
+    def original_path(self) -> Path:
+        return self.folder / "original_model.pth"
+
+    def evaluated(self) -> dict[str, Part]:
+        """The parts whose logits a pool holds: the forget set, a fixed sample of the retain set, the test set."""
+        n_sample = min(self.setting.n_retain_sample, len(self.splits.retain))
+        generator = torch.Generator().manual_seed(checkpoint_seed(self.setting.data_seed, -2))
+        rows = torch.randperm(len(self.splits.retain), generator=generator)[:n_sample].sort().values.numpy()
+        return {"forget": self.splits.forget, "retain": self.splits.retain.take(rows), "test": self.splits.test}
+
+    def loaders(self, loader: type[DataLoader], batch_size: int = 64) -> Loaders:
+        """What an unlearning function receives."""
+        parts = (self.splits.retain, self.splits.forget, self.splits.validation)
+        return make_loaders(*(as_dataset(part) for part in parts), batch_size, loader)
+
+    def class_counts(self) -> torch.Tensor:
+        """Occurrences of each class in the whole training set, float32 (n_classes,)."""
+        labels = torch.as_tensor(self.splits.train.labels)
+        return torch.bincount(labels, minlength=self.splits.n_classes).float()
+
+    def original(self) -> nn.Module:
+        """The original model; InputError if it has not been trained."""
+        if not self.original_path.exists():
+            raise InputError(f"{self.original_path}: no original model yet: run the train step of this setting first")
+        return load_state(self.original_path, build(self.setting.architecture, self.splits.n_classes)).eval()
+
+
+def as_dataset(part: Part) -> ExampleDataset:
+    """A part as the data set that the loaders read."""
+    return ExampleDataset(
+        torch.tensor(part.images), part.labels.tolist(), image_id=part.ids.tolist(), person_id=part.groups.tolist()
+    )
+
+
+def open_workspace(setting: Setting, root: Path, data_root: Path | None = None) -> Workspace:
+    """Load the setting's data and make its folder `root/<hash>`; nothing is trained."""
+    splits = data_stubs.load(
+        setting.source,
+        forget=setting.forget,
+        n_train=setting.n_train,
+        seed=setting.data_seed,
+        data_root=data_root,
+    )
+    folder = Path(root) / setting.hash(splits)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "setting.json").write_text(json.dumps(asdict(setting), indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}): choose another --work-dir") from error
+    if not (folder / "data").exists():
+        saved.save(splits, folder / "data")
+    return Workspace(setting, splits, folder)
+
+
+def reopen(folder: Path) -> Workspace:
+    """The workspace of a folder made by `open_workspace`, data memory-mapped: what worker processes start from."""
+    folder = Path(folder)
+    try:
+        facts = json.loads((folder / "setting.json").read_text())
+        setting = Setting(**{field.name: facts[field.name] for field in fields(Setting)})
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: is no folder of a setting ({error}): give one that run or train made") from error
+    return Workspace(setting, saved.load(folder / "data"), folder)

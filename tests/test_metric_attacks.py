@@ -1,0 +1,167 @@
+"""Exact and grid form beside plain implementations of the same definitions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_metric import exact_by_brute_force, tiled_grid_epsilon
+
+from local_eval.metric import MetricSpec, best_attack, exact_epsilon, grid_epsilon
+from local_eval.metric.grid import fast_steps, left_ends, right_ends, single_thresholds
+
+SPEC = MetricSpec()
+
+
+@st.composite
+def two_samples(draw):
+    """Small samples of unequal sizes: tied, constant, separated, heavy-tailed, or anything."""
+    n_u, n_r = draw(st.integers(2, 9)), draw(st.integers(2, 9))
+    few = st.integers(-3, 3).map(float)
+    heavy = st.floats(-30, 30).map(lambda x: x**3)
+    values = draw(st.sampled_from([few, heavy, st.floats(-5, 5), st.just(1.0)]))
+    u = draw(st.lists(values, min_size=n_u, max_size=n_u))
+    r = draw(st.lists(values, min_size=n_r, max_size=n_r))
+    shift = draw(st.sampled_from([0.0, 0.0, 0.5, 7.0]))
+    return np.array(u), np.array(r) + shift
+
+
+@settings(max_examples=400, deadline=None)
+@given(two_samples())
+def test_exact_form_equals_brute_force(case):
+    u, r = case
+    result = exact_epsilon(u[:, None], r[:, None])
+    epsilon, discarded = exact_by_brute_force(u, r)
+    assert result.epsilon[0] == pytest.approx(epsilon, abs=2e-5)
+    assert result.discarded[0] == discarded
+
+
+@settings(max_examples=200, deadline=None)
+@given(two_samples())
+def test_best_attack_attains_the_exact_epsilon(case):
+    u, r = case
+    spec = MetricSpec(range_ratio=0)
+    attack = best_attack(u, r, spec)
+    result = exact_epsilon(u[:, None], r[:, None], spec)
+    assert result.discarded[0] == (attack is None)
+    if attack is None:
+        return
+    assert attack.epsilon == result.epsilon[0]
+    inside, other = (u, r) if attack.inside_is_unlearned else (r, u)
+    assert attack.fnr == pytest.approx(1 - np.mean((inside >= attack.lo) & (inside <= attack.hi)))
+    assert attack.fpr == pytest.approx(np.mean((other >= attack.lo) & (other <= attack.hi)))
+    assert attack.kind in ("single", "window")
+
+
+def families(n, rng):
+    yield "null", rng.normal(size=n), rng.normal(size=n)
+    yield "shift", rng.normal(size=n) + 1, rng.normal(size=n)
+    yield "spread", 0.3 * rng.normal(size=n), rng.normal(size=n)
+    yield "tight", 0.02 * rng.normal(size=n), 0.03 * rng.normal(size=n)
+    yield "wide", 8 * rng.normal(size=n), 5 * rng.normal(size=n)
+    yield "heavy tails", rng.standard_t(1.5, size=n), rng.standard_t(1.5, size=n)
+    yield "ties", rng.normal(size=n).round(1), rng.normal(size=n).round(1)
+    yield "quarters", (4 * rng.normal(size=n)).round() / 4, (4 * rng.normal(size=n)).round() / 4
+    yield "separated", rng.normal(size=n), rng.normal(size=n) + 20
+    yield "constant", np.zeros(n), rng.normal(size=n)
+
+
+@pytest.mark.parametrize("n", [8, 33])
+def test_grid_form_equals_the_tiled_one(n):
+    for name, u, r in families(n, np.random.default_rng(n)):
+        got = grid_epsilon(u[:, None], r[:, None]).epsilon[0]
+        assert got == pytest.approx(tiled_grid_epsilon(u, r), abs=1e-6), name
+
+
+@settings(max_examples=10, deadline=None)
+@given(two_samples())
+def test_grid_form_equals_the_tiled_one_on_odd_samples(case):
+    u, r = case
+    if max(np.ptp(u), np.ptp(r)) < 100:
+        assert grid_epsilon(u[:, None], r[:, None]).epsilon[0] == pytest.approx(tiled_grid_epsilon(u, r), abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 20, 64])
+def test_exact_form_is_never_below_the_grid_one(n):
+    rng = np.random.default_rng(n)
+    for name, u, r in families(n, rng):
+        exact, grid = (attack(u[:, None], r[:, None]).epsilon[0] for attack in (exact_epsilon, grid_epsilon))
+        assert exact >= grid or np.isclose(exact, grid, atol=1e-6), name
+
+
+def test_many_examples_at_once_equal_one_at_a_time():
+    rng = np.random.default_rng(1)
+    u, r = rng.normal(size=(40, 600)), rng.normal(size=(40, 600)).round(1)
+    for attack in (exact_epsilon, grid_epsilon):
+        together = attack(u, r, n_threads=2).epsilon
+        some = [0, 17, 511, 512, 599]
+        np.testing.assert_array_equal(together[some], [attack(u[:, [i]], r[:, [i]]).epsilon[0] for i in some])
+
+
+def test_large_samples_use_wider_integers():
+    rng = np.random.default_rng(2)
+    u, r = rng.normal(size=(9000, 1)), rng.normal(size=(9000, 1)) + 0.5
+    exact = exact_epsilon(u, r)
+    assert exact.epsilon[0] >= grid_epsilon(u, r).epsilon[0]
+
+
+@pytest.mark.parametrize("attack", [exact_epsilon, grid_epsilon])
+class TestNoExampleIsDropped:
+    def test_equal_constants_have_only_discarded_attacks(self, attack):
+        same = np.ones((16, 1))
+        result = attack(same, same)
+        assert result.epsilon[0] == 50 and result.discarded[0] and not result.too_tight[0]
+
+    def test_different_constants_are_separated(self, attack):
+        result = attack(np.ones((16, 1)), np.zeros((16, 1)))
+        assert result.epsilon[0] == 50 and not result.discarded[0]
+
+    def test_a_constant_beside_a_spread_is_too_tight(self, attack):
+        result = attack(np.ones((16, 1)), np.arange(16.0)[:, None])
+        assert result.epsilon[0] == 50 and result.too_tight[0]
+
+    def test_two_models_are_never_enough_for_a_clean_attack_to_be_kept(self, attack):
+        result = attack(np.array([[0.0], [1.0]]), np.array([[0.5], [1.5]]))
+        assert 0 <= result.epsilon[0] <= 50
+
+    def test_the_range_rule_can_be_switched_off(self, attack):
+        rng = np.random.default_rng(0)
+        tight, wide = 1e-3 * rng.normal(size=(64, 1)), rng.normal(size=(64, 1))
+        assert attack(tight, wide).epsilon[0] == 50
+        assert not attack(tight, wide, MetricSpec(range_ratio=0)).too_tight[0]
+
+
+def test_separation_below_the_grids_step_is_found_by_the_exact_form_only():
+    u = np.linspace(0, 1, 50)[:, None]
+    r = u + 1.0005
+    assert exact_epsilon(u, r).epsilon[0] == 50
+    assert grid_epsilon(u, r).epsilon[0] <= 50
+
+
+def test_fast_steps_equal_searching():
+    rng = np.random.default_rng(3)
+    for ordered in (
+        np.sort(rng.normal(size=200)),
+        np.sort(rng.standard_cauchy(size=200)),
+        np.zeros(5),
+        np.array([0.0, 1e-12, 5e-12]),
+        np.array([1e5, 1e5 + 1e-7]),
+    ):
+        values = rng.integers(-100, 100, len(ordered) + 1)
+        queries = np.concatenate([ordered, np.nextafter(ordered, 9e9), rng.normal(size=5000), [-1e4, 1e4, 2e5]])
+        got = fast_steps(ordered, values)(queries.reshape(1, -1))
+        np.testing.assert_array_equal(got[0], values[ordered.searchsorted(queries)])
+
+
+def test_thresholds_are_those_of_the_definition():
+    right = right_ends(-1.3, 2.2, SPEC)
+    assert right[0] == pytest.approx(0.2) and right[-1] == pytest.approx(4.2) and len(right) in (400, 401)
+    left = left_ends(right, 3.5, SPEC)
+    assert left.shape == (len(right), 400)
+    for i in (0, 7, len(right) - 1):
+        np.testing.assert_array_equal(left[i], np.linspace(right[i] - 3.5 - 2.0, right[i] - 3.5 + 2.0, 400))
+    torch = pytest.importorskip("torch")
+    single = single_thresholds(-1.31, 2.2, SPEC)
+    n = int(np.ceil((2.2 + 1.31) * 100))
+    np.testing.assert_allclose(single, torch.linspace(-1.31, 2.2, n).numpy(), rtol=0, atol=3e-7)
+    assert single.dtype == np.float32 and single[0] == np.float32(-1.31) and single[-1] == np.float32(2.2)
+    assert len(single_thresholds(1.0, 1.0, SPEC)) == 0 and len(single_thresholds(1.0, 1.001, SPEC)) == 1
