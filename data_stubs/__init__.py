@@ -22,16 +22,19 @@ def load(
     seed: int = 0,
     data_root: Path | None = None,
     cache_dir: Path | None = None,
+    progress: bool = True,
 ) -> Splits:
     """Load a source and split its training part by a forget policy.
 
     source: one of SOURCES; forget: see `split_forget`; n_train: use that many training images, see `load_source`;
-    seed: of both draws; data_root: folder of CIFAR-10; cache_dir: folder for decoded images.
+    seed: of both draws; data_root: folder of CIFAR-10; cache_dir: folder for decoded images; progress: show a bar.
     Raises InputError, in one line, for whatever a user can get wrong.
     """
     if n_train is not None and forget.partition(":")[0] == "indices":
         raise InputError("forget policy indices counts in the whole training set: leave out n_train")
-    loaded = load_source(source, n_train=n_train, seed=seed, data_root=data_root, cache_dir=cache_dir)
+    loaded = load_source(
+        source, n_train=n_train, seed=seed, data_root=data_root, cache_dir=cache_dir, progress=progress
+    )
     return split_forget(loaded, forget, seed)
 
 
@@ -42,6 +45,7 @@ def load_source(
     seed: int = 0,
     data_root: Path | None = None,
     cache_dir: Path | None = None,
+    progress: bool = True,
 ) -> Source:
     """Load a source. With n_train, a random subset of the training images with the classes' shares kept.
 
@@ -67,7 +71,7 @@ def load_source(
     elif name == "image-folder" and path:
         from data_stubs import image_folder
 
-        whole = image_folder.load_source(Path(path), cache_dir)
+        whole = image_folder.load_source(Path(path), cache_dir, progress=progress)
     else:
         raise InputError(f"data source {source!r} is unknown: choose from {', '.join(SOURCES)}")
     return whole if n_train is None else _subset(whole, n_train, seed)

@@ -2,18 +2,13 @@
 
 import hashlib
 import json
-import os
-import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
-from torchvision.io import ImageReadMode, decode_image
+from PIL import Image
 from tqdm import tqdm
 
 from data_stubs.image_listing import Listing, Member, listing_of
@@ -23,7 +18,6 @@ from kit.errors import InputError
 
 MAX_IMAGE_PIXELS = 2**24  # a few kB of PNG can declare gigabytes of pixels
 PROGRESS_FROM = 2_000
-CHUNK = 256  # images decoded by one task of a thread
 DECODER_VERSION = 1  # part of the cache key: raise it when decoding changes
 
 
@@ -101,73 +95,32 @@ def _crc32(images: np.ndarray) -> str:
 
 def _decode_into(target: Path, listing: Listing, members: list[Member], progress: bool) -> None:
     first = decode(listing.read(members[0]), listing.where(members[0]))
+    # Straight into the file, so that the images need not fit into memory.
     images = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(len(members), *first.shape))
-
-    def decode_chunk(start: int, chunk: list[tuple[Member, bytes]]) -> int:
-        for row, (member, encoded) in enumerate(chunk, start):
-            images[row] = decode(encoded, listing.where(member), first.shape, listing.where(members[0]))
-        return len(chunk)
-
-    bar = tqdm(total=len(members), desc="decoding images", disable=not progress or len(members) <= PROGRESS_FROM)
-    n_threads = min(8, os.cpu_count() or 1)
-    with bar, ThreadPoolExecutor(n_threads) as threads:
-        encoded = ((member, listing.read(member)) for member in members)
-        pending = []
-        for chunk_number, chunk in enumerate(_chunks(encoded)):
-            pending.append(threads.submit(decode_chunk, chunk_number * CHUNK, chunk))
-            if len(pending) > 2 * n_threads:  # bounds what is read ahead
-                bar.update(pending.pop(0).result())
-        for future in pending:
-            bar.update(future.result())
+    bar = tqdm(members, desc="decoding images", disable=not progress or len(members) <= PROGRESS_FROM)
+    for row, member in enumerate(bar):
+        images[row] = decode(listing.read(member), listing.where(member), first.shape, listing.where(members[0]))
     images.flush()
 
 
-def _chunks(items: Iterable) -> Iterator[list]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, CHUNK)):
-        yield chunk
-
-
-def decode(encoded: bytes, where: str, expected: tuple[int, ...] | None = None, like: str = "the others") -> np.ndarray:
+def decode(encoded: bytes, where: str, expected: tuple[int, ...] | None = None, like: str = "") -> np.ndarray:
     """JPEG or PNG bytes -> uint8 (3, height, width). Raises InputError starting with `where`.
 
     expected: the shape that the image must have, that of the image `like`.
     """
     try:
-        width, height = declared_size(encoded)
-    except (ValueError, struct.error, IndexError) as error:
+        with Image.open(BytesIO(encoded), formats=("JPEG", "PNG")) as image:  # reads the header only
+            width, height = image.size
+            if width * height > MAX_IMAGE_PIXELS:
+                raise InputError(f"{where}: image has {width} x {height} pixels: at most {MAX_IMAGE_PIXELS} are read")
+            if expected is not None and (3, height, width) != expected:
+                wanted = f"{expected[2]} x {expected[1]}"
+                raise InputError(f"{where}: image is {width} x {height}, {like} is {wanted}: make all the same size")
+            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError as error:
         raise InputError(f"{where}: image cannot be decoded (no JPEG or PNG): mend or remove it") from error
-    if width * height > MAX_IMAGE_PIXELS:
-        raise InputError(f"{where}: image has {width} x {height} pixels: at most {MAX_IMAGE_PIXELS} are read")
-    if expected is not None and (3, height, width) != expected:
-        wanted = f"{expected[2]} x {expected[1]}"
-        raise InputError(f"{where}: image is {width} x {height}, {like} is {wanted}: make all the same size")
-    try:
-        pixels = decode_image(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.RGB)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # Pillow raises many kinds for a broken file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{where}: image cannot be decoded ({reason}): mend or remove it") from error
-    return pixels.numpy()
-
-
-def declared_size(encoded: bytes) -> tuple[int, int]:
-    """(width, height) in the header of a JPEG or PNG, so that no decoder allocates what a tiny file claims to need.
-
-    Raises ValueError, IndexError or struct.error where there is no such header.
-    """
-    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
-        return struct.unpack_from(">II", encoded, 16)
-    if not encoded.startswith(b"\xff\xd8"):
-        raise ValueError("neither JPEG nor PNG")
-    position = 2
-    while True:
-        if encoded[position] != 0xFF:
-            raise ValueError("no JPEG marker")
-        marker = encoded[position + 1]
-        if marker == 0xFF:  # padding
-            position += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
-            height, width = struct.unpack_from(">HH", encoded, position + 5)
-            return width, height
-        else:
-            position += 2 + struct.unpack_from(">H", encoded, position + 2)[0]

@@ -4,13 +4,12 @@ import csv
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_png
 
 from data_stubs.splits import Splits, replace_folder
 from kit.competition import (
@@ -117,14 +116,6 @@ def _check(splits: Splits, ages: Mapping[str, np.ndarray] | None) -> None:
 
 
 def _write_images(paths: Iterable[Path], images: np.ndarray) -> None:
-    paths = list(paths)
-    for folder in {path.parent for path in paths}:
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def write(row: int) -> None:
-        image = torch.from_numpy(np.array(images[row]))  # a copy: memory maps are read-only
-        paths[row].write_bytes(encode_png(image, PNG_COMPRESSION).numpy().tobytes())
-
-    with ThreadPoolExecutor() as threads:
-        for _ in threads.map(write, range(len(paths)), chunksize=64):
-            pass
+    for path, image in zip(paths, images, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path, compress_level=PNG_COMPRESSION)

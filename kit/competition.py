@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -197,10 +197,14 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
 
 def _read_image(path: Path) -> Tensor:
     try:
-        return torchvision.io.read_image(str(path), torchvision.io.ImageReadMode.RGB)
-    except RuntimeError as error:
-        reason = "is missing" if not path.exists() else "is no readable PNG"
-        raise InputError(f"{path}: image {reason}: copy the input tree again") from error
+        with Image.open(path) as image:
+            pixels = image.convert("RGB")
+            flat = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
+            return flat.view(pixels.height, pixels.width, 3).permute(2, 0, 1).contiguous()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: image is missing: copy the input tree again") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: image is no readable PNG ({error}): copy the input tree again") from error
 
 
 def _number(text: str) -> int | str:
@@ -212,7 +216,9 @@ def _number(text: str) -> int | str:
 
 def resnet18() -> nn.Module:
     """The competition's architecture: 122 state-dict entries, 11,181,642 parameters."""
-    return torchvision.models.resnet18(weights=None, num_classes=N_CLASSES)
+    from torchvision.models import resnet18 as torchvision_resnet18  # here: importing torchvision takes seconds
+
+    return torchvision_resnet18(weights=None, num_classes=N_CLASSES)
 
 
 def load_state(path: Path, net: nn.Module) -> nn.Module:

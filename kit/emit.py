@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,16 @@ def unlearn_once(
     for attempt in range(_ATTEMPTS):
         attempt_seed = checkpoint_seed(seed, index, attempt)
         seed_everything(attempt_seed)
-        net = method(copy.deepcopy(model), loaders, seed=attempt_seed, plan=plan)
+        try:
+            net = method(copy.deepcopy(model), loaders, seed=attempt_seed, plan=plan)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # whatever a participant's function raises
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise InputError(
+                f"{method.name}: checkpoint {index} failed at {where.filename}, line {where.lineno}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         synchronize(device)
         difference = state_difference(net.state_dict(), model.state_dict())
         if difference is None:

@@ -63,27 +63,22 @@ class Archive:
         self._file.seek(self._end)
         self._file.truncate()  # what an interruption left behind the last complete entry
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
-        for entry in entries:
-            info = _zip_info(entry.index)
-            info.header_offset, info.CRC = entry.offset, entry.crc32
-            info.file_size = info.compress_size = entry.size
+        for info in map(_zip_info_of, entries):
             self._zip.filelist.append(info)
             self._zip.NameToInfo[info.filename] = info
 
     def _checked_end(self, entries: list[Entry]) -> int:
         end = 0
         for entry in sorted(entries, key=lambda entry: entry.offset):
+            header = _zip_info_of(entry).FileHeader()
             self._file.seek(entry.offset)
-            header = self._file.read(30)
-            name, extra = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
-            start = entry.offset + 30 + name + extra
-            self._file.seek(start)
+            intact = self._file.read(len(header)) == header
             crc, left = 0, entry.size
             while left and (chunk := self._file.read(min(left, _CHUNK))):
                 crc, left = zlib.crc32(chunk, crc), left - len(chunk)
-            if left or crc != entry.crc32:
+            if not intact or left or crc != entry.crc32:
                 raise InputError(f"{self.partial}: checkpoint {entry.index} is damaged: delete the folder, run again")
-            end = start + entry.size
+            end = self._file.tell()
         return end
 
     def add(self, index: int, data: bytes) -> Entry:
@@ -112,6 +107,13 @@ def _zip_info(index: int) -> zipfile.ZipInfo:
     return info
 
 
+def _zip_info_of(entry: Entry) -> zipfile.ZipInfo:
+    info = _zip_info(entry.index)
+    info.header_offset, info.CRC = entry.offset, entry.crc32
+    info.file_size = info.compress_size = entry.size
+    return info
+
+
 @dataclass(frozen=True)
 class Check:
     """One line of a verdict: what was checked, whether it holds, what was found, and the remedy where it does not."""
@@ -134,6 +136,9 @@ def verify(path: Path, n_checkpoints: int, original: Mapping[str, Tensor], *, pr
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            if members and min(info.header_offset for info in members) > 0:
+                # A checkpoint is a zip itself: a truncated archive reads as the last whole one inside it.
+                raise zipfile.BadZipFile("its table of contents is missing: the writing was cut off")
             checks = [Check("archive", True, f"{path.name}, {path.stat().st_size / 1e6:,.1f} MB")]
             checks.append(_check_members([info.filename for info in members], n_checkpoints))
             if checks[-1].ok:

@@ -1,4 +1,4 @@
-"""Command line of the local evaluation: python -m local_eval {run, train, retrain, unlearn, score}."""
+"""Command line of the local evaluation: python -m local_eval {run, train, retrain, unlearn, score, tree}."""
 
 import argparse
 import math
@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from data_stubs.kaggle_tree import write_tree
 from kit.budget import format_duration, parse_duration
 from kit.cli import answer, common, positive_int, run
 from kit.errors import InputError
-from kit.methods import get_method
-from local_eval.engine import n_cores
+from kit.methods import Method, get_method
+from local_eval.engine import n_cores, warm_up
 from local_eval.evaluate import evaluate
 from local_eval.metric import MetricSpec, exact_epsilon, forgetting_quality, grid_epsilon
 from local_eval.metric.checks import checked_samples
@@ -34,6 +35,8 @@ SIZES = {  # what --quick sets unless told otherwise
 
 def _workspace(args: argparse.Namespace) -> Workspace:
     """The setting of the options, or of the folder given with --setting."""
+    if _workers(args) > 1:
+        warm_up()
     if args.setting:
         return reopen(args.setting)
     size = SIZES[args.quick]
@@ -47,7 +50,9 @@ def _workspace(args: argparse.Namespace) -> Workspace:
         epochs=args.epochs,
         train_seed=args.train_seed,
     )
-    return open_workspace(setting, args.work_dir, args.data_root)
+    return open_workspace(
+        setting, args.work_dir, data_root=args.data_root, cache_dir=args.cache_dir, progress=not args.quiet
+    )
 
 
 def _workers(args: argparse.Namespace) -> int:
@@ -69,10 +74,16 @@ def _retrain(args: argparse.Namespace) -> int:
 
 
 def _unlearn(args: argparse.Namespace) -> int:
-    method = get_method(args.method, args.set)  # a mistake in it is told before anything is loaded
+    method = _method(args)
     pool = _unlearned(_workspace(args), args)
     answer(args, {"pool": str(pool.folder)}, [f"{args.n_models} models of {method.name}: {pool.folder}"])
     return 0
+
+
+def _method(args: argparse.Namespace) -> Method:
+    """The method and the time limit of the options: their mistakes are told before anything is loaded."""
+    args.limit_s = parse_duration(args.limit) if args.limit else math.inf
+    return get_method(args.method, args.set)
 
 
 def _unlearned(workspace: Workspace, args: argparse.Namespace) -> ModelPool:
@@ -82,7 +93,7 @@ def _unlearned(workspace: Workspace, args: argparse.Namespace) -> ModelPool:
         args.n_models,
         settings=args.set,
         seed=args.seed,
-        limit=parse_duration(args.limit) if args.limit else math.inf,
+        limit=args.limit_s,
         workers=_workers(args),
         progress=not args.quiet,
     )
@@ -91,7 +102,7 @@ def _unlearned(workspace: Workspace, args: argparse.Namespace) -> ModelPool:
 def _run(args: argparse.Namespace) -> int:
     """Original model, retrained models, unlearned models, score, report."""
     _at_least_two(args.n_models)
-    method = get_method(args.method, args.set)
+    method = _method(args)
     seconds = {}
     start = time.perf_counter()
 
@@ -129,6 +140,15 @@ def _report(
     paths = write_report(next(iter(pools.values())).folder, facts, rows, notes)
     lines = [*aligned(table_of(rows)), "", *notes, "report: " + ", ".join(map(str, paths))]
     answer(args, facts, lines)
+    return 0
+
+
+def _tree(args: argparse.Namespace) -> int:
+    """The setting's data and its original model as the competition's input tree."""
+    workspace = _workspace(args)
+    fill_retrained(workspace, 0, workers=1, progress=not args.quiet)
+    root = write_tree(workspace.splits, workspace.original().state_dict(), args.out)
+    answer(args, {"tree": str(root)}, [f"input tree: {root}"])
     return 0
 
 
@@ -203,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--setting", type=Path, help="the folder of an earlier run, instead of the options below")
         group.add_argument("--source", default="synthetic", help="cifar10, image-folder:PATH, digits or synthetic")
         group.add_argument("--data-root", type=Path, help="where CIFAR-10 is, or is downloaded to")
+        group.add_argument("--cache-dir", type=Path, help="where decoded images are kept (the user's cache folder)")
         group.add_argument("--n-train", type=positive_int, help="training images, a stratified sample (all)")
         group.add_argument("--forget", default="random:500", help="forget policy: random:500, class:3, competition ...")
         group.add_argument("--data-seed", type=int, default=0)
@@ -243,6 +264,10 @@ def _parser() -> argparse.ArgumentParser:
     setting_options(sub)
     method_options(sub)
     n_models(sub)
+
+    sub = command("tree", _tree, "write the data and a trained original model as the competition's input tree")
+    setting_options(sub)
+    sub.add_argument("--out", type=Path, required=True, help="folder to write, new or such a tree")
 
     sub = command("score", _score, "score pools of one setting, or confidences from anywhere")
     sub.add_argument("pools", nargs="*", type=Path, help="folders of unlearned pools")

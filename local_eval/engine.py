@@ -5,12 +5,14 @@ process of two threads, and a sum split over threads would be rounded differentl
 """
 
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 import torch
@@ -63,9 +65,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _in_processes(setup: Setup, indices: list[int], workers: int) -> Iterator[tuple[int, Any]]:
-    # spawn: a fork would inherit the parent's threads in the middle of what they hold
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(setup,))
+    pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker, initargs=(setup,))
     try:
         futures = {pool.submit(_run_in_worker, index): index for index in indices}
         for future in as_completed(futures):
@@ -80,6 +80,24 @@ def _in_processes(setup: Setup, indices: list[int], workers: int) -> Iterator[tu
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:  # after the last result there is nothing to wait for, after an error even less
             process.terminate()
+
+
+def warm_up() -> None:
+    """Begin to import what worker processes need, while the caller still reads its data."""
+    _context()
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        forkserver.ensure_running()
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Workers are forked off a server that has imported torch and computed nothing: importing takes seconds, and a
+    fork of this process would inherit its threads in the middle of what they hold. Where no such server exists,
+    workers start from scratch."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["local_eval.retrained", "local_eval.unlearned", "torch._dynamo"])
+    return context
 
 
 def _start_worker(setup: Setup) -> None:

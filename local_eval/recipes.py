@@ -45,7 +45,8 @@ def fit_fast(net: nn.Module, dataset: ExampleDataset, epochs: float, class_count
     batch_size = min(128, max(16, len(dataset) // 8))
     loader = TensorLoader(dataset, batch_size=batch_size, shuffle=True)
     n_steps = math.ceil(epochs * len(loader))
-    batches = _half_resolution_first(loader, n_steps // 3)
+    n_low = n_steps // 3 if min(dataset.images.shape[-2:]) >= 32 else 0  # smaller ones have no pixel to spare
+    batches = _half_resolution_first(loader, n_low)
     return train(net, batches, n_steps, Muon(net), schedule=one_cycle(warm_up=0.2))
 
 

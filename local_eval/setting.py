@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -111,14 +112,17 @@ def as_dataset(part: Part) -> ExampleDataset:
     )
 
 
-def open_workspace(setting: Setting, root: Path, data_root: Path | None = None) -> Workspace:
-    """Load the setting's data and make its folder `root/<hash>`; nothing is trained."""
+def open_workspace(setting: Setting, root: Path, **data_options: Any) -> Workspace:
+    """Load the setting's data and make its folder `root/<hash>`; nothing is trained.
+
+    data_options: data_root, cache_dir and progress of data_stubs.load: where the data is, not what it is.
+    """
     splits = data_stubs.load(
         setting.source,
         forget=setting.forget,
         n_train=setting.n_train,
         seed=setting.data_seed,
-        data_root=data_root,
+        **data_options,
     )
     folder = Path(root) / setting.hash(splits)
     try:

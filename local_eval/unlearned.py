@@ -74,7 +74,7 @@ def _plan_limit(
             loaders = workspace.loaders(method.loader)
             cost, wanted = measure_cost(method, workspace.original(), loaders, checkpoint_seed(seed, -1))
         rounds = math.ceil(n_left / workers)
-        steps = plan_steps(cost, wanted, rounds, budget.remaining_s() - _START_UP_S)
+        steps = plan_steps(cost, wanted, rounds, budget.remaining_s() - (_START_UP_S if workers > 1 else 0.0))
         facts = {"wanted": wanted, "fixed_s": cost.fixed_s, "step_s": cost.step_s, "limit_s": budget.limit_s}
     write_atomically(path, json.dumps({"steps": steps, **facts}).encode())
     return steps

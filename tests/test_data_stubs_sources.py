@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import urllib.error
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ class TinyNet(nn.Sequential):
         channels = (3, 32, 64, 128)
         blocks = (
             (nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
-            for a, b in zip(channels, channels[1:], strict=False)
+            for a, b in pairwise(channels)
         )
         layers = (layer for block in blocks for layer in block)
         super().__init__(nn.AvgPool2d(2), *layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(128, 10))
@@ -183,10 +184,10 @@ def accuracy(net: nn.Module, part: Part) -> float:
 
 @pytest.mark.parametrize("n_train", [3_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (5_000, 7_000, 10_000))])
 def test_a_model_knows_synthetic_images_it_was_trained_on_better(n_train):
-    splits = split_forget(synthetic.generate(n_train), "random:0.15", 0)
+    splits = split_forget(synthetic.generate(n_train), "random:0.2", 0)
     original, retrained = trained(splits.train, seed=0), trained(splits.retain, seed=1)
     gap = accuracy(original, splits.forget) - accuracy(retrained, splits.forget)
-    test_accuracy = accuracy(original, splits.test)
+    test_accuracy = (accuracy(original, splits.test) + accuracy(original, splits.validation)) / 2
     print(f"n_train {n_train}: gap {gap:.3f}, test accuracy {test_accuracy:.3f}")
     assert gap >= 0.10
     assert 0.75 <= test_accuracy <= 0.90

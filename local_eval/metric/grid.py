@@ -14,7 +14,7 @@ from .chunks import over_chunks
 from .epsilon import EpsilonResult, capped, epsilon_table, too_tight
 from .spec import MetricSpec
 
-_N_ROWS = 40  # windows in blocks of this many right ends stay in a core's cache
+_N_ROWS = 100  # windows in blocks of this many right ends stay in a core's cache
 _N_BUCKETS = 1 << 14
 _MOST_THRESHOLDS = 10_000_000
 
@@ -66,28 +66,85 @@ def _best_single(positives: np.ndarray, negatives: np.ndarray, table: np.ndarray
 
 
 def _best_double(positives: np.ndarray, negatives: np.ndarray, table: np.ndarray, spec: MetricSpec) -> float:
-    """Predict "positive", the sample with the smaller range, when l <= x <= r, for windows about that wide."""
-    width = positives[-1] - positives[0]
+    """Predict "positive", the sample with the smaller range, when l <= x <= r, for windows about that wide.
+
+    The counts inside a window are those up to its right end less those below its left end. So is the window's
+    place in the flat table, false positives * (n_positives + 1) + false negatives, for an l that is not above r.
+    """
     right = right_ends(positives[0], positives[-1], spec)
-    n_columns = len(positives) + 1
-    both = np.sort(np.concatenate([positives, negatives]))
+    left = LeftEnds(right, positives[-1] - positives[0], spec)
+    both = np.concatenate([positives, negatives])
+    order = np.argsort(both)
+    both = both[order]
+    # the place of the first m values together, m = 0, 1, ...
+    places = np.append(0, np.cumsum(np.where(order < len(positives), -1, len(positives) + 1)))
+    end = places[both.searchsorted(right, "right")] + len(positives)
+    above_right = np.nextafter(right, np.inf)  # stands for any l above r: an empty window
 
-    # The counts inside a window are those up to its right end less those below its left end. So is the window's
-    # place in the flat table, false positives * n_columns + false negatives, for an l that is not above r.
-    def place(x, side):
-        return negatives.searchsorted(x, side) * n_columns - positives.searchsorted(x, side)
-
-    place_below = fast_steps(both, place(np.append(both, np.inf), "left"))
-    end = place(right, "right") + len(positives)
-    just_above = np.nextafter(right, np.inf)  # stands for every l above r: an empty window
+    position, answers, unsure = _buckets(both, places)
+    y_first, y_right = position(left.first), position(right)
+    y_offset = np.arange(left.n) * (position(left.step[0]) - position(0.0))
     table = table.ravel()
     best = -np.inf
     for start in range(0, len(right), _N_ROWS):
-        rows = slice(start, start + _N_ROWS)
-        left = left_ends(right[rows], width, spec)
-        np.minimum(left, just_above[rows, None], out=left)
-        best = max(best, table[end[rows, None] - place_below(left)].max())
+        rows = slice(start, min(start + _N_ROWS, len(right)))
+        columns = left.useful_columns(rows, both)
+        y = y_first[rows, None] + y_offset[columns]
+        if not y.size:
+            continue
+        if left.may_exceed_right:
+            np.minimum(y, y_right[rows, None], out=y)
+        found = answers.take(y.astype(np.intp), mode="clip")
+        row, column = np.divmod(np.flatnonzero(found == unsure), y.shape[1])
+        ends = left.at(start + row, columns.start + column)
+        found[row, column] = places[both.searchsorted(np.minimum(ends, above_right[start + row]))]
+        best = max(best, table[end[rows, None] - found].max())
     return best
+
+
+def _buckets(ordered: np.ndarray, places: np.ndarray) -> tuple[Callable, np.ndarray, int]:
+    """Answers to places[ordered.searchsorted(x)] by the bucket that x falls in, almost all of them.
+
+    Returns a linear position(x), whose whole part is the bucket of x, the answer of each bucket, and the
+    mark of those without an answer: the buckets within a hundredth of which an ordered value lies. So answers hold
+    for positions with rounding errors far below that.
+    """
+    lowest, highest = ordered[0], ordered[-1]
+    scale = _N_BUCKETS / max(highest - lowest, 1e-6 * max(1.0, abs(lowest), abs(highest)))
+
+    def position(x):
+        return (x - lowest) * scale + 2
+
+    y = position(ordered)
+    ends = np.concatenate([[-1], y.astype(np.intp), [_N_BUCKETS + 3]])
+    answers = np.repeat(places, np.diff(ends))
+    unsure = int(places.min()) - 1
+    answers[(y - 0.01).astype(np.intp)] = unsure
+    answers[(y + 0.01).astype(np.intp)] = unsure
+    return position, answers, unsure
+
+
+class LeftEnds:
+    """The left ends that go with each right end: n of them a row, laid out as np.linspace does, to the bit."""
+
+    def __init__(self, right: np.ndarray, width: float, spec: MetricSpec):
+        self.n = int(np.ceil(2 * spec.grid_buffer * spec.grid_per_unit))
+        self.right = right
+        self.first = right - width - spec.grid_buffer
+        self.last = right - width + spec.grid_buffer
+        self.step = (self.last - self.first) / (self.n - 1)
+        self.may_exceed_right = width < 1.001 * spec.grid_buffer
+
+    def at(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        return np.where(column == self.n - 1, self.last[row], column * self.step[row] + self.first[row])
+
+    def useful_columns(self, rows: slice, both: np.ndarray) -> slice:
+        """Of the columns below all values a few will do, and none above all values or above r tells anything.
+        Two columns more than needed on either side leave rounding no say."""
+        step = self.step[0]
+        below_all = (both[0] - self.first[rows.stop - 1]) / step - 2
+        above_all = (min(self.right[rows.stop - 1], both[-1]) - self.first[rows.start]) / step + 3
+        return slice(*(int(min(max(column, 0), self.n)) for column in (below_all, above_all)))
 
 
 def right_ends(lowest: float, highest: float, spec: MetricSpec) -> np.ndarray:
@@ -95,17 +152,6 @@ def right_ends(lowest: float, highest: float, spec: MetricSpec) -> np.ndarray:
     first = lowest + (highest - lowest) - spec.grid_buffer
     last = highest + spec.grid_buffer
     return np.linspace(first, last, int(np.ceil((last - first) * spec.grid_per_unit)))
-
-
-def left_ends(right: np.ndarray, width: float, spec: MetricSpec) -> np.ndarray:
-    """Left ends (n_right, n_left) that go with each right end."""
-    buffer = spec.grid_buffer
-    n_left = int(np.ceil(2 * buffer * spec.grid_per_unit))
-    first, last = right - width - buffer, right - width + buffer
-    left = np.multiply.outer((last - first) / (n_left - 1), np.arange(n_left, dtype=np.float64))
-    left += first[:, None]  # np.linspace row by row, to the bit, but contiguous
-    left[:, -1] = last
-    return left
 
 
 def single_thresholds(lowest: float, highest: float, spec: MetricSpec) -> np.ndarray:
@@ -118,32 +164,3 @@ def single_thresholds(lowest: float, highest: float, spec: MetricSpec) -> np.nda
     i = np.arange(n, dtype=np.float32)
     half = n // 2
     return np.concatenate([first + step * i[:half], last - step * i[: n - half][::-1]])
-
-
-def fast_steps(ordered: np.ndarray, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """f(x) = values[ordered.searchsorted(x)], several times faster on large arrays; values are whole numbers.
-
-    One rising function sends numbers to buckets. An x in a bucket that no ordered number falls in has its answer
-    in a list; only the few x in occupied buckets are searched for.
-    """
-    scale = _N_BUCKETS / max(ordered[-1] - ordered[0], 1e-6)
-    shift = 2 - ordered[0] * scale
-
-    def bucket(x):
-        y = x * scale
-        y += shift
-        return y.astype(np.intp)
-
-    occupied = np.clip(bucket(ordered), 0, _N_BUCKETS + 3)
-    n_inside = np.bincount(occupied, minlength=_N_BUCKETS + 4)
-    unsure = values.min() - 1
-    answers = values[np.cumsum(n_inside) - n_inside]
-    answers[occupied] = unsure
-
-    def steps(x):
-        result = answers.take(bucket(x), mode="clip")
-        doubtful = np.flatnonzero(result == unsure)
-        result.ravel()[doubtful] = values[ordered.searchsorted(x.ravel()[doubtful])]
-        return result
-
-    return steps

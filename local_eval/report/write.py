@@ -5,12 +5,12 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 
 from kit import __version__
 from local_eval.evaluate import Row
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
         "kit": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": metadata.version("torchvision"),
         "numpy": np.__version__,
     }
 

@@ -1,0 +1,31 @@
+# Each target does its own set-up, from a fresh clone on.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.ready  ## the main job on an offline stand-in, about two minutes on two cores
+	$(RUN) -m local_eval run --source synthetic --quick --forget random:300 --n-train 6000 --n-models 48 --limit 5m
+
+test: $(VENV)/.ready-dev  ## the tests
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/.ready-dev  ## the tests that take minutes
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.ready-dev  ## linter and formatter, checking only
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+clean:  ## the environment and everything cached in this folder
+	rm -rf $(VENV) runs
+
+$(VENV)/.ready: requirements.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	touch $@

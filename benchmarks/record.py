@@ -1,0 +1,77 @@
+"""How every benchmark keeps its numbers: one JSON file with the machine, versions, date and command."""
+
+import json
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def record(name: str, results: dict, argv: list[str]) -> Path:
+    """Write benchmarks/results/NAME.json and return its path; argv is the program's sys.argv.
+
+    No host name, user or path is kept. The file appears whole or not at all.
+    """
+    content = {
+        "benchmark": name,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "-m", f"benchmarks.{Path(argv[0]).stem}", *argv[1:]]),
+        "machine": machine(),
+        "versions": versions(),
+        "results": results,
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    unfinished = path.with_suffix(".json.part")
+    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    unfinished.replace(path)
+    return path
+
+
+def machine() -> dict:
+    """CPU model, usable cores, memory in GiB, the one-minute load before us, and a GPU's name if torch sees one."""
+    found = {"cpu": _cpu_model(), "cores": _usable_cores(), "memory_gib": _memory_gib()}
+    if hasattr(os, "getloadavg"):
+        found["load_average"] = round(os.getloadavg()[0], 2)
+    gpu = _gpu_name()
+    return {**found, "gpu": gpu} if gpu else found
+
+
+def versions() -> dict:
+    found = {"python": platform.python_version()}
+    for package in ("numpy", "scipy", "torch", "torchvision", "scikit-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _gpu_name() -> str | None:
+    torch = sys.modules.get("torch")  # only where the benchmark itself has loaded it
+    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None

@@ -1,0 +1,45 @@
+"""What several test files need: small data, a small model, a small input tree."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
+from local_eval.models import tinyconv
+
+
+def dataset(n_examples: int, seed: int, size: int = 16) -> ExampleDataset:
+    """Random images and labels of ten classes."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (n_examples, 3, size, size), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (n_examples,), generator=generator)
+    return ExampleDataset(images, labels, image_id=[f"{seed}-{i}" for i in range(n_examples)])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small nets run faster with one thread, and as in the engine's workers."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def loaders() -> Loaders:
+    return make_loaders(dataset(50, 1), dataset(20, 2), dataset(20, 3), batch_size=8, loader=TensorLoader)
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return tinyconv().eval()
+
+
+@pytest.fixture
+def participant(tmp_path: Path):
+    """Write a participant's file and give its path: participant("def unlearning(...): ...")."""
+
+    def write(text: str, name: str = "mine.py") -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write

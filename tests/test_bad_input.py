@@ -1,0 +1,185 @@
+"""A user's mistake: one clear line on stderr, exit code 2, no traceback, nothing lost."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data_stubs
+from data_stubs.kaggle_tree import write_tree
+from kit.__main__ import main as kit
+from kit.competition import MODEL_FILE
+from local_eval.__main__ import main as local_eval
+from local_eval.models import tinyconv
+
+ROOT = Path(__file__).parents[1]
+
+
+def told(capsys, main, *argv):
+    """Run a command that must fail, and give its one line."""
+    code = main([str(argument) for argument in argv])
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of four images each, for training and testing."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pictures" / part / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "pictures" / part / name / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def command(*argv, source="digits"):
+        common = ["--source", source, "--work-dir", tmp_path / "runs", "--quiet", "--workers", 1]
+        return told(capsys, local_eval, "run", *common, "--architecture", "tinyconv", "--forget", "random:30", *argv)
+
+    return command
+
+
+def test_images_that_are_missing_or_broken(folder, run):
+    (folder / "train/dog/2.png").write_bytes(b"no picture")
+    assert "2.png" in run("--forget", "random:2", source=f"image-folder:{folder}")
+    (folder / "train/dog/2.png").unlink()
+    assert "nowhere" in run(source="image-folder:nowhere")
+
+
+def test_forget_sets_that_cannot_be(tmp_path, run):
+    np.save(tmp_path / "outside.npy", np.array([0, 5000]))
+    np.save(tmp_path / "empty.npy", np.array([], dtype=np.int64))
+    assert "5000" in run("--forget", f"indices:{tmp_path / 'outside.npy'}")
+    assert "no example" in run("--forget", f"indices:{tmp_path / 'empty.npy'}") or "empty" in run()
+    assert "random" in run("--forget", "random:0")
+    assert "class" in run("--forget", "class:12")
+    assert "unknown" in run("--forget", "sometimes")
+
+
+def test_a_class_without_retain_example(folder, tmp_path, run):
+    np.save(tmp_path / "dogs.npy", np.arange(4, 8))
+    line = run("--forget", f"indices:{tmp_path / 'dogs.npy'}", source=f"image-folder:{folder}")
+    assert "dog" in line
+    assert "no retain example" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n-models", 1], "needs at least 2 models"),
+        (["--n-models", -3], "needs at least 2 models"),
+        (["--method", "magic"], "method 'magic': unknown"),
+        (["--method", "nowhere.py"], "nowhere.py: no such file"),
+        (["--set", "speed=1"], "has no hyper-parameter 'speed'"),
+        (["--set", "lr=quick"], "expected float"),
+        (["--limit", "soon"], "expected a positive time"),
+        (["--limit", "0.01s", "--n-models", 2, "--n-train", 300, "--epochs", 1], "the time limit fits 0 of 2"),
+        (["--recipe", "cake"], "recipe 'cake': unknown"),
+        (["--architecture", "resnet19"], "architecture 'resnet19': unknown"),
+        (["--epochs", -1], "must be positive"),
+        (["--setting", "nowhere"], "is no folder of a setting"),
+    ],
+)
+def test_options_that_cannot_be(run, options, message):
+    assert message in run(*options)
+
+
+def test_sources_that_cannot_be(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "unknown" in run(source="imagenet")
+    import torchvision
+
+    def offline(*args, download=False, **kwargs):
+        raise OSError("no network") if download else RuntimeError("Dataset not found")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    assert "--data-root" in run(source="cifar10")
+
+
+def test_a_work_dir_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = told(capsys, local_eval, "run", "--source", "digits", "--work-dir", tmp_path / "file", "--workers", 1)
+    assert "cannot be written" in line
+
+
+def test_scores_of_nothing(capsys, tmp_path):
+    assert "give the folder of a pool" in told(capsys, local_eval, "score")
+    assert "is" in told(capsys, local_eval, "score", tmp_path)
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    assert "has no array unlearned_confidence" in told(
+        capsys, local_eval, "score", "--confidences", tmp_path / "other.npz"
+    )
+    (tmp_path / "text.npz").write_text("text")
+    assert "is no readable .npz" in told(capsys, local_eval, "score", "--confidences", tmp_path / "text.npz")
+    objects = np.array([[{}]], dtype=object)
+    np.savez(tmp_path / "objects.npz", unlearned_confidence=objects, retrained_confidence=objects)
+    assert "is no readable .npz" in told(capsys, local_eval, "score", "--confidences", tmp_path / "objects.npz")
+    bad = np.array([[0.0, np.nan], [1.0, 2.0]])
+    np.savez(tmp_path / "nan.npz", unlearned_confidence=bad, retrained_confidence=np.zeros((2, 2)))
+    assert "error" in told(capsys, local_eval, "score", "--confidences", tmp_path / "nan.npz")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    splits = data_stubs.load("digits", forget="random:20", n_train=200)
+    torch.manual_seed(0)
+    root = write_tree(splits, tinyconv().state_dict(), tmp_path_factory.mktemp("input") / "tree")
+    (root.parent / "net.py").write_text("from local_eval.models import tinyconv\ndef net(): return tinyconv()\n")
+    return root
+
+
+def emit(tree, out, *argv):
+    architecture = ["--architecture", f"{tree.parent / 'net.py'}:net"]
+    return ["emit", "--input", tree, "--out", out, "--quiet", "--device", "cpu", *architecture, *argv]
+
+
+def test_emit_writes_and_verify_agrees(tree, tmp_path, capsys):
+    arguments = emit(tree, tmp_path, "--n-models", 2, "--limit", "60s")
+    assert kit([str(argument) for argument in arguments]) == 0
+    assert "2 checkpoints in" in capsys.readouterr().out
+    architecture = f"{tree.parent / 'net.py'}:net"
+    options = ["--n-models", "2", "--original", str(tree / MODEL_FILE), "--architecture", architecture, "--quiet"]
+    assert kit(["verify", str(tmp_path / "submission.zip"), *options]) == 0
+    assert kit(["verify", str(tmp_path / "submission.zip"), *options, "--n-models", "3"]) == 1
+    profile = [str(argument) for argument in emit(tree, tmp_path, "--n-models", 2, "--limit", "60s")]
+    profile = ["profile", *profile[1:3], *profile[5:]]
+    assert kit(profile) == 0
+    assert kit([*profile, "--limit", "1ms", "--n-models", "512"]) == 2
+    assert kit([*profile, "--limit", "0.001s", "--n-models", "512"]) == 1
+
+
+def test_emit_with_mistakes(tree, tmp_path, capsys):
+    assert "no such file" in told(capsys, kit, *emit(tree, tmp_path, "--input", "nowhere"))
+    assert "the time limit fits 0 of 3" in told(
+        capsys, kit, *emit(tree, tmp_path / "a", "--n-models", 3, "--limit", "1s")
+    )
+    assert "device 'warp'" in told(capsys, kit, *emit(tree, tmp_path, "--device", "warp"))
+    wrong = [
+        argument for argument in emit(tree, tmp_path) if "net.py" not in str(argument) and argument != "--architecture"
+    ]
+    assert "does not fit ResNet: " in told(capsys, kit, *wrong)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in told(capsys, kit, *emit(tree, tmp_path / "file", "--n-models", 1))
+
+
+def test_a_mistake_on_a_real_command_line_leaves_no_traceback():
+    command = [sys.executable, "-m", "kit", "methods", "magic"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "method 'magic': unknown" in done.stderr
+    assert subprocess.run([*command[:3], "bake"], cwd=ROOT, capture_output=True).returncode == 2

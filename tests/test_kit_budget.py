@@ -1,0 +1,93 @@
+import math
+
+import pytest
+
+from kit.budget import Plan, StepCost, TimeBudget, format_duration, parse_duration, plan_steps, planned_steps
+from kit.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("8h", 28800),
+        ("90m", 5400),
+        ("120s", 120),
+        ("1h30m", 5400),
+        ("2.5 min", 150),
+        ("45", 45),
+        (7, 7),
+        (" 1H ", 3600),
+    ],
+)
+def test_durations_are_read(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "-3m", "8x", "h", "8h tomorrow", "nan", "inf", "1..2s", "5 5"])
+def test_other_texts_are_refused_in_one_line(text):
+    with pytest.raises(InputError, match="expected a positive time such as 8h") as caught:
+        parse_duration(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_durations_are_written_in_the_unit_that_fits():
+    assert [format_duration(s) for s in (0.0123, 12.34, 250, 28700)] == ["12 ms", "12.3 s", "4 min 10 s", "7 h 58 min"]
+
+
+def test_the_budget_counts_on_its_own_clock_and_keeps_its_reserve():
+    now = [100.0]
+    budget = TimeBudget("60s", reserve_s=5, clock=lambda: now[0])
+    now[0] += 20
+    assert budget.elapsed_s() == 20
+    assert budget.remaining_s() == 35
+    now[0] += 100
+    assert budget.remaining_s() < 0
+
+
+def test_a_budget_without_limit_never_ends():
+    assert TimeBudget().remaining_s() == math.inf
+
+
+@pytest.mark.parametrize(
+    ("plan", "wanted", "granted"),
+    [
+        (None, 7.2, 8),
+        (Plan(), 7, 7),
+        (Plan(3), 7, 3),
+        (Plan(30), 7, 7),
+        (Plan(30, fill=True), 7, 30),
+        (Plan(0), 7, 0),
+    ],
+)
+def test_a_plan_grants_steps(plan, wanted, granted):
+    assert planned_steps(plan, wanted) == granted
+
+
+def test_a_plan_remembers_what_was_wanted():
+    plan = Plan(3)
+    plan.steps(6.5)
+    assert plan.wanted == 7
+
+
+COST = StepCost(fixed_s=1.0, step_s=0.5)
+
+
+def test_wanted_steps_are_planned_when_they_fit():
+    assert plan_steps(COST, wanted=10, n_checkpoints=4, available_s=100) == 10
+
+
+def test_fewer_are_planned_when_they_do_not_and_the_whole_stays_inside():
+    steps = plan_steps(COST, wanted=1000, n_checkpoints=4, available_s=100)
+    assert 0 < steps < 1000
+    assert 0.9 * 100 < 1.05 * 4 * COST.seconds(steps) <= 100
+
+
+def test_fill_takes_the_time_there_is():
+    assert plan_steps(COST, 10, 4, 100, fill=True) == plan_steps(COST, 1000, 4, 100) > 10
+
+
+def test_a_limit_that_cannot_hold_the_checkpoints_says_how_many_fit():
+    with pytest.raises(InputError, match=r"fits 3 of 4 checkpoints .* raise --limit or lower --n-models"):
+        plan_steps(COST, 10, 4, 5.0)
+    with pytest.raises(InputError, match="fits 0 of 4"):
+        plan_steps(COST, 10, 4, -2.0)

@@ -1,0 +1,249 @@
+import json
+import zipfile
+
+import pytest
+import torch
+
+from kit import emit as emit_module
+from kit.budget import TimeBudget
+from kit.emit import emit, measure_cost
+from kit.errors import InputError
+from kit.methods import get_method, method_of
+from kit.profile import PHASES, profile
+from kit.seeds import checkpoint_seed
+from kit.submission import verify
+
+FINETUNE = get_method("finetune", ["epochs=2"])
+
+
+def run(model, loaders, out, n=4, method=FINETUNE, **options):
+    return emit(method, model, loaders, out=out, n_checkpoints=n, progress=False, **options)
+
+
+def members(archive):
+    with zipfile.ZipFile(archive) as file:
+        return {info.filename: file.read(info) for info in file.infolist()}
+
+
+def ledger_of(out):
+    return [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+
+
+def test_the_archive_is_named_and_typed_as_the_contract_says(model, loaders, tmp_path):
+    result = run(model, loaders, tmp_path, n=3)
+    assert result.archive == tmp_path / "submission.zip"
+    assert all(check.ok for check in result.checks), result.checks
+    contents = members(result.archive)
+    assert list(contents) == [f"kaggle/tmp/unlearned_checkpoint_{i}.pth" for i in range(3)]
+    with zipfile.ZipFile(result.archive) as file:
+        assert file.testzip() is None
+        assert all(info.compress_type == zipfile.ZIP_STORED for info in file.infolist())
+        with file.open("kaggle/tmp/unlearned_checkpoint_1.pth") as member:
+            state = torch.load(member, weights_only=True)
+    assert {k: (v.shape, v.dtype) for k, v in state.items()} == {
+        k: (v.shape, v.dtype) for k, v in model.state_dict().items()
+    }
+    assert not (tmp_path / "submission.zip.partial").exists()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_none_of_them(model, loaders, tmp_path):
+    first = run(model, loaders, tmp_path / "a").archive.read_bytes()
+    assert run(model, loaders, tmp_path / "b").archive.read_bytes() == first
+    ours, others = members(tmp_path / "a/submission.zip"), members(run(model, loaders, tmp_path / "c", seed=1).archive)
+    assert not set(ours.values()) & set(others.values())
+
+
+def test_float16_halves_the_checkpoints_and_counters_stay_integers(model, loaders, tmp_path):
+    result = run(model, loaders, tmp_path, n=2, dtype=torch.float16)
+    assert all(check.ok for check in result.checks), result.checks
+    with zipfile.ZipFile(result.archive) as file, file.open(file.namelist()[0]) as member:
+        types = {tensor.dtype for tensor in torch.load(member, weights_only=True).values()}
+    assert types == {torch.float16, torch.int64}
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_an_interrupted_run_continues_to_the_same_bytes(model, loaders, tmp_path, monkeypatch, after):
+    whole = run(model, loaders, tmp_path / "whole").archive.read_bytes()
+    plain, count = emit_module.unlearn_once, [0]
+
+    def interrupted(*args, **kwargs):
+        if count[0] == after:
+            raise KeyboardInterrupt
+        count[0] += 1
+        return plain(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(emit_module, "unlearn_once", interrupted)
+        run(model, loaders, tmp_path / "parts")
+    assert not (tmp_path / "parts/submission.zip").exists()
+    with (tmp_path / "parts/submission.zip.partial").open("ab") as file:
+        file.write(b"half a checkpoint")  # what a kill in the middle of writing leaves
+    with (tmp_path / "parts/ledger.jsonl").open("a") as file:
+        file.write('{"event": "checkpo')
+    made = []
+    monkeypatch.setattr(emit_module, "unlearn_once", lambda *a, **k: made.append(k["index"]) or plain(*a, **k))
+    assert run(model, loaders, tmp_path / "parts").archive.read_bytes() == whole
+    assert made == list(range(after, 4))
+
+
+def test_a_finished_run_is_not_made_again(model, loaders, tmp_path, monkeypatch):
+    first = run(model, loaders, tmp_path)
+    monkeypatch.setattr(emit_module, "unlearn_once", lambda *a, **k: pytest.fail("made again"))
+    again = run(model, loaders, tmp_path)
+    assert again.archive.read_bytes() == first.archive.read_bytes()
+    assert again.checkpoint_s == first.checkpoint_s
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 5}, {"n": 5}, {"dtype": torch.float16}, {"method": get_method("finetune")}]
+)
+def test_another_runs_folder_is_refused(model, loaders, tmp_path, change):
+    before = run(model, loaders, tmp_path).archive.read_bytes()
+    with pytest.raises(InputError, match="belongs to another run"):
+        run(model, loaders, tmp_path, **change)
+    assert (tmp_path / "submission.zip").read_bytes() == before
+
+
+def test_a_damaged_partial_archive_is_told(model, loaders, tmp_path, monkeypatch):
+    plain = emit_module.unlearn_once
+
+    def second_fails(*args, **kwargs):
+        if kwargs["index"] == 2:
+            raise Stop
+        return plain(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(emit_module, "unlearn_once", second_fails)
+        run(model, loaders, tmp_path)
+    partial = tmp_path / "submission.zip.partial"
+    data = bytearray(partial.read_bytes())
+    data[len(data) // 2] ^= 1
+    partial.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged"):
+        run(model, loaders, tmp_path)
+
+
+def test_an_unwritable_folder_and_too_small_a_disk_are_told_at_once(model, loaders, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        run(model, loaders, tmp_path / "file" / "out")
+    usage = type("Usage", (), {"free": 1000})()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"0\.0 GB free, the archive needs .* --dtype float16"):
+        run(model, loaders, tmp_path / "out")
+
+
+class SlowMethod:
+    """An anytime method on a clock of its own: `fixed` seconds and `step` seconds for each step."""
+
+    def __init__(self, clock, fixed=1.0, step=0.5):
+        self.clock, self.fixed, self.step, self.taken = clock, fixed, step, []
+
+    def __call__(self, net, retain, forget, validation, *, seed, plan=None):
+        steps = plan.steps(10) if plan else 10
+        self.taken.append(steps)
+        self.clock[0] += self.fixed + steps * self.step
+        net.fc.bias.data.fill_(torch.randn(()).item())
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    return now
+
+
+def planned(clock, model, loaders, out, limit, n=8, fill=False, slow=None):
+    slow = slow or SlowMethod(clock)
+    budget = TimeBudget(limit, clock=lambda: clock[0])
+    run(model, loaders, out, n=n, method=method_of(slow.__call__, "slow"), budget=budget, fill=fill)
+    return slow, budget
+
+
+def test_the_cost_of_a_checkpoint_is_measured_as_a_fixed_part_and_a_part_per_step(clock, model, loaders):
+    cost, wanted = measure_cost(method_of(SlowMethod(clock).__call__, "slow"), model, loaders, seed=0)
+    assert (cost.fixed_s, cost.step_s, wanted) == (pytest.approx(1.0), pytest.approx(0.5), 10)
+
+
+def test_wanted_steps_are_taken_when_they_fit(clock, model, loaders, tmp_path):
+    slow, budget = planned(clock, model, loaders, tmp_path, "100s")
+    assert slow.taken[3:] == [10] * 8
+    assert budget.elapsed_s() < 100
+
+
+def test_fewer_steps_are_planned_when_they_do_not_fit(clock, model, loaders, tmp_path):
+    slow, budget = planned(clock, model, loaders, tmp_path, "40s")
+    assert len(set(slow.taken[3:])) == 1, "all checkpoints must be one distribution"
+    assert 0 < slow.taken[-1] < 10
+    assert budget.elapsed_s() <= 40
+
+
+def test_fill_uses_the_limit(clock, model, loaders, tmp_path):
+    slow, budget = planned(clock, model, loaders, tmp_path, "200s", fill=True)
+    assert slow.taken[-1] > 10
+    assert 0.85 * 200 < budget.elapsed_s() <= 200
+
+
+def test_a_machine_that_slows_down_gets_a_shorter_plan_and_the_ledger_says_so(clock, model, loaders, tmp_path):
+    slow = SlowMethod(clock)
+
+    def slower(net, retain, forget, validation, *, seed, plan=None):
+        if len(slow.taken) == 3 + 3:  # after the three measuring runs and three checkpoints
+            slow.fixed, slow.step = slow.fixed * 1.5, slow.step * 1.5
+        slow(net, retain, forget, validation, seed=seed, plan=plan)
+
+    budget = TimeBudget("60s", clock=lambda: clock[0])
+    run(model, loaders, tmp_path, n=8, method=method_of(slower), budget=budget)
+    plans = [line for line in ledger_of(tmp_path) if line["event"] == "plan"]
+    assert len(plans) >= 2
+    assert plans[-1]["steps"] < plans[0]["steps"]
+    assert plans[-1]["revised"] == "the machine became slower"
+    assert budget.elapsed_s() <= 60
+
+
+def test_a_limit_that_cannot_hold_one_checkpoint_is_told(clock, model, loaders, tmp_path):
+    with pytest.raises(InputError, match="the time limit fits 0 of 8 checkpoints"):
+        planned(clock, model, loaders, tmp_path, "5s")
+
+
+def test_a_function_without_a_plan_is_projected_after_its_first_checkpoint(clock, model, loaders, tmp_path):
+    def unlearning(net, retain, forget, validation):
+        clock[0] += 10
+        net.fc.bias.data.fill_(torch.randn(()).item())
+
+    budget = TimeBudget("40s", clock=lambda: clock[0])
+    with pytest.raises(
+        InputError, match=r"unlearning: fits 3 of 8 checkpoints in 40.0 s .* 38% of its epochs; 1 are kept"
+    ):
+        run(model, loaders, tmp_path, n=8, method=method_of(unlearning), budget=budget)
+    assert clock[0] == 10
+
+
+def test_seeds_of_checkpoints_runs_and_retries_all_differ():
+    seeds = {checkpoint_seed(s, i, a) for s in range(4) for i in range(-2, 512) for a in range(3)}
+    assert len(seeds) == 4 * 514 * 3
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_profile_times_every_phase_and_projects(model, loaders):
+    result = profile(FINETUNE, model, loaders, n_measured=3, n_checkpoints=100, limit_s=1e6, progress=False)
+    assert set(result.phases) == set(PHASES)
+    assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in result.phases.values())
+    assert result.projected_s == pytest.approx(sum(s[0] for s in result.phases.values()) + 99 * result.checkpoint_s)
+    assert (result.fits, result.steps) == (True, 14)
+    assert "fits the limit" in result.lines()[-1]
+    tight = profile(FINETUNE, model, loaders, n_measured=2, n_checkpoints=10**7, limit_s=1.0, progress=False)
+    assert not tight.fits
+    assert 0 <= tight.n_fit < 10**7
+    assert f"{tight.n_fit} of 10000000 checkpoints would" in tight.lines()[-1]
+
+
+def test_doing_nothing_makes_an_archive_that_does_not_pass(model, loaders, tmp_path):
+    result = run(model, loaders, tmp_path, method=get_method("do_nothing"))
+    failed = [check.name for check in result.checks if not check.ok]
+    assert failed == ["all different"]
+    assert verify(result.archive, 4, model.state_dict()) == result.checks

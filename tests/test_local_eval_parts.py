@@ -1,0 +1,161 @@
+"""Models, optimiser, recipes, engine and pools of the local evaluation."""
+
+import functools
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from kit.errors import InputError
+from kit.training import predict
+from local_eval.engine import run_jobs
+from local_eval.models import ARCHITECTURES, build
+from local_eval.muon import Muon, orthogonalize
+from local_eval.pool import ModelPool
+from local_eval.recipes import RECIPES, get_recipe
+from tests.conftest import dataset
+
+
+@pytest.mark.parametrize(
+    ("name", "n_parameters"), [("resnet18", 11_181_642), ("resnet20", 269_722), ("smallconv", 97_354)]
+)
+def test_architectures_have_the_published_size(name, n_parameters):
+    assert sum(p.numel() for p in build(name, 10).parameters()) == n_parameters
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_take_bytes_and_give_logits(name):
+    net = build(name, 7, seed=1).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32)).float()
+    assert net(images).shape == (2, 7)
+    assert torch.equal(build(name, 7, seed=1).eval()(images), net(images))
+
+
+def test_unknown_names_are_told_with_the_known_ones():
+    with pytest.raises(InputError, match="known are resnet18"):
+        build("resnet19", 10)
+    with pytest.raises(InputError, match="known are competition"):
+        get_recipe("slow")
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
+def test_orthogonalize_brings_singular_values_near_one_and_keeps_the_vectors(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    result = orthogonalize(matrix, n_iterations=8)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.diagonal(u.T @ result @ v.T)
+    assert ((values > 0.6) & (values < 1.3)).all()
+    assert torch.allclose(u @ torch.diag(values) @ v, result, atol=1e-3)
+
+
+def test_muon_holds_the_norm_of_convolutions_and_steps_like_nesterov_elsewhere():
+    net, twin = build("tinyconv", 10, seed=0), build("tinyconv", 10, seed=0)
+    ours = Muon(net, lr=0.01, sgd_lr=0.1)
+    others = [p for p in twin.parameters() if p.ndim < 4]
+    theirs = torch.optim.SGD(others, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    torch.manual_seed(1)
+    for _ in range(3):
+        for parameter, copy in zip(net.parameters(), twin.parameters(), strict=True):
+            parameter.grad = torch.randn_like(parameter)
+            copy.grad = parameter.grad.clone()
+        ours.step()
+        theirs.step()
+    for parameter, copy in zip(net.parameters(), twin.parameters(), strict=True):
+        if parameter.ndim < 4:
+            assert torch.allclose(parameter, copy, atol=1e-6)
+        else:
+            assert parameter.norm().item() == pytest.approx(len(parameter) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("fast", 10), ("sgd", 30), ("competition", 60)])
+def test_recipes_learn(name, epochs):
+    """Images whose brightness gives the class; the competition's small learning rate takes longer."""
+    data = dataset(200, 0)
+    data.images[:] = (data.labels * 25)[:, None, None, None].to(torch.uint8) + data.images // 16
+    torch.manual_seed(0)
+    net = build("tinyconv", 10)
+    RECIPES[name].fit(net, data, epochs, torch.bincount(data.labels, minlength=10).float())
+    accuracy = (predict(net, [(data.images, data.labels)]).argmax(1) == data.labels).float().mean()
+    assert accuracy > 0.3, "chance is 0.1"
+
+
+def double():
+    return functools.partial(_times, 2, torch.get_num_threads())
+
+
+def _times(factor, threads, index):
+    torch.manual_seed(index)
+    return factor * index, threads, torch.randn(64, 64).mm(torch.randn(64, 64)).sum().item()
+
+
+def test_engines_give_the_same_results_with_one_thread_each():
+    inline = run_jobs(double, range(5), workers=1, progress=False)
+    assert run_jobs(double, range(5), workers=2, progress=False) == inline
+    assert [inline[index][0] for index in range(5)] == [0, 2, 4, 6, 8]
+    assert {threads for _, threads, _ in inline.values()} == {1}
+
+
+def failing():
+    return _fail
+
+
+def _fail(index):
+    if index == 3:
+        raise InputError("job 3 cannot be done")
+    return index
+
+
+def dying():
+    return _die
+
+
+def _die(index):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_a_job_ends_the_run_with_it(workers):
+    with pytest.raises(InputError, match="job 3 cannot be done"):
+        run_jobs(failing, range(6), workers=workers, progress=False)
+
+
+def test_a_worker_that_dies_is_told():
+    with pytest.raises(InputError, match="a worker process died"):
+        run_jobs(dying, range(2), workers=2, progress=False)
+
+
+def logits(value=0.0):
+    return {name: np.full((4, 10), value, np.float32) for name in ("forget", "retain", "test")}
+
+
+def test_a_pool_grows_and_gives_back_what_was_put_in(tmp_path):
+    pool = ModelPool(tmp_path / "p", {"setting": "a"})
+    for index in (2, 0):
+        pool.add(index, logits(index), seconds=index + 0.5)
+    assert pool.missing(4) == [1, 3]
+    pool.add(1, logits(1), seconds=1.5)
+    arrays = ModelPool.open(tmp_path / "p").read(3)
+    assert arrays["test"].shape == (3, 4, 10)
+    assert arrays["forget"][:, 0, 0].tolist() == [0, 1, 2]
+    assert arrays["seconds"].tolist() == [0.5, 1.5, 2.5]
+
+
+def test_faults_of_a_pool_are_told_with_the_file(tmp_path):
+    pool = ModelPool(tmp_path / "p", {"setting": "a"})
+    pool.add(0, logits(), 1.0)
+    with pytest.raises(InputError, match="model 1 is not in the pool"):
+        pool.read(2)
+    pool.add(1, logits(np.nan), 1.0)
+    with pytest.raises(InputError, match=r"model_00001\.npz: has NaN"):
+        pool.read(2)
+    path = tmp_path / "p/model_00001.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"model_00001\.npz: is broken"):
+        pool.read(2)
+    with pytest.raises(InputError, match="this pool has setting 'a', asked for was 'b'"):
+        ModelPool(tmp_path / "p", {"setting": "b"})
+    with pytest.raises(InputError, match=r"is .* a pool"):
+        ModelPool.open(tmp_path)

@@ -1,0 +1,204 @@
+"""The main job on a small real data set: pools, their identity and growth, the table, the command line."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from kit.budget import StepCost
+from kit.emit import emit
+from kit.errors import InputError
+from kit.methods import get_method
+from local_eval import unlearned
+from local_eval.__main__ import main
+from local_eval.evaluate import DO_NOTHING, NULL, evaluate, labels_of, sample_of
+from local_eval.metric import grid_epsilon, logit_scaled_confidence
+from local_eval.pool import logits_of
+from local_eval.report.table import aligned, markdown, table_of
+from local_eval.retrained import fill_retrained, original_pool
+from local_eval.setting import Setting, open_workspace, reopen
+from local_eval.unlearned import fill_unlearned, unlearned_pool
+
+SETTING = Setting(
+    source="digits", n_train=300, forget="random:30", architecture="tinyconv", epochs=1, n_retain_sample=100
+)
+OPTIONS = {"workers": 1, "progress": False}
+N = 4
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A workspace with N retrained models and N of two methods."""
+    workspace = open_workspace(SETTING, tmp_path_factory.mktemp("runs"))
+    fill_retrained(workspace, N, **OPTIONS)
+    for method in ("finetune", "random_perturbation"):
+        fill_unlearned(workspace, method, N, **OPTIONS)
+    return workspace
+
+
+@pytest.fixture
+def workspace(filled, tmp_path):
+    """A copy of it that a test may change."""
+    shutil.copytree(filled.folder, tmp_path / filled.name)
+    return reopen(tmp_path / filled.name)
+
+
+def times(pool):
+    return {path.name: path.stat().st_mtime_ns for path in pool.folder.glob("model_*.npz")}
+
+
+def test_a_setting_names_its_folder_by_content(filled, tmp_path):
+    again = open_workspace(SETTING, tmp_path)
+    assert again.name == filled.name
+    other = Setting(**{**SETTING.__dict__, "train_seed": 1})
+    assert open_workspace(other, tmp_path).name != filled.name
+    assert reopen(filled.folder).setting == SETTING
+
+
+def test_a_pool_grows_without_doing_the_first_models_again(workspace):
+    pool = fill_retrained(workspace, N, **OPTIONS)
+    before = times(pool)
+    fill_retrained(workspace, N + 2, **OPTIONS)
+    after = times(pool)
+    assert len(after) == N + 2
+    assert {name: after[name] for name in before} == before
+
+
+def test_an_interrupted_pool_is_completed_to_the_same_logits(workspace):
+    pool = fill_retrained(workspace, N, **OPTIONS)
+    whole = pool.read(N)
+    kept = times(pool)
+    (pool.folder / "model_00001.npz").unlink()
+    del kept["model_00001.npz"]
+    fill_retrained(workspace, N, **OPTIONS)
+    again = pool.read(N)
+    assert all(np.array_equal(again[part], whole[part]) for part in ("forget", "retain", "test"))
+    assert kept.items() <= times(pool).items()
+
+
+def test_processes_and_inline_give_the_same_models(workspace):
+    inline = fill_retrained(workspace, N, **OPTIONS).read(N)
+    shutil.rmtree(workspace.folder / "retrained")
+    parallel = fill_retrained(workspace, N, workers=2, progress=False).read(N)
+    assert all(np.array_equal(inline[part], parallel[part]) for part in ("forget", "retain", "test"))
+
+
+def test_the_pool_holds_the_checkpoints_that_the_kit_emits(filled, tmp_path):
+    method = get_method("finetune")
+    result = emit(
+        method, filled.original(), filled.loaders(method.loader), out=tmp_path, n_checkpoints=2, progress=False
+    )
+    logits = unlearned_pool(filled, "finetune").read(2)
+    net = filled.original()
+    with zipfile.ZipFile(result.archive) as archive:
+        for index, name in enumerate(archive.namelist()):
+            with archive.open(name) as member:
+                net.load_state_dict(torch.load(member, weights_only=True))
+            emitted = logits_of(net, filled.evaluated())
+            assert all(np.array_equal(emitted[part], logits[part][index]) for part in emitted)
+
+
+def test_the_original_was_trained_on_everything_and_the_retrained_without_the_forget_set(filled):
+    assert len(filled.splits.train) == 300
+    assert len(filled.splits.retain) == 270
+    assert filled.class_counts().sum() == 300
+    logits = original_pool(filled).read(1)["forget"][0]
+    assert np.array_equal(logits, logits_of(filled.original(), filled.evaluated())["forget"])
+
+
+def test_the_table_has_the_method_and_the_two_rows_beside_it(filled):
+    pools = {name: unlearned_pool(filled, name) for name in ("finetune", "random_perturbation")}
+    rows = evaluate(filled, pools, N)
+    assert [row.name for row in rows] == ["finetune", "random_perturbation", DO_NOTHING, NULL]
+    nothing, null = rows[2:]
+    assert (nothing.score, nothing.mean_epsilon) == (0.0, 50.0)
+    assert null.n_models == N // 2
+    lines = aligned(table_of(rows))
+    assert len({len(line) for line in lines}) == 1
+    assert len(markdown(table_of(rows))) == 6
+
+
+def test_a_row_is_the_metric_of_the_pools(filled):
+    row = evaluate(filled, {"finetune": unlearned_pool(filled, "finetune")}, N)[0]
+    labels = labels_of(filled)
+    pools = [unlearned_pool(filled, "finetune").read(N), fill_retrained(filled, N, **OPTIONS).read(N)]
+    confidences = [logit_scaled_confidence(arrays["forget"], labels["forget"]) for arrays in pools]
+    ours, theirs = (sample_of(arrays, labels).accuracy for arrays in pools)
+    assert np.array_equal(row.epsilon, grid_epsilon(*confidences).epsilon)
+    expected = row.forgetting_quality
+    for part in ("retain", "test"):
+        expected *= ours[part].mean() / theirs[part].mean()
+    assert row.score == pytest.approx(expected)
+
+
+def test_pools_of_two_settings_are_not_compared(filled, tmp_path):
+    other = open_workspace(Setting(**{**SETTING.__dict__, "data_seed": 3}), tmp_path)
+    fill_retrained(other, 2, **OPTIONS)
+    pool = fill_unlearned(other, "do_nothing", 2, **OPTIONS)
+    with pytest.raises(InputError, match="compare pools of one setting only"):
+        evaluate(filled, {"do_nothing": pool}, 2)
+
+
+def test_a_time_limit_shortens_the_plan_once_for_all_models(workspace, monkeypatch):
+    monkeypatch.setattr(unlearned, "measure_cost", lambda *_: (StepCost(fixed_s=1.0, step_s=0.5), 100))
+    settings = ["epochs=20"]
+    pool = fill_unlearned(workspace, "finetune", 2, settings=settings, limit="60s", **OPTIONS)
+    plan = json.loads((pool.folder / "plan.json").read_text())
+    assert plan["wanted"] == 100
+    assert plan["steps"] == pytest.approx((60 / 1.05 / 2 - 1) / 0.5, abs=2)
+    fill_unlearned(workspace, "finetune", 3, settings=settings, limit="200s", **OPTIONS)
+    assert json.loads((pool.folder / "plan.json").read_text()) == plan, "all models of a pool share one plan"
+
+
+def test_an_edited_file_is_another_method(workspace, participant):
+    path = participant("def unlearning(net, a, b, c): net.fc.bias.data += 1")
+    before = unlearned_pool(workspace, path).folder
+    participant("def unlearning(net, a, b, c): net.fc.bias.data += 2")
+    assert unlearned_pool(workspace, path).folder != before
+
+
+COMMON = ["--source", "digits", "--n-train", "300", "--forget", "random:30", "--architecture", "tinyconv"]
+COMMON += ["--epochs", "1", "--quiet", "--workers", "1"]
+
+
+def test_run_does_everything_and_a_second_method_reuses_the_retrained_models(tmp_path, capsys):
+    options = [*COMMON, "--work-dir", str(tmp_path), "--n-models", "4", "--json"]
+    assert main(["run", *options, "--limit", "60s"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in facts["rows"]] == ["finetune", DO_NOTHING, NULL]
+    folder = tmp_path / facts["setting_hash"]
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("retrained/*.npz")}
+    report = next(folder.glob("finetune-*/report.md")).read_text()
+    assert "| finetune |" in report
+    assert "too small to rank" in report
+    assert main(["run", *options, "--method", "negative_gradient"]) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("retrained/*.npz")} == before
+    assert json.loads(capsys.readouterr().out)["rows"][0]["name"] == "negative_gradient"
+    pools = [str(next(folder.glob(f"{name}-*"))) for name in ("finetune", "negative_gradient")]
+    assert main(["score", *pools]) == 0
+    text = capsys.readouterr().out
+    assert text.index("finetune") < text.index("negative_gradient") < text.index(DO_NOTHING)
+
+
+def test_the_steps_do_what_run_does(tmp_path, capsys):
+    options = [*COMMON, "--work-dir", str(tmp_path)]
+    assert main(["train", *options]) == 0
+    assert main(["retrain", *options, "--n-models", "2"]) == 0
+    assert main(["unlearn", *options, "--n-models", "2", "--json"]) == 0
+    pool = json.loads(capsys.readouterr().out.splitlines()[-1])["pool"]
+    assert main(["score", pool, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["n_models"] == 2
+
+
+def test_confidences_from_anywhere_are_scored(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(16, 5)) for name in ("unlearned_confidence", "retrained_confidence")}
+    np.savez(tmp_path / "c.npz", **arrays)
+    assert main(["score", "--confidences", str(tmp_path / "c.npz"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    expected = grid_epsilon(arrays["unlearned_confidence"], arrays["retrained_confidence"]).epsilon
+    assert facts["epsilon"] == expected.tolist()
+    assert 0 < facts["forgetting_quality"] < 1
