@@ -4,6 +4,7 @@ A job runs with one thread in both engines: on a CPU two processes of one thread
 process of two threads, and a sum split over threads would be rounded differently.
 """
 
+import ctypes
 import multiprocessing
 import multiprocessing.context
 import os
@@ -22,6 +23,7 @@ from kit.errors import InputError
 
 Result = TypeVar("Result")
 Setup = Callable[[], Callable[[int], Result]]
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _worker_task: Callable[[int], Any] | None = None
 
 
@@ -103,8 +105,20 @@ def _context() -> multiprocessing.context.BaseContext:
 def _start_worker(setup: Setup) -> None:
     global _worker_task
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
+    _keep_freed_memory()
     torch.set_num_threads(1)
     _worker_task = setup()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse what a training step frees instead of giving it back to the system, whose fresh pages cost a
+    fault each: smallconv trains 10% faster. Elsewhere nothing happens."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _run_in_worker(index: int) -> Any:

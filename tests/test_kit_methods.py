@@ -86,7 +86,7 @@ def test_dict_and_tuple_batches_give_the_same_net(name, model, loaders):
 
 
 def test_finetune_learns_the_retain_set(model, loaders):
-    method = get_method("finetune", ["epochs=40", "lr=0.02"])
+    method = get_method("finetune", ["epochs=40", "lr=0.1"])
     net, _ = unlearn_once(method, model, loaders, seed=0, index=0)
     data = loaders.retain.dataset
     accuracy = (net.eval()(data.images.float()).argmax(1) == data.labels).float().mean()
@@ -95,7 +95,7 @@ def test_finetune_learns_the_retain_set(model, loaders):
 
 def test_negative_gradient_raises_the_forget_loss(model, loaders):
     images, labels = loaders.forget.dataset.images.float(), loaders.forget.dataset.labels
-    net, _ = unlearn_once(get_method("negative_gradient", ["epochs=3"]), model, loaders, seed=0, index=0)
+    net, _ = unlearn_once(get_method("negative_gradient", ["epochs=3", "lr=0.05"]), model, loaders, seed=0, index=0)
     loss = torch.nn.functional.cross_entropy
     assert loss(net.train()(images), labels) > loss(copy.deepcopy(model).train()(images), labels) + 0.1
 

@@ -28,25 +28,30 @@ class WindowAttack:
         return "single" if np.isinf(self.lo) or np.isinf(self.hi) else "window"
 
 
-def best_attack(unlearned, retrained, spec: MetricSpec | None = None) -> WindowAttack | None:
+def best_attack(
+    unlearned, retrained, spec: MetricSpec | None = None, table: np.ndarray | None = None
+) -> WindowAttack | None:
     """The window or threshold with the largest epsilon for one example; None when every one is discarded.
 
     unlearned (n_unlearned,), retrained (n_retrained,). Every pair of ends is looked at: O((n + m)^2) time and
     memory. Epsilon is that of `exact_epsilon` before the range rule. Of equal attacks, single thresholds first.
+    table: another value of an attack by its counts, as in `epsilon_table`, that is the same with the samples exchanged.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(np.reshape(unlearned, (-1, 1)), np.reshape(retrained, (-1, 1)))
     unlearned, retrained = np.sort(unlearned[:, 0]), np.sort(retrained[:, 0])
     values = np.unique(np.concatenate([unlearned, retrained]))
     n_u, n_r = len(unlearned), len(retrained)
-    table = epsilon_table(n_r, n_u, spec.delta)
+    if table is None:
+        table = epsilon_table(n_r, n_u, spec.delta)
     first, last = np.triu_indices(len(values))
     in_u = unlearned.searchsorted(values, "right")[last] - unlearned.searchsorted(values)[first]
     in_r = retrained.searchsorted(values, "right")[last] - retrained.searchsorted(values)[first]
     single = (first == 0) | (last == len(values) - 1)
     found = None
     for inside_is_unlearned, epsilon in ((True, table[in_r, n_u - in_u]), (False, table[n_r - in_r, in_u])):
-        best = int(np.lexsort((single, epsilon))[-1])
+        best_ones = np.flatnonzero(epsilon == epsilon.max())
+        best = best_ones[np.argmax(single[best_ones])]
         value = min(float(epsilon[best]), spec.cap)
         if value == DISCARDED:
             continue

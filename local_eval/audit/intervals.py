@@ -1,0 +1,173 @@
+"""Intervals for F, the accuracy ratios and the final score; how sure one method is above another.
+
+Each holds for other models and other examples from where these came from: the truth it covers is the expected value at
+this number of models. Coverage is measured in benchmarks/results/intervals.json.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from kit.errors import InputError
+from local_eval.metric.checks import as_floats, check_finite
+
+from .resampling import Resamples, variance_of_mean
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value, its standard error, and the interval that covers the truth in `level` of all repetitions."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    level: float = 0.95
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Retain and test accuracies of the unlearned (u) and the retrained (r) models.
+
+    Each is (n_models,), or (n_models, n_examples) of 0 and 1, right or wrong: then the interval also counts that
+    other retain and test examples might have been taken.
+    """
+
+    retain_u: np.ndarray
+    retain_r: np.ndarray
+    test_u: np.ndarray
+    test_r: np.ndarray
+
+    def __post_init__(self):
+        for name in ("retain_u", "retain_r", "test_u", "test_r"):
+            values = as_floats(getattr(self, name), name)
+            if values.ndim not in (1, 2) or len(values) < 2:
+                raise InputError(f"{name} has shape {values.shape}: expected (n_models,) or (n_models, n_examples)")
+            check_finite(values[:, None] if values.ndim == 1 else values, name)
+            object.__setattr__(self, name, values)
+        if self.retain_r.mean() <= 0 or self.test_r.mean() <= 0:
+            raise InputError("the retrained models' accuracy is 0: no ratio to them exists")
+
+    @property
+    def ratio(self) -> float:
+        """(RA_U / RA_R) * (TA_U / TA_R)."""
+        retain = self.retain_u.mean() / self.retain_r.mean()
+        return float(retain * self.test_u.mean() / self.test_r.mean())
+
+
+def log_interval(value: float, standard_error: float, level: float = 0.95, highest: float = np.inf) -> Interval:
+    """Normal on the logarithm: F lies above 0 and its error is in proportion to it."""
+    if not value > 0:
+        raise InputError(f"the value is {value}: an interval on the logarithm needs one above 0")
+    factor = np.exp(norm.ppf(0.5 + level / 2) * standard_error / value)
+    return Interval(value, value / factor, min(value * factor, highest), standard_error, level)
+
+
+def quality_interval(resamples: Resamples, level: float = 0.95) -> Interval:
+    """F with its interval over models and examples."""
+    if resamples.quality == 0:
+        return _zero_interval(len(resamples.points), level)
+    variance = variance_of_mean(resamples.points, resamples.half_points)
+    return log_interval(resamples.quality, np.sqrt(variance), level, highest=1.0)
+
+
+def _zero_interval(n_examples: int, level: float) -> Interval:
+    """No example has a point: the share of those that would is below this, and no points are above 1."""
+    return Interval(0.0, 0.0, 1 - (1 - level) ** (1 / n_examples), 0.0, level)
+
+
+def ratio_interval(of_u, of_r, level: float = 0.95) -> Interval:
+    """Ratio of mean accuracies, unlearned to retrained; each as in `Accuracies`."""
+    accuracies = Accuracies(of_u, of_r, of_u, of_r)  # the ratio once as retain, once as test ratio
+    u, r = accuracies.retain_u, accuracies.retain_r
+    value = float(u.mean() / r.mean())
+    if value == 0:
+        return Interval(0.0, 0.0, 0.0, 0.0, level)
+    variance = _model_variance(u) + _model_variance(r) + _example_variance(u, r)
+    return log_interval(value, value * np.sqrt(variance), level)
+
+
+def score_interval(resamples: Resamples, accuracies: Accuracies, level: float = 0.95) -> Interval:
+    """The final score F * (RA_U / RA_R) * (TA_U / TA_R) with its interval over models and examples."""
+    quality, ratio = resamples.quality, accuracies.ratio
+    if quality * ratio == 0:
+        zero = _zero_interval(len(resamples.points), level)
+        return Interval(0.0, 0.0, zero.high * ratio, 0.0, level)
+    ratios = half_ratios(resamples, accuracies)
+    covariance = np.cov(resamples.half_points.mean(axis=1), ratios)[0, 1]
+    variance = ratio**2 * variance_of_mean(resamples.points, resamples.half_points)
+    variance += (quality * ratio) ** 2 * ratio_variance(accuracies)
+    total = variance + 2 * quality * ratio * covariance
+    return log_interval(quality * ratio, np.sqrt(max(total, variance / 2)), level)
+
+
+def probability_above(
+    first: Resamples,
+    second: Resamples,
+    first_accuracies: Accuracies | None = None,
+    second_accuracies: Accuracies | None = None,
+) -> float:
+    """How sure the first method's expected score is above the second's; without accuracies, its F.
+
+    The two are paired: same retrained models, same examples, same halves (resample with one seed). Halves of
+    the unlearned models are paired too, which counts if run i of both methods shares its seed. Normal in the difference.
+    """
+    if first.points.shape != second.points.shape or not np.array_equal(first.retrained_rows, second.retrained_rows):
+        raise InputError("the two methods were resampled differently: use one seed, one retrained pool, one forget set")
+    ratios = [1.0 if a is None else a.ratio for a in (first_accuracies, second_accuracies)]
+    difference = ratios[0] * first.points - ratios[1] * second.points
+    halves = ratios[0] * first.half_points - ratios[1] * second.half_points
+    variance = variance_of_mean(difference, halves)
+    for resamples, accuracies, ratio in zip(
+        (first, second), (first_accuracies, second_accuracies), ratios, strict=True
+    ):
+        if accuracies is not None:
+            variance += (resamples.quality * ratio) ** 2 * ratio_variance(accuracies)
+    mean = difference.mean()
+    if variance == 0:
+        return 0.5 if mean == 0 else float(mean > 0)
+    return float(norm.cdf(mean / np.sqrt(variance)))
+
+
+def ratio_variance(accuracies: Accuracies) -> float:
+    """Relative variance of the product of both ratios: the models' part with retain and test together, as a
+    model good on one is good on the other, and the examples' part of each."""
+    a = accuracies
+    models = sum(
+        (_of_models(retain) / retain.mean() + _of_models(test) / test.mean()).var(ddof=1) / len(retain)
+        for retain, test in ((a.retain_u, a.test_u), (a.retain_r, a.test_r))
+    )
+    return float(models + _example_variance(a.retain_u, a.retain_r) + _example_variance(a.test_u, a.test_r))
+
+
+def half_ratios(resamples: Resamples, accuracies: Accuracies) -> np.ndarray:
+    """(RA_U / RA_R) * (TA_U / TA_R) of each half's models, (n_resamples,)."""
+
+    def means(values, rows):
+        return _of_models(values)[rows].mean(axis=1)
+
+    a, u, r = accuracies, resamples.unlearned_rows, resamples.retrained_rows
+    return means(a.retain_u, u) / means(a.retain_r, r) * means(a.test_u, u) / means(a.test_r, r)
+
+
+def _of_models(values: np.ndarray) -> np.ndarray:
+    return values if values.ndim == 1 else values.mean(axis=1)
+
+
+def _model_variance(values: np.ndarray) -> float:
+    each = _of_models(values)
+    return each.var(ddof=1) / len(each) / each.mean() ** 2
+
+
+def _example_variance(u: np.ndarray, r: np.ndarray) -> float:
+    """Relative variance of mean(u) / mean(r) over examples, which both share; 0 where they are not known."""
+    if u.ndim == 1 or r.ndim == 1:
+        return 0.0
+    if u.shape[1] != r.shape[1]:
+        raise InputError(f"accuracies of {u.shape[1]} and of {r.shape[1]} examples: both need the same examples")
+    pull = u.mean(axis=0) / u.mean() - r.mean(axis=0) / r.mean()
+    return pull.var(ddof=1) / len(pull)

@@ -1,0 +1,128 @@
+"""The score at N = 512 from fewer models, and whether those are enough to rank methods at all."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kit.errors import InputError
+from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
+from local_eval.metric.score import Attack
+
+from .intervals import Interval, log_interval
+from .resampling import resample, variance_of_mean
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """F expected at n_models from observed_at models; multiply by the accuracy ratios for the score.
+
+    observed: F as measured; fitted: what the fitted model says of F at the observed number of models, which should
+    be near it.
+    """
+
+    quality: Interval
+    n_models: int
+    observed: float
+    observed_at: int
+    fitted: float
+
+
+def predict_quality(
+    unlearned,
+    retrained,
+    n_models: int = 512,
+    spec: MetricSpec | None = None,
+    attack: Attack = grid_epsilon,
+    *,
+    n_simulated: int = 400,
+    n_resamples: int = 40,
+    n_refits: int = 8,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Prediction:
+    """F at n_models from smaller samples (n_models, n_examples), with its interval.
+
+    A model of the confidences is fitted: each example has a mean and a spread, unlearned models a shift and
+    another spread of their own, and all residuals have the shapes seen. Part of the fitted shifts and spreads is chance,
+    more so with few models; they are shrunk until only their true variation is left. Samples of both sizes are
+    drawn from it, and the change of F between the sizes is applied to the F observed.
+    """
+    spec = spec or MetricSpec()
+    unlearned, retrained = checked_samples(unlearned, retrained)
+    resamples = resample(unlearned, retrained, spec, attack, n_resamples=n_resamples, seed=seed)
+    observed_at = min(len(unlearned), len(retrained))
+    if resamples.quality == 0:
+        raise InputError(f"F is 0 at {observed_at} models: nothing can be predicted from it")
+    rng = np.random.default_rng(seed)
+    steps = []
+    for refit in range(1 + n_refits):
+        u, r = unlearned, retrained
+        if refit:  # another fit from halves of the models says how sure the fit is
+            u, r = (sample[rng.permutation(len(sample))[: len(sample) // 2]] for sample in (u, r))
+        draw = fit(u, r, rng)
+        now = points(attack(*draw(observed_at, n_simulated), spec).epsilon, observed_at, spec)
+        then = points(attack(*draw(n_models, n_simulated), spec).epsilon, n_models, spec)
+        steps.append((now, then))
+    now, then = steps[0]
+    if now.mean() == 0:
+        raise InputError("the fitted model gives no example a point: nothing can be predicted from it")
+    step = then.mean() / now.mean()
+    quality = resamples.quality * step
+    if quality == 0:
+        return Prediction(Interval(0.0, 0.0, 3.0 / n_simulated, 0.0, level), n_models, resamples.quality, observed_at, float(now.mean()))
+    floor = 0.5**spec.n_bins(n_models)
+    refitted = [np.log(max(b.mean(), floor) / max(a.mean(), floor)) for a, b in steps[1:]]
+    relative = variance_of_mean(resamples.points, resamples.half_points) / resamples.quality**2
+    relative += np.var(refitted, ddof=1) if n_refits > 1 else 0.0
+    interval = log_interval(float(quality), float(quality * np.sqrt(relative)), level, highest=1.0)
+    return Prediction(interval, n_models, resamples.quality, observed_at, float(now.mean()))
+
+
+def fit(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random.Generator):
+    """A function (n_models, n_examples) -> two samples, drawn from the fitted model of these two."""
+    n_u, n_r = len(unlearned), len(retrained)
+    mean_u, mean_r = unlearned.mean(axis=0), retrained.mean(axis=0)
+    sd_u, sd_r = (np.maximum(x.std(axis=0, ddof=1), 1e-12) for x in (unlearned, retrained))
+    z_u, z_r = (unlearned - mean_u) / sd_u, (retrained - mean_r) / sd_r
+    shift = (mean_u - mean_r) / sd_r
+    ratio = np.log(sd_u / sd_r)
+    true = _true_variances(unlearned, retrained, rng)
+    shift, ratio = (shrunk(values, variance) for values, variance in zip((shift, ratio), true, strict=True))
+    stretch_u, stretch_r = np.sqrt(n_u / (n_u - 1)), np.sqrt(n_r / (n_r - 1))
+
+    def draw(n_models: int, n_examples: int) -> tuple[np.ndarray, np.ndarray]:
+        s = rng.integers(len(shift), size=n_examples)
+        size = (n_models, n_examples)
+        u, r = smoothed(z_u * stretch_u, size, rng), smoothed(z_r * stretch_r, size, rng)
+        return mean_r[s] + sd_r[s] * (shift[s] + np.exp(ratio[s]) * u), mean_r[s] + sd_r[s] * r
+
+    return draw
+
+
+def _true_variances(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random.Generator, n_splits: int = 10):
+    """Variance over examples of shift and log spread ratio without the part that is chance: the covariance of
+    what two disjoint halves of the models say."""
+    found = []
+    for _ in range(n_splits):
+        (u_1, u_2), (r_1, r_2) = (np.array_split(rng.permutation(x), 2) for x in (unlearned, retrained))
+        found.append([np.cov(a, b)[0, 1] for a, b in zip(_shift_and_ratio(u_1, r_1), _shift_and_ratio(u_2, r_2), strict=True)])
+    return np.mean(found, axis=0)
+
+
+def _shift_and_ratio(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    sd_u, sd_r = (np.maximum(x.std(axis=0, ddof=1), 1e-12) for x in (unlearned, retrained))
+    return (unlearned.mean(axis=0) - retrained.mean(axis=0)) / sd_r, np.log(sd_u / sd_r)
+
+
+def shrunk(values: np.ndarray, true_variance: float) -> np.ndarray:
+    """Drawn to their mean until their variance is the true one."""
+    variance = values.var(ddof=1)
+    scale = np.sqrt(np.clip(true_variance / variance, 0, 1)) if variance > 0 else 0.0
+    return values.mean() + scale * (values - values.mean())
+
+
+def smoothed(residuals: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Residuals of all examples and models drawn anew, with a little noise so that no value comes twice."""
+    width = 0.05
+    drawn = rng.choice(residuals.ravel(), size=size)
+    return (drawn + width * rng.normal(size=size)) / np.sqrt(1 + width**2)
