@@ -9,11 +9,13 @@ import multiprocessing
 import multiprocessing.context
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import torch
@@ -105,9 +107,16 @@ def _context() -> multiprocessing.context.BaseContext:
 def _start_worker(setup: Setup) -> None:
     global _worker_task
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _keep_freed_memory()
     torch.set_num_threads(1)
     _worker_task = setup()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that gave it work is gone, however that ended."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _keep_freed_memory() -> None:

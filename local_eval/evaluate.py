@@ -36,24 +36,38 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the score needs of N models: confidences (n_models, n_examples), accuracy per part (n_models,), seconds."""
+    """What the score needs of N models.
+
+    confidence (n_models, n_examples) on the forget set; correct: part -> (n_models, n_examples) of that part, right or
+    wrong; seconds (n_models,).
+    """
 
     confidence: np.ndarray
-    accuracy: Mapping[str, np.ndarray]
+    correct: Mapping[str, np.ndarray]
     seconds: np.ndarray
+
+    @property
+    def accuracy(self) -> dict[str, np.ndarray]:
+        """Part -> accuracy of each model, (n_models,)."""
+        return {part: correct.mean(axis=1) for part, correct in self.correct.items()}
 
     def __len__(self) -> int:
         return len(self.confidence)
 
     def take(self, rows: slice) -> "Sample":
-        accuracy = {part: values[rows] for part, values in self.accuracy.items()}
-        return Sample(self.confidence[rows], accuracy, self.seconds[rows])
+        correct = {part: values[rows] for part, values in self.correct.items()}
+        return Sample(self.confidence[rows], correct, self.seconds[rows])
+
+    def repeated(self, n_models: int) -> "Sample":
+        """One model as often as asked for: what doing nothing submits."""
+        correct = {part: np.repeat(values, n_models, axis=0) for part, values in self.correct.items()}
+        return Sample(np.repeat(self.confidence, n_models, axis=0), correct, np.zeros(n_models))
 
 
 def sample_of(arrays: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> Sample:
     """Confidences and accuracies of logits as ModelPool.read gives them; labels: part -> (n_examples,)."""
-    accuracy = {part: (arrays[part].argmax(-1) == labels[part]).mean(-1) for part in EVALUATED}
-    return Sample(logit_scaled_confidence(arrays["forget"], labels["forget"]), accuracy, arrays["seconds"])
+    correct = {part: arrays[part].argmax(-1) == labels[part] for part in EVALUATED}
+    return Sample(logit_scaled_confidence(arrays["forget"], labels["forget"]), correct, arrays["seconds"])
 
 
 def labels_of(workspace: Workspace) -> dict[str, np.ndarray]:
@@ -72,6 +86,7 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
         spec=spec,
         attack=attack,
     )
+    accuracy = {f"{part}_accuracy": float(values.mean()) for part, values in unlearned.accuracy.items()}
     return Row(
         name=name,
         n_models=len(unlearned),
@@ -82,7 +97,7 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
         mean_epsilon=result.mean_epsilon,
         seconds=float(np.mean(unlearned.seconds)),
         epsilon=result.epsilons.epsilon,
-        **{f"{part}_accuracy": float(unlearned.accuracy[part].mean()) for part in EVALUATED},
+        **accuracy,
     )
 
 
@@ -124,12 +139,7 @@ def reference_rows(
 ) -> Sequence[Row]:
     """Doing nothing (the original N times, in no time) and, from four models on, the null of two halves."""
     n_models = len(retrained)
-    nothing = Sample(
-        np.repeat(original.confidence, n_models, axis=0),
-        {part: np.repeat(values, n_models) for part, values in original.accuracy.items()},
-        np.zeros(n_models),
-    )
-    rows = [score_row(DO_NOTHING, nothing, retrained, spec, attack)]
+    rows = [score_row(DO_NOTHING, original.repeated(n_models), retrained, spec, attack)]
     if n_models >= 4:
         half = n_models // 2
         first, second = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))

@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, net: nn.Module, lr: float = 0.2, sgd_lr: float = 0.5, momentum: float = 0.9, weight_decay: float = 5e-4
+        self, net: nn.Module, lr: float = 0.15, sgd_lr: float = 0.5, momentum: float = 0.9, weight_decay: float = 5e-4
     ):
         convolutions = [parameter for parameter in net.parameters() if parameter.ndim == 4]
         others = [parameter for parameter in net.parameters() if parameter.ndim < 4]

@@ -47,7 +47,7 @@ def fit_fast(net: nn.Module, dataset: ExampleDataset, epochs: float, class_count
     n_steps = math.ceil(epochs * len(loader))
     n_low = n_steps // 3 if min(dataset.images.shape[-2:]) >= 32 else 0  # smaller ones have no pixel to spare
     batches = _half_resolution_first(loader, n_low)
-    return train(net, batches, n_steps, Muon(net), schedule=one_cycle(warm_up=0.2))
+    return train(net, batches, n_steps, Muon(net), schedule=one_cycle(warm_up=0.1))
 
 
 def fit_sgd(net: nn.Module, dataset: ExampleDataset, epochs: float, class_counts: Tensor) -> nn.Module:

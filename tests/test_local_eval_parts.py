@@ -3,6 +3,9 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +85,9 @@ def test_recipes_learn(name, epochs):
     assert accuracy > 0.3, "chance is 0.1"
 
 
+ROOT = Path(__file__).parents[1]
+
+
 def double():
     return functools.partial(_times, 2, torch.get_num_threads())
 
@@ -125,6 +131,27 @@ def test_an_error_of_a_job_ends_the_run_with_it(workers):
 def test_a_worker_that_dies_is_told():
     with pytest.raises(InputError, match="a worker process died"):
         run_jobs(dying, range(2), workers=2, progress=False)
+
+
+PARENT = """
+import functools, sys, time
+from local_eval.engine import run_jobs
+def sleeping(): return functools.partial(sleep)
+def sleep(index): print(index, flush=True); time.sleep(120)
+if __name__ == "__main__": run_jobs(sleeping, range(2), workers=2, progress=False)
+"""
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, str(tmp_path / "parent.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        for _ in range(2):
+            parent.stdout.readline()  # both workers are at it
+        parent.kill()
+        # the workers hold the pipe: it ends with the last of them
+        assert parent.stdout.read() == ""
 
 
 def logits(value=0.0):

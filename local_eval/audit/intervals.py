@@ -114,7 +114,8 @@ def probability_above(
     """How sure the first method's expected score is above the second's; without accuracies, its F.
 
     The two are paired: same retrained models, same examples, same halves (resample with one seed). Halves of
-    the unlearned models are paired too, which counts if run i of both methods shares its seed. Normal in the difference.
+    the unlearned models are paired too, which counts if run i of both methods shares its seed. The difference is taken
+    as normal.
     """
     if first.points.shape != second.points.shape or not np.array_equal(first.retrained_rows, second.retrained_rows):
         raise InputError("the two methods were resampled differently: use one seed, one retrained pool, one forget set")

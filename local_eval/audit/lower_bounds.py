@@ -1,4 +1,4 @@
-"""A lower bound of each epsilon that holds with a stated probability: attacks chosen on one half, counted on the other."""
+"""A lower bound of each epsilon: attacks chosen on one half of the models, counted on the other."""
 
 from dataclasses import dataclass
 

