@@ -1,4 +1,4 @@
-"""Command line of the local evaluation: python -m local_eval {run, train, retrain, unlearn, score, tree}."""
+"""Command line of the local evaluation: python -m local_eval {run, train, retrain, unlearn, score, compare, tree}."""
 
 import argparse
 import math
@@ -7,26 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_stubs.kaggle_tree import write_tree
 from kit.budget import format_duration, parse_duration
 from kit.cli import answer, common, positive_int, run
-from kit.errors import InputError
 from kit.methods import Method, get_method
 from local_eval.engine import n_cores, warm_up
-from local_eval.evaluate import evaluate
-from local_eval.metric import MetricSpec, exact_epsilon, forgetting_quality, grid_epsilon
-from local_eval.metric.checks import checked_samples
+from local_eval.evaluate import FORMS, evaluate, read_samples
 from local_eval.pool import ModelPool
 from local_eval.report.notes import notes_on
 from local_eval.report.table import aligned, table_of
 from local_eval.report.write import facts_of, write_report
 from local_eval.retrained import fill_retrained
+from local_eval.score_command import at_least_two, compare_command, score_command
 from local_eval.setting import Setting, Workspace, open_workspace, reopen
 from local_eval.unlearned import fill_unlearned
 
-ATTACKS = {"grid": grid_epsilon, "exact": exact_epsilon}
 SIZES = {  # what --quick sets unless told otherwise
     False: {"n_train": None, "architecture": "smallconv"},
     True: {"n_train": 10_000, "architecture": "tinyconv"},
@@ -101,7 +96,7 @@ def _unlearned(workspace: Workspace, args: argparse.Namespace) -> ModelPool:
 
 def _run(args: argparse.Namespace) -> int:
     """Original model, retrained models, unlearned models, score, report."""
-    _at_least_two(args.n_models)
+    at_least_two(args.n_models)
     method = _method(args)
     seconds = {}
     start = time.perf_counter()
@@ -115,31 +110,15 @@ def _run(args: argparse.Namespace) -> int:
     lap("train and retrain")
     pool = _unlearned(workspace, args)
     lap("unlearn")
-    return _report(args, workspace, {method.name: pool}, args.n_models, seconds, lap)
-
-
-def _report(
-    args: argparse.Namespace,
-    workspace: Workspace,
-    pools: dict[str, ModelPool],
-    n_models: int,
-    seconds: dict[str, float],
-    lap: Any = None,
-) -> int:
-    rows = evaluate(workspace, pools, n_models, attack=ATTACKS[args.attacks])
-    if lap:
-        lap("score")
-    notes = notes_on(rows)
-    if seconds:
-        phases = ", ".join(f"{phase} {format_duration(s)}" for phase, s in seconds.items())
-        notes.append(f"{format_duration(sum(seconds.values()))} in all: {phases}; {_workers(args)} processes")
-    command = "python -m local_eval " + " ".join(sys.argv[1:])
-    facts = facts_of(
-        workspace, rows, pools={name: pool.identity for name, pool in pools.items()}, seconds=seconds, command=command
-    )
-    paths = write_report(next(iter(pools.values())).folder, facts, rows, notes)
-    lines = [*aligned(table_of(rows)), "", *notes, "report: " + ", ".join(map(str, paths))]
-    answer(args, facts, lines)
+    rows = evaluate(read_samples(workspace, {method.name: pool}, args.n_models), attack=FORMS[args.attacks])
+    lap("score")
+    phases = ", ".join(f"{phase} {format_duration(s)}" for phase, s in seconds.items())
+    took = f"{format_duration(sum(seconds.values()))} in all: {phases}; {_workers(args)} processes"
+    notes = [*notes_on(rows), took]
+    facts = facts_of(workspace, rows, {method.name: pool}, attacks=args.attacks, seconds=seconds)
+    paths = write_report(pool.folder, facts, rows, notes)
+    further = f"intervals, null, diagnosis: python -m local_eval score {pool.folder}"
+    answer(args, facts, [*aligned(table_of(rows)), "", *notes, "report: " + ", ".join(map(str, paths)), further])
     return 0
 
 
@@ -150,63 +129,6 @@ def _tree(args: argparse.Namespace) -> int:
     root = write_tree(workspace.splits, workspace.original().state_dict(), args.out)
     answer(args, {"tree": str(root)}, [f"input tree: {root}"])
     return 0
-
-
-def _score(args: argparse.Namespace) -> int:
-    if args.confidences:
-        return _score_arrays(args)
-    if not args.pools:
-        raise InputError("score: give the folder of a pool, or --confidences FILE.npz")
-    pools = [ModelPool.open(folder) for folder in args.pools]
-    workspace = reopen(pools[0].folder.parent)
-    names = [_pool_name(pool, pools) for pool in pools]
-    n_models = args.n_models or min(len(list(pool.folder.glob("model_*.npz"))) for pool in pools)
-    _at_least_two(n_models)
-    return _report(args, workspace, dict(zip(names, pools, strict=True)), n_models, {})
-
-
-def _pool_name(pool: ModelPool, pools: list[ModelPool]) -> str:
-    """The method's name, with the folder's where two pools are of one method."""
-    name = pool.identity.get("method", pool.folder.name)
-    twins = [other for other in pools if other.identity.get("method") == name]
-    return name if len(twins) < 2 else pool.folder.name
-
-
-def _score_arrays(args: argparse.Namespace) -> int:
-    """Confidences from anywhere: epsilon of each example and the forgetting quality."""
-    names = ("unlearned_confidence", "retrained_confidence")
-    try:
-        with np.load(args.confidences, allow_pickle=False) as file:
-            if missing := [name for name in names if name not in file]:
-                raise InputError(f"{args.confidences}: has no array {missing[0]}: it holds {', '.join(file.files)}")
-            samples = checked_samples(*(file[name] for name in names))
-    except InputError:
-        raise
-    except Exception as error:  # numpy and zipfile raise many kinds for a broken file
-        raise InputError(f"{args.confidences}: is no readable .npz of arrays ({error})") from error
-    spec = MetricSpec()
-    result = ATTACKS[args.attacks](*samples, spec)
-    n_models = min(map(len, samples))
-    quality = forgetting_quality(result.epsilon, n_models, spec)
-    facts = {
-        "epsilon": result.epsilon.tolist(),
-        "forgetting_quality": quality,
-        "mean_epsilon": float(result.epsilon.mean()),
-        "n_models": n_models,
-        "n_examples": len(result.epsilon),
-        "attacks": args.attacks,
-    }
-    lines = [
-        f"forgetting quality {quality:.6f}, mean epsilon {facts['mean_epsilon']:.4f} "
-        f"({n_models} models, {facts['n_examples']} examples, {args.attacks} attacks)"
-    ]
-    answer(args, facts, lines)
-    return 0
-
-
-def _at_least_two(n_models: int) -> None:
-    if n_models < 2:
-        raise InputError(f"--n-models {n_models}: the score compares distributions and needs at least 2 models")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -241,8 +163,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0, help="seed of the unlearning runs")
         sub.add_argument("--limit", help="time limit of the unlearning, such as 90m; none by default")
 
+    def pool_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("pools", nargs="*", type=Path, help="folders of unlearned pools, or archives of checkpoints")
+        sub.add_argument("--setting", type=Path, help="the folder of a run's setting, needed for archives alone")
+        sub.add_argument("--n-models", type=int, help="of each pool (as many as all have)")
+        sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
+        sub.add_argument("--workers", type=positive_int, help="processes that read archives (one per core)")
+        score_options(sub)
+
     def score_options(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--attacks", choices=ATTACKS, default="grid", help="grid: as released; exact: the supremum")
+        sub.add_argument("--attacks", choices=FORMS, default="grid", help="grid: as released; exact: the supremum")
 
     def n_models(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--n-models", type=int, default=64, help="retrained and unlearned models (64)")
@@ -269,12 +199,12 @@ def _parser() -> argparse.ArgumentParser:
     setting_options(sub)
     sub.add_argument("--out", type=Path, required=True, help="folder to write, new or such a tree")
 
-    sub = command("score", _score, "score pools of one setting, or confidences from anywhere")
-    sub.add_argument("pools", nargs="*", type=Path, help="folders of unlearned pools")
-    sub.add_argument("--n-models", type=int, help="of each pool (all)")
+    sub = command("score", score_command, "score pools, an archive of checkpoints, or confidences from anywhere")
+    pool_options(sub)
     sub.add_argument("--confidences", type=Path, metavar="FILE.npz", help="unlearned_confidence, retrained_confidence")
-    sub.add_argument("--workers", type=positive_int, help=argparse.SUPPRESS)
-    score_options(sub)
+
+    sub = command("compare", compare_command, "compare pools or archives of one setting, two or more")
+    pool_options(sub)
     return parser
 
 

@@ -1,17 +1,19 @@
 """Two pools to a row of the table: score and what it is made of, beside do nothing and retraining."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from kit.errors import InputError
-from local_eval.metric import MetricSpec, grid_epsilon, logit_scaled_confidence, score_samples
+from local_eval.metric import MetricSpec, exact_epsilon, grid_epsilon, logit_scaled_confidence, score_samples
 from local_eval.metric.score import Attack
 from local_eval.pool import EVALUATED, ModelPool
 from local_eval.retrained import original_pool, retrained_pool
 from local_eval.setting import Workspace
 
+FORMS: dict[str, Attack] = {"grid": grid_epsilon, "exact": exact_epsilon}
 DO_NOTHING = "do nothing"
 NULL = "retrain (null: half the pool against the other half)"
 
@@ -36,15 +38,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the score needs of N models.
+    """N models as the score sees them.
 
-    confidence (n_models, n_examples) on the forget set; correct: part -> (n_models, n_examples) of that part, right or
-    wrong; seconds (n_models,).
+    logits: part -> (n_models, n_examples, n_classes); labels: part -> (n_examples,); seconds (n_models,).
     """
 
-    confidence: np.ndarray
-    correct: Mapping[str, np.ndarray]
+    logits: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
     seconds: np.ndarray
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """Logit-scaled confidences on the forget set, float64 (n_models, n_examples)."""
+        return logit_scaled_confidence(self.logits["forget"], self.labels["forget"])
+
+    @cached_property
+    def correct(self) -> dict[str, np.ndarray]:
+        """Part -> right or wrong, (n_models, n_examples)."""
+        return {part: self.logits[part].argmax(-1) == self.labels[part] for part in EVALUATED}
 
     @property
     def accuracy(self) -> dict[str, np.ndarray]:
@@ -52,22 +63,21 @@ class Sample:
         return {part: correct.mean(axis=1) for part, correct in self.correct.items()}
 
     def __len__(self) -> int:
-        return len(self.confidence)
+        return len(self.seconds)
 
     def take(self, rows: slice) -> "Sample":
-        correct = {part: values[rows] for part, values in self.correct.items()}
-        return Sample(self.confidence[rows], correct, self.seconds[rows])
+        return Sample({part: self.logits[part][rows] for part in EVALUATED}, self.labels, self.seconds[rows])
 
     def repeated(self, n_models: int) -> "Sample":
         """One model as often as asked for: what doing nothing submits."""
-        correct = {part: np.repeat(values, n_models, axis=0) for part, values in self.correct.items()}
-        return Sample(np.repeat(self.confidence, n_models, axis=0), correct, np.zeros(n_models))
+        logits = {part: np.repeat(self.logits[part], n_models, axis=0) for part in EVALUATED}
+        return Sample(logits, self.labels, np.zeros(n_models))
 
 
-def sample_of(arrays: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> Sample:
-    """Confidences and accuracies of logits as ModelPool.read gives them; labels: part -> (n_examples,)."""
-    correct = {part: arrays[part].argmax(-1) == labels[part] for part in EVALUATED}
-    return Sample(logit_scaled_confidence(arrays["forget"], labels["forget"]), correct, arrays["seconds"])
+def sample_of(pool: ModelPool, n_models: int, labels: Mapping[str, np.ndarray]) -> Sample:
+    """The first n_models of a pool."""
+    arrays = pool.read(n_models)
+    return Sample({part: arrays[part] for part in EVALUATED}, labels, arrays["seconds"])
 
 
 def labels_of(workspace: Workspace) -> dict[str, np.ndarray]:
@@ -101,18 +111,21 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
     )
 
 
-def evaluate(
-    workspace: Workspace,
-    pools: Mapping[str, ModelPool],
-    n_models: int,
-    spec: MetricSpec | None = None,
-    attack: Attack = grid_epsilon,
-) -> list[Row]:
-    """A row for each unlearned pool, then the two rows it has to be seen beside. n_models: of each pool, at least 2.
+@dataclass(frozen=True)
+class Samples:
+    """What an evaluation compares: methods by name, the retrained models and the original one, as samples."""
 
-    Raises InputError where a pool belongs to another setting or has fewer models.
-    """
-    spec = spec or MetricSpec()
+    methods: Mapping[str, Sample]
+    retrained: Sample
+    original: Sample
+
+    @property
+    def n_models(self) -> int:
+        return len(self.retrained)
+
+
+def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models: int) -> Samples:
+    """Read n_models of each pool, at least 2. InputError where a pool belongs to another setting or has fewer."""
     if n_models < 2:
         raise InputError(f"n_models is {n_models}: the score compares distributions and needs at least 2 models")
     for name, pool in pools.items():
@@ -122,26 +135,21 @@ def evaluate(
                 f"the retrained models in {workspace.name}: compare pools of one setting only"
             )
     labels = labels_of(workspace)
-    retrained = sample_of(retrained_pool(workspace).read(n_models), labels)
-    rows = [
-        score_row(name, sample_of(pool.read(n_models), labels), retrained, spec, attack) for name, pool in pools.items()
-    ]
-    return rows + reference_rows(original_sample(workspace, labels), retrained, spec, attack)
+    return Samples(
+        methods={name: sample_of(pool, n_models, labels) for name, pool in pools.items()},
+        retrained=sample_of(retrained_pool(workspace), n_models, labels),
+        original=sample_of(original_pool(workspace), 1, labels),
+    )
 
 
-def original_sample(workspace: Workspace, labels: Mapping[str, np.ndarray]) -> Sample:
-    """The original model as a sample of one."""
-    return sample_of(original_pool(workspace).read(1), labels)
-
-
-def reference_rows(
-    original: Sample, retrained: Sample, spec: MetricSpec, attack: Attack = grid_epsilon
-) -> Sequence[Row]:
-    """Doing nothing (the original N times, in no time) and, from four models on, the null of two halves."""
-    n_models = len(retrained)
-    rows = [score_row(DO_NOTHING, original.repeated(n_models), retrained, spec, attack)]
-    if n_models >= 4:
-        half = n_models // 2
+def evaluate(samples: Samples, spec: MetricSpec | None = None, attack: Attack = grid_epsilon) -> list[Row]:
+    """A row for each method, then the two rows it has to be seen beside: doing nothing (the original N times, in no
+    time) and, from four models on, the null: one half of the retrained models against the other."""
+    spec = spec or MetricSpec()
+    retrained = samples.retrained
+    methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
+    rows = [score_row(name, sample, retrained, spec, attack) for name, sample in methods.items()]
+    if (half := samples.n_models // 2) >= 2:
         first, second = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
         rows.append(score_row(NULL, first, second, spec, attack))
     return rows

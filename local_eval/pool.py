@@ -48,6 +48,10 @@ class ModelPool:
     def __contains__(self, index: int) -> bool:
         return self._path(index).exists()
 
+    def __len__(self) -> int:
+        """How many models there are, whatever their numbers."""
+        return sum(1 for _ in self.folder.glob("model_*.npz"))
+
     def missing(self, n_models: int) -> list[int]:
         """Which of the first n_models have no file yet."""
         return [index for index in range(n_models) if index not in self]

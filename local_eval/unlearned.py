@@ -96,10 +96,9 @@ def _unlearner(
 
     def unlearn_one(index: int) -> None:
         if time.monotonic() > deadline:
-            done = sum(1 for _ in pool.folder.glob("model_*.npz"))
             raise InputError(
-                f"{method.name}: the time limit is reached with {done} models made: raise --limit or do less in each; "
-                f"what is finished is kept ({format_duration(remaining_s)} were left at the start)"
+                f"{method.name}: the time limit is reached with {len(pool)} models made, which are kept: raise --limit or "
+                f"do less in each ({format_duration(remaining_s)} were left at the start)"
             )
         start = time.perf_counter()
         net, attempt = unlearn_once(method, model, loaders, seed=seed, index=index, plan=Plan(plan_limit))

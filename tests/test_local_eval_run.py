@@ -14,7 +14,7 @@ from kit.errors import InputError
 from kit.methods import get_method
 from local_eval import unlearned
 from local_eval.__main__ import main
-from local_eval.evaluate import DO_NOTHING, NULL, evaluate, labels_of, sample_of
+from local_eval.evaluate import DO_NOTHING, NULL, evaluate, read_samples
 from local_eval.metric import grid_epsilon, logit_scaled_confidence
 from local_eval.pool import logits_of
 from local_eval.report.table import aligned, markdown, table_of
@@ -111,7 +111,7 @@ def test_the_original_was_trained_on_everything_and_the_retrained_without_the_fo
 
 def test_the_table_has_the_method_and_the_two_rows_beside_it(filled):
     pools = {name: unlearned_pool(filled, name) for name in ("finetune", "random_perturbation")}
-    rows = evaluate(filled, pools, N)
+    rows = evaluate(read_samples(filled, pools, N))
     assert [row.name for row in rows] == ["finetune", "random_perturbation", DO_NOTHING, NULL]
     nothing, null = rows[2:]
     assert (nothing.score, nothing.mean_epsilon) == (0.0, 50.0)
@@ -122,15 +122,16 @@ def test_the_table_has_the_method_and_the_two_rows_beside_it(filled):
 
 
 def test_a_row_is_the_metric_of_the_pools(filled):
-    row = evaluate(filled, {"finetune": unlearned_pool(filled, "finetune")}, N)[0]
-    labels = labels_of(filled)
+    samples = read_samples(filled, {"finetune": unlearned_pool(filled, "finetune")}, N)
+    row = evaluate(samples)[0]
     pools = [unlearned_pool(filled, "finetune").read(N), fill_retrained(filled, N, **OPTIONS).read(N)]
+    labels = {name: part.labels for name, part in filled.evaluated().items()}
     confidences = [logit_scaled_confidence(arrays["forget"], labels["forget"]) for arrays in pools]
-    ours, theirs = (sample_of(arrays, labels).accuracy for arrays in pools)
     assert np.array_equal(row.epsilon, grid_epsilon(*confidences).epsilon)
     expected = row.forgetting_quality
     for part in ("retain", "test"):
-        expected *= ours[part].mean() / theirs[part].mean()
+        ours, theirs = ((arrays[part].argmax(-1) == labels[part]).mean() for arrays in pools)
+        expected *= ours / theirs
     assert row.score == pytest.approx(expected)
 
 
@@ -139,7 +140,7 @@ def test_pools_of_two_settings_are_not_compared(filled, tmp_path):
     fill_retrained(other, 2, **OPTIONS)
     pool = fill_unlearned(other, "do_nothing", 2, **OPTIONS)
     with pytest.raises(InputError, match="compare pools of one setting only"):
-        evaluate(filled, {"do_nothing": pool}, 2)
+        read_samples(filled, {"do_nothing": pool}, 2)
 
 
 def test_a_time_limit_shortens_the_plan_once_for_all_models(workspace, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +15,7 @@ import torch
 
 from kit import __version__
 from local_eval.evaluate import Row
-from local_eval.pool import write_atomically
+from local_eval.pool import ModelPool, write_atomically
 from local_eval.report.table import markdown, table_of
 from local_eval.setting import Workspace
 
@@ -29,7 +30,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def facts_of(workspace: Workspace, rows: Sequence[Row], **further: Any) -> dict[str, Any]:
+def facts_of(
+    workspace: Workspace, rows: Sequence[Row], pools: Mapping[str, ModelPool], **further: Any
+) -> dict[str, Any]:
     """Everything a report says, as plain JSON values."""
     return {
         "setting": asdict(workspace.setting),
@@ -37,6 +40,8 @@ def facts_of(workspace: Workspace, rows: Sequence[Row], **further: Any) -> dict[
         "n_forget": len(workspace.splits.forget),
         "n_retain": len(workspace.splits.retain),
         "rows": [{**asdict(row), "epsilon": np.asarray(row.epsilon, float).tolist()} for row in rows],
+        "pools": {name: pool.identity for name, pool in pools.items()},
+        "command": "python -m local_eval " + " ".join(sys.argv[1:]),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
         **further,

@@ -1,0 +1,194 @@
+"""How far a method's score can be trusted: intervals, null, share of it, prediction, diagnosis, other measures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from kit.competition import N_CHECKPOINTS
+from kit.errors import InputError
+from local_eval.audit import families
+from local_eval.audit.diagnosis import Diagnosis, diagnose, sentence
+from local_eval.audit.intervals import (
+    Accuracies,
+    Interval,
+    log_interval,
+    probability_above,
+    quality_interval,
+    ratio_interval,
+    score_interval,
+)
+from local_eval.audit.lower_bounds import LowerBounds, epsilon_lower_bounds
+from local_eval.audit.null import Null, null_quality, share_of_attainable
+from local_eval.audit.predict import predict_quality
+from local_eval.audit.resampling import Resamples, resample
+from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Sample, Samples
+from local_eval.metric import MetricSpec
+from local_eval.metric.score import Attack
+
+FEWEST = 8  # models: the null row compares halves, and U-LiRA fits and tests on halves of those
+_DELTAS = (1e-5, 1e-3, 1e-2, 0.1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of the attacks: F and the score with intervals, beside the null of the same form.
+
+    predicted: the score expected at 512 models; None where F is 0 and nothing can be predicted from it.
+    """
+
+    quality: Interval
+    score: Interval
+    null: Interval | None
+    share: Interval | None
+    predicted: Interval | None
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One method. forms: by name; the ratios to retraining; why epsilon is large; what epsilon is at least."""
+
+    name: str
+    n_models: int
+    forms: Mapping[str, Form]
+    retain_ratio: Interval
+    test_ratio: Interval
+    diagnosis: Diagnosis
+    sentence: str
+    lower_bounds: LowerBounds
+
+
+def assess(samples: Samples, *, n_resamples: int = 40, seed: int = 0) -> tuple[list[Assessment], dict]:
+    """Assess every method and doing nothing; with their pairwise probabilities of scoring above each other.
+
+    Returns the assessments, and {(a, b): probability that a's expected score is above b's}. Raises InputError below
+    four models.
+    """
+    if samples.n_models < FEWEST:
+        raise InputError(f"{samples.n_models} models of each kind: intervals need at least {FEWEST}")
+    spec = MetricSpec()
+    nulls = {name: _null(samples.retrained.confidence, spec, attack, seed) for name, attack in FORMS.items()}
+    methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
+    assessments, resampled, accuracies = [], {}, {}
+    for name, sample in methods.items():
+        pair = (sample.confidence, samples.retrained.confidence)
+        accuracies[name] = _accuracies(sample, samples.retrained)
+        halves = {
+            form: resample(*pair, spec, attack, n_resamples=n_resamples, seed=seed) for form, attack in FORMS.items()
+        }
+        resampled[name] = halves["grid"]
+        diagnosis = diagnose(*pair, spec)
+        assessments.append(
+            Assessment(
+                name=name,
+                n_models=samples.n_models,
+                forms={
+                    form: _form(pair, halves[form], nulls[form], accuracies[name], spec, attack, seed)
+                    for form, attack in FORMS.items()
+                },
+                retain_ratio=ratio_interval(accuracies[name].retain_u, accuracies[name].retain_r),
+                test_ratio=ratio_interval(accuracies[name].test_u, accuracies[name].test_r),
+                diagnosis=diagnosis,
+                sentence=sentence(diagnosis),
+                lower_bounds=epsilon_lower_bounds(*pair, spec, seed=seed),
+            )
+        )
+    above = {
+        (a, b): probability_above(resampled[a], resampled[b], accuracies[a], accuracies[b])
+        for a, b in combinations(methods, 2)
+    }
+    return assessments, above
+
+
+def _null(retrained: np.ndarray, spec: MetricSpec, attack: Attack, seed: int) -> Null | None:
+    try:
+        return null_quality(retrained, spec=spec, attack=attack, seed=seed)
+    except InputError:  # too few models for any example to get a point
+        return None
+
+
+def _accuracies(unlearned: Sample, retrained: Sample) -> Accuracies:
+    u, r = unlearned.correct, retrained.correct
+    return Accuracies(*(x.astype(np.float64) for x in (u["retain"], r["retain"], u["test"], r["test"])))
+
+
+def _form(
+    pair: tuple[np.ndarray, np.ndarray],
+    halves: Resamples,
+    null: Null | None,
+    accuracies: Accuracies,
+    spec: MetricSpec,
+    attack: Attack,
+    seed: int,
+) -> Form:
+    predicted = None
+    if halves.quality > 0 and len(pair[0]) < N_CHECKPOINTS:
+        quality = predict_quality(*pair, N_CHECKPOINTS, spec, attack, seed=seed).quality
+        ratio = accuracies.ratio
+        predicted = log_interval(quality.value * ratio, quality.standard_error * ratio, quality.level)
+    return Form(
+        quality=quality_interval(halves),
+        score=score_interval(halves, accuracies),
+        null=null.quality if null else None,
+        share=share_of_attainable(halves, null, accuracies) if null else None,
+        predicted=predicted,
+    )
+
+
+def measures(samples: Samples, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Other measures of every method, of doing nothing and of retraining itself: name -> measure -> value."""
+    half = samples.n_models // 2
+    retrained = samples.retrained
+    rows = {name: _measures(sample, retrained, samples, seed) for name, sample in samples.methods.items()}
+    rows[DO_NOTHING] = _measures(samples.original.repeated(samples.n_models), retrained, samples, seed)
+    rows[NULL] = _measures(retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half)), samples, seed)
+    return rows
+
+
+def _measures(unlearned: Sample, retrained: Sample, samples: Samples, seed: int) -> dict[str, float]:
+    u, r = unlearned.confidence, retrained.confidence
+    logits = (unlearned.logits["forget"], retrained.logits["forget"])
+    lira = families.u_lira(u, r, seed)
+    curve = families.epsilon_of_delta(u, r, _DELTAS)
+    pairs = zip(*logits, strict=True)
+    original, labels = samples.original.logits["forget"][0], unlearned.labels["forget"]
+    return {
+        "U-LiRA accuracy": float(lira.accuracy.mean()),
+        "U-LiRA AUC": float(lira.auc.mean()),
+        "TPR at 1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.01),
+        "TPR at 0.1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.001),
+        "KLOM (95th percentile)": float(np.percentile(families.klom(u, r), 95)),
+        "starting kit's MIA": _logistic_mia(unlearned, seed),
+        "activation distance": families.activation_distance(*logits),
+        "JS divergence": families.js_divergence(*logits),
+        "KL divergence": families.kl_divergence(*logits),
+        "similarity ratio": float(np.mean([families.similarity_ratio(a, original, b, labels) for a, b in pairs])),
+        **{f"epsilon at delta {delta:g}": float(row.mean()) for delta, row in zip(_DELTAS, curve, strict=True)},
+    }
+
+
+SMALLER_IS_BETTER = ("epsilon", "KLOM", "activation", "JS", "KL", "TPR", "U-LiRA", "starting kit")
+
+
+def agreement(scores: Mapping[str, float], measured: Mapping[str, Mapping[str, float]]) -> families.Agreement | None:
+    """Rank agreement of the score and every measure over the methods; None below three methods.
+
+    scores: method -> score; measured: method -> measure -> value, turned so that larger is better.
+    """
+    if len(scores) < 3:
+        return None
+    columns = {"score": list(scores.values())}
+    for measure in next(iter(measured.values())):
+        sign = -1.0 if measure.startswith(SMALLER_IS_BETTER) else 1.0
+        columns[measure] = [sign * measured[name][measure] for name in scores]
+    return families.rank_agreement(columns)
+
+
+def _logistic_mia(sample: Sample, seed: int, n_models: int = 8) -> float:
+    """Mean accuracy of the starting kit's attack over the first models, each attacked on its own."""
+    of_part = {
+        part: families.losses(sample.logits[part][:n_models], sample.labels[part]) for part in ("forget", "test")
+    }
+    pairs = zip(of_part["forget"], of_part["test"], strict=True)
+    return float(np.mean([families.logistic_mia(forget, test, seed=seed) for forget, test in pairs]))

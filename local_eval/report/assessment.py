@@ -1,0 +1,116 @@
+"""Assessments as lines for the terminal and as plain values for JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from kit.competition import N_CHECKPOINTS
+from local_eval.assess import Assessment
+from local_eval.audit.families import Agreement
+from local_eval.audit.intervals import Interval
+from local_eval.report.table import aligned
+
+_NARROW = 4  # digits of a score
+
+
+def interval_text(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    return f"{interval.value:.{_NARROW}f} [{interval.low:.{_NARROW}f}, {interval.high:.{_NARROW}f}]"
+
+
+def assessment_lines(assessment: Assessment) -> list[str]:
+    """What a method's score is worth, in a few lines."""
+    header = ("attacks", "score", "F", "null F", "share of attainable", f"predicted at N = {N_CHECKPOINTS}")
+    rows = [
+        (
+            name,
+            *map(interval_text, (form.score, form.quality, form.null)),
+            _share(form.share),
+            interval_text(form.predicted),
+        )
+        for name, form in assessment.forms.items()
+    ]
+    bounds = assessment.lower_bounds
+    return [
+        f"{assessment.name} (N = {assessment.n_models}, 95% intervals over models and examples)",
+        *("  " + line for line in aligned([header, *rows])),
+        f"  retain accuracy {interval_text(assessment.retain_ratio)} and test accuracy "
+        f"{interval_text(assessment.test_ratio)} times the retrained models'",
+        f"  epsilon is at least {bounds.epsilon.mean():.2f} on average (each bound holds with "
+        f"{1 - bounds.failure:.0%}, counted on {bounds.n_held_out[0]} held-out models)",
+        f"  {assessment.sentence}",
+    ]
+
+
+def _share(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
+
+
+def measure_lines(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """One table: a row a measure, a column a method."""
+    names = list(measured)
+    header = ("measure", *(name.split(" (")[0] for name in names))
+    rows = [
+        (measure, *(f"{measured[name][measure]:.4g}" for name in names)) for measure in next(iter(measured.values()))
+    ]
+    return aligned([header, *rows])
+
+
+def probability_lines(above: Mapping[tuple[str, str], float]) -> list[str]:
+    return [f"{a} scores above {b} with probability {probability:.1%}" for (a, b), probability in above.items()]
+
+
+def agreement_lines(agreement: Agreement) -> list[str]:
+    """How each measure ranks the methods compared with the score."""
+    row = agreement.names.index("score")
+    table = [("agreement with the score", "Spearman", "Kendall")]
+    for column, name in enumerate(agreement.names):
+        if column != row:
+            values = (agreement.spearman[row, column], agreement.kendall[row, column])
+            table.append((name, *("-" if np.isnan(v) else f"{v:+.2f}" for v in values)))
+    return aligned(table)
+
+
+def assessment_facts(
+    assessments: Sequence[Assessment],
+    above: Mapping[tuple[str, str], float],
+    measured: Mapping[str, Mapping[str, float]],
+    agreement: Agreement | None,
+) -> dict[str, Any]:
+    """The same as plain JSON values, with the parts of each epsilon."""
+    return {
+        "assessments": [_facts(assessment) for assessment in assessments],
+        "probability_above": [{"method": a, "other": b, "probability": p} for (a, b), p in above.items()],
+        "measures": {name: dict(values) for name, values in measured.items()},
+        "agreement": None
+        if agreement is None
+        else {
+            "names": agreement.names,
+            "spearman": np.where(np.isnan(agreement.spearman), None, agreement.spearman).tolist(),
+            "kendall": np.where(np.isnan(agreement.kendall), None, agreement.kendall).tolist(),
+        },
+    }
+
+
+def _facts(assessment: Assessment) -> dict[str, Any]:
+    d, bounds = assessment.diagnosis, assessment.lower_bounds
+    per_example = {
+        name: getattr(d, name).tolist() for name in ("epsilon", "from_shift", "from_spread", "rest", "shift")
+    }
+    return {
+        "name": assessment.name,
+        "n_models": assessment.n_models,
+        "forms": {name: asdict(form) for name, form in assessment.forms.items()},
+        "retain_ratio": asdict(assessment.retain_ratio),
+        "test_ratio": asdict(assessment.test_ratio),
+        "sentence": assessment.sentence,
+        "diagnosis": {**per_example, "spread_ratio": d.spread_ratio.tolist()},
+        "lower_bounds": {
+            "epsilon": bounds.epsilon.tolist(),
+            "failure": bounds.failure,
+            "n_held_out": bounds.n_held_out,
+        },
+    }

@@ -1,0 +1,130 @@
+"""The commands score and compare: pools, archives or bare confidences to a table with intervals and diagnosis."""
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from kit.cli import answer
+from kit.errors import InputError
+from local_eval.archived import fill_from_archive
+from local_eval.assess import FEWEST, agreement, assess, measures
+from local_eval.engine import n_cores
+from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
+from local_eval.metric import MetricSpec, checked_samples, forgetting_quality
+from local_eval.pool import ModelPool
+from local_eval.report.assessment import (
+    agreement_lines,
+    assessment_facts,
+    assessment_lines,
+    measure_lines,
+    probability_lines,
+)
+from local_eval.report.notes import notes_on
+from local_eval.report.table import aligned, table_of
+from local_eval.report.write import facts_of
+from local_eval.retrained import retrained_pool
+from local_eval.setting import Workspace, reopen
+
+
+def at_least_two(n_models: int) -> None:
+    if n_models < 2:
+        raise InputError(f"--n-models {n_models}: the score compares distributions and needs at least 2 models")
+
+
+def compare_command(args: argparse.Namespace) -> int:
+    """Score two pools or more, and say how sure their order is."""
+    if len(args.pools) < 2:
+        raise InputError(f"compare: got {len(args.pools)} pools: give two or more")
+    args.confidences = None
+    return score_command(args)
+
+
+def score_command(args: argparse.Namespace) -> int:
+    """Score pools of one setting; with intervals, null, diagnosis and other measures unless --brief."""
+    if args.confidences:
+        return _score_arrays(args)
+    if not args.pools:
+        raise InputError("score: give the folder of a pool, an archive, or --confidences FILE.npz")
+    workspace, pools = _open(args)
+    have = map(len, (*pools.values(), retrained_pool(workspace)))
+    n_models = min(have) if args.n_models is None else args.n_models
+    at_least_two(n_models)
+    samples = read_samples(workspace, pools, n_models)
+    rows = evaluate(samples, attack=FORMS[args.attacks])
+    facts = facts_of(workspace, rows, pools, attacks=args.attacks)
+    lines = [*aligned(table_of(rows)), "", *notes_on(rows)]
+    if not args.brief and n_models >= FEWEST:
+        more_facts, more_lines = _assessed(samples, {row.name: row.score for row in rows if row.name in pools})
+        facts |= more_facts
+        lines += more_lines
+    answer(args, facts, lines)
+    return 0
+
+
+def _assessed(samples: Samples, scores: dict[str, float]) -> tuple[dict[str, Any], list[str]]:
+    """Facts and lines of everything beyond the table."""
+    assessments, above = assess(samples)
+    measured = measures(samples)
+    ranks = agreement(scores, measured)
+    lines = []
+    for assessment in assessments:
+        lines += ["", *assessment_lines(assessment)]
+    lines += ["", *probability_lines(above), "", *measure_lines(measured)]
+    if ranks:
+        lines += ["", *agreement_lines(ranks)]
+    return assessment_facts(assessments, above, measured, ranks), lines
+
+
+def _open(args: argparse.Namespace) -> tuple[Workspace, dict[str, ModelPool]]:
+    """The setting and the pools that the arguments name; archives are read into pools."""
+    folders = [path for path in args.pools if path.suffix != ".zip"]
+    if args.setting is None and not folders:
+        raise InputError("score: an archive needs --setting FOLDER: the folder of a run with retrained models")
+    workspace = reopen(args.setting or folders[0].resolve().parent)
+    pools = [
+        fill_from_archive(workspace, path, workers=args.workers or n_cores(), progress=not args.quiet)
+        if path.suffix == ".zip"
+        else ModelPool.open(path)
+        for path in args.pools
+    ]
+    return workspace, {_name(pool, pools): pool for pool in pools}
+
+
+def _name(pool: ModelPool, pools: list[ModelPool]) -> str:
+    """The method's name, with the folder's where two pools are of one method."""
+    name = pool.identity.get("method", pool.folder.name)
+    twins = [other for other in pools if other.identity.get("method") == name]
+    return name if len(twins) < 2 else pool.folder.name
+
+
+def _score_arrays(args: argparse.Namespace) -> int:
+    """Confidences from anywhere: epsilon of each example and the forgetting quality."""
+    names = ("unlearned_confidence", "retrained_confidence")
+    try:
+        with np.load(args.confidences, allow_pickle=False) as file:
+            if missing := [name for name in names if name not in file]:
+                raise InputError(f"{args.confidences}: has no array {missing[0]}: it holds {', '.join(file.files)}")
+            samples = checked_samples(*(file[name] for name in names))
+    except InputError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds for a broken file
+        raise InputError(f"{args.confidences}: is no readable .npz of arrays ({error})") from error
+    spec = MetricSpec()
+    result = FORMS[args.attacks](*samples, spec)
+    n_models = min(map(len, samples))
+    quality = forgetting_quality(result.epsilon, n_models, spec)
+    facts = {
+        "epsilon": result.epsilon.tolist(),
+        "forgetting_quality": quality,
+        "mean_epsilon": float(result.epsilon.mean()),
+        "n_models": n_models,
+        "n_examples": len(result.epsilon),
+        "attacks": args.attacks,
+    }
+    lines = [
+        f"forgetting quality {quality:.6f}, mean epsilon {facts['mean_epsilon']:.4f} "
+        f"({n_models} models, {facts['n_examples']} examples, {args.attacks} attacks)"
+    ]
+    answer(args, facts, lines)
+    return 0
