@@ -14,9 +14,10 @@ test: $(VENV)/.ready-dev  ## the tests
 test-slow: $(VENV)/.ready-dev  ## the tests that take minutes
 	$(RUN) -m pytest -m slow
 
-lint: $(VENV)/.ready-dev  ## linter and formatter, checking only
+lint: $(VENV)/.ready-dev  ## linter, formatter and notebooks, checking only
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
+	$(RUN) -m notebooks.build --check
 
 clean:  ## the environment and everything cached in this folder
 	rm -rf $(VENV) runs

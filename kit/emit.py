@@ -125,8 +125,7 @@ def emit(
     _open_run(
         ledger,
         version=__version__,
-        method=method.name,
-        hyper={name: str(value) for name, value in method.settings.items()},
+        **method.identity,
         model=state_hash(model.state_dict()),
         n_examples=[len(loader.dataset) for loader in loaders],
         n_checkpoints=n_checkpoints,
@@ -182,6 +181,9 @@ def _write_checkpoints(
         Entry(**{name: line[name] for name in ("index", "offset", "size", "crc32")}) for line in ledger.of("checkpoint")
     ]
     if entries and not archive_path.with_name(archive_path.name + ".partial").exists():
+        if len(entries) == n_checkpoints and archive_path.exists():  # killed between its naming and the last line
+            ledger.append("end", seconds=round(budget.elapsed_s(), 3))
+            return
         raise InputError(f"{archive_path}.partial: is missing although the ledger names it: delete {ledger.path}")
     archive = Archive(archive_path, entries)
     todo = sorted(set(range(n_checkpoints)) - {entry.index for entry in entries})

@@ -23,8 +23,8 @@ from local_eval.setting import Setting, Workspace, open_workspace, reopen
 from local_eval.unlearned import fill_unlearned
 
 SIZES = {  # what --quick sets unless told otherwise
-    False: {"n_train": None, "architecture": "smallconv"},
-    True: {"n_train": 10_000, "architecture": "tinyconv"},
+    False: {"n_train": None, "architecture": "smallconv", "epochs": None},
+    True: {"n_train": 10_000, "architecture": "tinyconv", "epochs": 2.5},
 }
 
 
@@ -42,7 +42,7 @@ def _workspace(args: argparse.Namespace) -> Workspace:
         data_seed=args.data_seed,
         architecture=args.architecture or size["architecture"],
         recipe=args.recipe,
-        epochs=args.epochs,
+        epochs=size["epochs"] if args.epochs is None else args.epochs,
         train_seed=args.train_seed,
     )
     return open_workspace(

@@ -112,7 +112,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """The file appears under its name complete or not at all, whoever else writes it."""
+    """The file appears under its name complete or not at all, whoever else writes it. InputError if it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}): is the disk full, the folder gone?") from error

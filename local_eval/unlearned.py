@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kit.budget import Plan, TimeBudget, format_duration, plan_steps
 from kit.emit import measure_cost, unlearn_once
@@ -22,12 +21,7 @@ from local_eval.setting import Workspace, reopen
 def unlearned_pool(workspace: Workspace, spec: str, settings: Sequence[str] = (), seed: int = 0) -> ModelPool:
     """The pool of a method (a name or file.py[:function]) with these hyper-parameters and this seed."""
     method = get_method(spec, settings)
-    hyper = {name: str(value) for name, value in method.settings.items()}
-    identity: dict[str, Any] = {"kind": "unlearned", "setting": workspace.name, "method": method.name}
-    identity |= {"hyper": hyper, "seed": seed}
-    if ".py" in spec:
-        source = Path(spec.partition(":")[0]).read_bytes()
-        identity["source"] = hashlib.sha256(source).hexdigest()[:16]  # an edited file is another method
+    identity = {"kind": "unlearned", "setting": workspace.name, **method.identity, "seed": seed}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return ModelPool(workspace.folder / f"{method.name.replace(':', '-')}-{digest}", identity)
 
@@ -97,8 +91,8 @@ def _unlearner(
     def unlearn_one(index: int) -> None:
         if time.monotonic() > deadline:
             raise InputError(
-                f"{method.name}: the time limit is reached with {len(pool)} models made, which are kept: raise --limit or "
-                f"do less in each ({format_duration(remaining_s)} were left at the start)"
+                f"{method.name}: the time limit is reached with {len(pool)} models made, which are kept: raise "
+                f"--limit or do less in each ({format_duration(remaining_s)} were left at the start)"
             )
         start = time.perf_counter()
         net, attempt = unlearn_once(method, model, loaders, seed=seed, index=index, plan=Plan(plan_limit))

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,5 +185,8 @@ def test_faults_of_a_pool_are_told_with_the_file(tmp_path):
         pool.read(2)
     with pytest.raises(InputError, match="this pool has setting 'a', asked for was 'b'"):
         ModelPool(tmp_path / "p", {"setting": "b"})
+    shutil.rmtree(tmp_path / "p")
+    with pytest.raises(InputError, match=r"model_00002\.npz: cannot be written"):
+        pool.add(2, logits(), 1.0)
     with pytest.raises(InputError, match=r"is .* a pool"):
         ModelPool.open(tmp_path)

@@ -4,6 +4,7 @@ A method is a function `unlearn(net, retain_loader, forget_loader, val_loader, *
 that changes `net` in place, or returns another. A participant's four-argument function works too.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -37,6 +38,7 @@ class Method:
     hyper: Mapping[str, Any] = field(default_factory=dict)
     anytime: bool = False  # takes a plan of steps
     seeded: bool = False  # takes a seed
+    source: str = ""  # hash of a participant's file: an edited file is another method
 
     def __call__(self, net: nn.Module, loaders: Loaders, *, seed: int, plan: Plan | None = None) -> nn.Module:
         """Unlearn in place or not: the unlearned net is returned."""
@@ -55,6 +57,12 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """Every hyper-parameter with its value."""
         return {**self.defaults, **self.hyper}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What two runs must share to be runs of one method, as plain JSON values."""
+        hyper = {name: str(value) for name, value in self.settings.items()}
+        return {"method": self.name, "hyper": hyper, "source": self.source}
 
 
 def method_names() -> list[str]:
@@ -148,7 +156,8 @@ def _from_file(path: Path, function_name: str) -> Method:
     function = next((getattr(module, name) for name in names if callable(getattr(module, name, None))), None)
     if function is None:
         raise InputError(f"{path}: defines no function {' or '.join(names)}: name it as {path}:FUNCTION")
-    return method_of(function, path.stem if not function_name else f"{path.stem}:{function_name}")
+    name = path.stem if not function_name else f"{path.stem}:{function_name}"
+    return replace(method_of(function, name), source=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
 
 
 def load_file(path: Path) -> ModuleType:

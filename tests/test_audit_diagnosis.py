@@ -1,0 +1,64 @@
+"""The split of an epsilon and the sentence made of it."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from local_eval.audit import diagnose, sentence
+from local_eval.audit.simulate import simulated_pools
+from local_eval.metric import exact_epsilon
+
+EXACT = partial(exact_epsilon, n_threads=1)
+
+
+def diagnosis(**population):
+    u, r = simulated_pools(64, 40, np.random.default_rng(0), **population)
+    return diagnose(u, r, attack=EXACT)
+
+
+@pytest.mark.parametrize("population", [{}, {"shift": 1.0}, {"spread": 0.4}, {"shift": -1.0, "spread": 3.0}])
+def test_the_parts_add_up_to_the_epsilon(population):
+    d = diagnosis(**population)
+    np.testing.assert_allclose(d.from_shift + d.from_spread + d.rest, d.epsilon)
+    np.testing.assert_array_equal(
+        d.epsilon, EXACT(*simulated_pools(64, 40, np.random.default_rng(0), **population)).epsilon
+    )
+
+
+def test_each_fault_is_found_where_it_was_put():
+    shifted, narrow = diagnosis(shift=2.0), diagnosis(spread=0.3)
+    assert shifted.from_shift.mean() > 3 * abs(shifted.from_spread.mean())
+    assert narrow.from_spread.mean() > 3 * abs(narrow.from_shift.mean())
+    assert np.median(shifted.shift) == pytest.approx(2.0, abs=0.3)
+    assert np.median(narrow.spread_ratio) == pytest.approx(0.3, abs=0.05)
+
+
+def test_the_rest_is_what_matched_samples_give():
+    null = diagnosis().epsilon.mean()
+    for d in (diagnosis(shift=2.0), diagnosis(spread=0.3)):
+        assert d.rest.mean() == pytest.approx(null, rel=0.15)
+
+
+def test_copies_of_one_model_vary_too_little():
+    _, r = simulated_pools(64, 40, np.random.default_rng(1))
+    d = diagnose(np.repeat(r[:1], 64, axis=0), r, attack=EXACT)
+    assert (d.spread_ratio == 0).all() and d.from_spread.mean() > d.from_shift.mean()
+    assert "they all give the same confidences" in sentence(d)
+    assert (d.rest < 10).all()
+
+
+@pytest.mark.parametrize(
+    ("population", "says"),
+    [
+        ({}, "near what retraining gives"),
+        ({"shift": 1.5}, "too sure of the forgotten examples"),
+        ({"shift": -1.5}, "not sure enough of the forgotten examples"),
+        ({"shift_sd": 2.0}, "too sure of some examples and not sure enough of others"),
+        ({"spread": 0.3}, "your 64 checkpoints vary too little between runs"),
+        ({"spread": 4.0}, "vary too much"),
+    ],
+)
+def test_the_sentence_names_the_fault(population, says):
+    text = sentence(diagnosis(**population))
+    assert says in text and "\n" not in text

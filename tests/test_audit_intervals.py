@@ -1,0 +1,254 @@
+"""Intervals beside what theory or brute force says of them."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from kit.errors import InputError
+from local_eval.audit import (
+    Accuracies,
+    epsilon_lower_bounds,
+    null_quality,
+    predict_quality,
+    probability_above,
+    quality_interval,
+    ranking_warning,
+    ratio_interval,
+    resample,
+    score_interval,
+    share_of_attainable,
+)
+from local_eval.audit.intervals import log_interval
+from local_eval.audit.lower_bounds import bound_table, epsilon_of_rates, upper_rate
+from local_eval.audit.predict import fit, shrunk
+from local_eval.audit.resampling import Resamples, variance_of_mean
+from local_eval.audit.simulate import simulated_pools
+from local_eval.metric import exact_epsilon, forgetting_quality
+
+EXACT = partial(exact_epsilon, n_threads=1)
+
+
+def resamples_of(points, halves, seed=0):
+    rows = np.zeros((len(halves), 2), int)
+    return Resamples(np.asarray(points, float), np.asarray(halves, float), rows, rows)
+
+
+def flat_accuracies(n=10, value=0.8):
+    same = np.full(n, value)
+    return Accuracies(same, same, same, same)
+
+
+class TestVariance:
+    def test_independent_examples_give_the_variance_of_a_plain_mean(self):
+        rng = np.random.default_rng(0)
+        values = rng.random(50)
+        halves = np.repeat(values[None], 10, axis=0)  # models have no pull at all
+        assert variance_of_mean(values, halves) == pytest.approx(values.var(ddof=1) / 50)
+
+    def test_a_common_pull_of_the_models_is_added_whole(self):
+        rng = np.random.default_rng(1)
+        values, pull = rng.random(2000), rng.normal(size=(400, 1))
+        expected = values.var(ddof=1) / 2000 + pull.var(ddof=1) * (1 - 1 / 2000)
+        assert variance_of_mean(values, values + pull) == pytest.approx(expected)
+
+    def test_it_matches_the_true_variance_of_a_mean_of_means(self):
+        """An oracle with a known answer: points that are means over models, of a common and an own part."""
+        rng = np.random.default_rng(2)
+        n_models, n_examples, sd_common, sd_own, sd_example = 64, 40, 0.5, 2.0, 0.1
+        true = sd_example**2 / n_examples + (sd_common**2 + sd_own**2 / n_examples) / n_models
+        found = []
+        for _ in range(60):
+            models = sd_common * rng.normal(size=(n_models, 1)) + sd_own * rng.normal(size=(n_models, n_examples))
+            models += sd_example * rng.normal(size=n_examples)
+            halves = np.stack([models[rng.permutation(n_models)[: n_models // 2]].mean(axis=0) for _ in range(60)])
+            found.append(variance_of_mean(models.mean(axis=0), halves))
+        assert np.mean(found) == pytest.approx(true, rel=0.1)
+
+
+class TestQuality:
+    def test_resampling_is_seeded_and_keeps_halves_without_replacement(self):
+        u, r = simulated_pools(20, 15, np.random.default_rng(0))
+        first, second = (resample(u, r, attack=EXACT, n_resamples=5, seed=3) for _ in range(2))
+        np.testing.assert_array_equal(first.half_points, second.half_points)
+        assert first.half_points.shape == (5, 15) and first.unlearned_rows.shape == (5, 10)
+        assert all(len(set(rows.tolist())) == 10 for rows in first.unlearned_rows)
+        assert first.quality == forgetting_quality(EXACT(u, r).epsilon, 20)
+
+    def test_the_interval_is_about_right_in_a_few_repetitions(self):
+        rng = np.random.default_rng(5)
+        pools = [simulated_pools(32, 60, rng, shift=0.5, shift_sd=0.2, common=0.1) for _ in range(80)]
+        truth = np.mean([forgetting_quality(EXACT(u, r).epsilon, 32) for u, r in pools])
+        found = [quality_interval(resample(u, r, attack=EXACT, n_resamples=15)) for u, r in pools[:40]]
+        assert np.mean([i.low <= truth <= i.high for i in found]) >= 0.85
+        assert all(i.low < i.value < i.high <= 1 for i in found)
+
+    def test_no_points_at_all_still_have_an_upper_end(self):
+        interval = quality_interval(resamples_of(np.zeros(100), np.zeros((5, 100))))
+        assert interval.value == interval.low == 0
+        assert binom.pmf(0, 100, interval.high) == pytest.approx(0.05)
+
+    def test_too_little_to_resample_is_refused(self):
+        for shape in ((3, 10), (8, 1)):
+            with pytest.raises(InputError):
+                resample(np.random.default_rng(0).random(shape), np.random.default_rng(1).random(shape), attack=EXACT)
+        with pytest.raises(InputError):
+            log_interval(0.0, 1.0)
+
+
+class TestScore:
+    def test_constant_accuracies_leave_the_interval_of_f_times_their_ratio(self):
+        u, r = simulated_pools(24, 30, np.random.default_rng(1))
+        resamples = resample(u, r, attack=EXACT, n_resamples=8)
+        quality = quality_interval(resamples)
+        accuracies = Accuracies(np.full(24, 0.6), np.full(24, 0.8), np.full(24, 0.9), np.full(24, 0.9))
+        score = score_interval(resamples, accuracies)
+        assert score.value == pytest.approx(quality.value * 0.75)
+        assert (score.low, score.high) == pytest.approx((quality.low * 0.75, quality.high * 0.75))
+
+    def test_the_ratio_has_the_error_of_the_delta_method(self):
+        rng = np.random.default_rng(2)
+        u, r = rng.normal(0.7, 0.02, 400), rng.normal(0.8, 0.01, 400)
+        interval = ratio_interval(u, r)
+        drawn = rng.normal(0.7, 0.001, 10**5) / rng.normal(0.8, 0.0005, 10**5)
+        assert interval.standard_error == pytest.approx(drawn.std(), rel=0.15)
+        assert interval.low < u.mean() / r.mean() < interval.high
+
+    def test_examples_count_when_they_are_known(self):
+        rng = np.random.default_rng(3)
+        easy = rng.random(200)
+        u, r = (rng.random((30, 200)) < easy).astype(float), (rng.random((30, 200)) < easy).astype(float)
+        known, unknown = ratio_interval(u, r), ratio_interval(u.mean(axis=1), r.mean(axis=1))
+        assert known.value == unknown.value and known.standard_error > unknown.standard_error
+
+    def test_bad_accuracies_are_refused(self):
+        good = np.full(4, 0.5)
+        for bad in (np.zeros(4), np.ones(1), np.full(4, np.nan), np.zeros((2, 2, 2))):
+            with pytest.raises(InputError):
+                Accuracies(good, bad, good, good)
+        with pytest.raises(InputError, match="same examples"):
+            ratio_interval(np.ones((4, 5)), np.ones((4, 6)))
+
+
+class TestRank:
+    def test_a_method_against_itself_is_even_and_the_two_sides_add_up(self):
+        rng = np.random.default_rng(4)
+        u, r = simulated_pools(24, 60, rng)
+        worse = u + rng.normal(1.0, 0.1, 60)
+        first, second = (resample(x, r, attack=EXACT, n_resamples=10) for x in (u, worse))
+        assert probability_above(first, first) == 0.5
+        assert probability_above(first, second) > 0.95
+        assert probability_above(first, second) + probability_above(second, first) == pytest.approx(1)
+
+    def test_accuracies_take_part(self):
+        u, r = simulated_pools(24, 60, np.random.default_rng(5))
+        resamples = resample(u, r, attack=EXACT, n_resamples=10)
+        low = Accuracies(np.full(24, 0.4), np.full(24, 0.8), np.full(24, 0.8), np.full(24, 0.8))
+        assert probability_above(resamples, resamples, flat_accuracies(24), low) > 0.99
+
+    def test_unpaired_resamples_are_refused(self):
+        u, r = simulated_pools(24, 20, np.random.default_rng(6))
+        first, second = (resample(u, r, attack=EXACT, n_resamples=3, seed=seed) for seed in (0, 1))
+        with pytest.raises(InputError, match="one seed"):
+            probability_above(first, second)
+
+
+class TestLowerBounds:
+    def test_upper_rate_is_clopper_pearson(self):
+        """The definition: at the upper end, so few errors would be seen with probability failure / 2 only."""
+        for errors, n in ((0, 20), (3, 20), (19, 20)):
+            assert binom.cdf(errors, n, upper_rate(errors, n, 0.1)) == pytest.approx(0.05)
+        assert upper_rate(20, 20, 0.1) == 1
+
+    def test_bounds_hold_and_find_what_is_there(self):
+        rng = np.random.default_rng(7)
+        same = epsilon_lower_bounds(*rng.normal(size=(2, 40, 150)), failure=0.1)
+        assert (same.epsilon > 0).mean() <= 0.1 + 3 * np.sqrt(0.09 / 150)
+        apart = epsilon_lower_bounds(rng.normal(size=(200, 5)) + 6, rng.normal(size=(200, 5)))
+        assert apart.epsilon.min() > 2.5 and apart.n_held_out == (100, 100)
+        # no error in 100: the best any bound can say
+        best = epsilon_of_rates(upper_rate(0, 100, 0.05), upper_rate(0, 100, 0.05), 1e-5)
+        assert apart.epsilon.max() <= best + 1e-12
+
+    def test_the_table_is_symmetric_and_falls_with_errors(self):
+        table = bound_table(12, 12, 1e-5, 0.05)
+        np.testing.assert_allclose(table, table.T)
+        assert (np.diff(table[:6, 0]) <= 1e-12).all() and table.min() == 0
+
+    def test_rates_are_those_of_the_held_out_models(self):
+        rng = np.random.default_rng(8)
+        bounds = epsilon_lower_bounds(rng.normal(size=(16, 3)) + 3, rng.normal(size=(20, 3)))
+        for attack in bounds.attacks:
+            positives, negatives = (8, 10) if attack.inside_is_unlearned else (10, 8)
+            assert (attack.fnr * positives) % 1 == pytest.approx(0) and (attack.fpr * negatives) % 1 == pytest.approx(0)
+
+    def test_bad_arguments_are_refused(self):
+        u, r = np.random.default_rng(0).random((2, 3, 5))
+        with pytest.raises(InputError):
+            epsilon_lower_bounds(u, r)
+        with pytest.raises(InputError):
+            epsilon_lower_bounds(np.tile(u, (3, 1)), np.tile(r, (3, 1)), failure=0)
+
+
+class TestNull:
+    def test_it_finds_what_two_retrained_pools_give(self):
+        rng = np.random.default_rng(9)
+        pools = [simulated_pools(48, 100, rng, common=0.05) for _ in range(12)]
+        truth = np.mean([forgetting_quality(EXACT(u, r).epsilon, 48) for u, r in pools])
+        nulls = [null_quality(r, attack=EXACT, n_halvings=8, seed=i) for i, (_, r) in enumerate(pools)]
+        assert np.mean([null.quality.value for null in nulls]) == pytest.approx(truth, rel=0.08)
+        assert nulls[0].n_effect < 1  # the exact form's null falls with the number of models
+
+    def test_a_perfect_unlearner_has_a_share_of_about_one_and_a_poor_one_little(self):
+        rng = np.random.default_rng(10)
+        u, r = simulated_pools(48, 150, rng)
+        null = null_quality(r, attack=EXACT)
+        share = share_of_attainable(resample(u, r, attack=EXACT, n_resamples=10), null)
+        assert share.low < 1 < share.high
+        poor = share_of_attainable(resample(u + 2, r, attack=EXACT, n_resamples=10), null, flat_accuracies(48))
+        assert poor.high < 0.8
+
+    def test_bad_pools_are_refused(self):
+        with pytest.raises(InputError):
+            null_quality(np.random.default_rng(0).random((3, 10)), attack=EXACT)
+        null = null_quality(np.random.default_rng(0).normal(size=(16, 10)), attack=EXACT)
+        with pytest.raises(InputError):
+            share_of_attainable(resamples_of(np.ones(5), np.ones((3, 5))), null)
+
+
+class TestPrediction:
+    def test_it_comes_near_the_score_at_more_models(self):
+        rng = np.random.default_rng(11)
+        options = {"shift": 0.5, "shift_sd": 0.3}
+        truth = np.mean(
+            [forgetting_quality(EXACT(*simulated_pools(256, 100, rng, **options)).epsilon, 256) for _ in range(4)]
+        )
+        u, r = simulated_pools(64, 150, rng, **options)
+        found = predict_quality(u, r, 256, attack=EXACT, n_simulated=150, n_resamples=15, n_refits=4)
+        assert found.quality.low < truth < found.quality.high
+        assert abs(found.quality.value - truth) < abs(found.observed - truth) / 2
+        assert found.fitted == pytest.approx(found.observed, rel=0.2)
+
+    def test_the_fit_returns_samples_like_the_ones_it_saw(self):
+        rng = np.random.default_rng(12)
+        u, r = simulated_pools(400, 50, rng, shift=1.0, spread=0.5)
+        new_u, new_r = fit(u, r, rng)(400, 50)
+        assert np.median((new_u.mean(0) - new_r.mean(0)) / new_r.std(0)) == pytest.approx(1.0, abs=0.1)
+        assert np.median(new_u.std(0) / new_r.std(0)) == pytest.approx(0.5, abs=0.05)
+
+    def test_shrinking_leaves_the_true_variance(self):
+        values = np.random.default_rng(13).normal(3, 2, 500)
+        assert shrunk(values, 1.0).var(ddof=1) == pytest.approx(1.0)
+        assert np.ptp(shrunk(values, -1.0)) == 0 and shrunk(values, -1.0)[0] == pytest.approx(values.mean())
+
+    def test_nothing_to_predict_from_is_refused(self):
+        u, r = simulated_pools(16, 10, np.random.default_rng(0))
+        with pytest.raises(InputError, match="F is 0"):
+            predict_quality(u + 100, r, attack=EXACT)
+        with pytest.raises(InputError, match="at least 8"):
+            predict_quality(u[:4], r[:4], attack=EXACT)
+
+    def test_a_small_number_of_models_is_warned_of(self):
+        assert "3 models" in ranking_warning(3)
+        assert ranking_warning(512) is None

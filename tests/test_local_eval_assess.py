@@ -1,0 +1,183 @@
+"""Assessment of simulated pools whose truth is known, and the commands that print it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kit.emit import emit
+from kit.errors import InputError
+from kit.methods import get_method
+from local_eval.__main__ import main
+from local_eval.archived import fill_from_archive
+from local_eval.assess import agreement, assess, measures
+from local_eval.evaluate import DO_NOTHING, NULL, Sample, Samples, evaluate
+from local_eval.report.assessment import (
+    agreement_lines,
+    assessment_facts,
+    assessment_lines,
+    measure_lines,
+    probability_lines,
+)
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting, open_workspace
+from local_eval.unlearned import fill_unlearned
+
+N, EXAMPLES, CLASSES = 32, 60, 4
+
+
+def pool(seed, shift=0.0, spread=1.0, n_models=N):
+    """Logits around fixed means of examples; `shift` and `spread` act on the label's logit."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(99)
+    logits, labels = {}, {}
+    for part in ("forget", "retain", "test"):
+        labels[part] = fixed.integers(CLASSES, size=EXAMPLES)
+        mean = fixed.normal(size=(EXAMPLES, CLASSES)) + 2.0 * np.eye(CLASSES)[labels[part]]
+        values = mean + 0.3 * rng.normal(size=(n_models, EXAMPLES, CLASSES))
+        rows = np.arange(EXAMPLES)
+        own = spread * rng.normal(size=(n_models, EXAMPLES)) + shift
+        values[:, rows, labels[part]] = mean[rows, labels[part]] + own
+        logits[part] = values.astype(np.float32)
+    return Sample(logits, labels, np.ones(n_models))
+
+
+@pytest.fixture(scope="module")
+def samples():
+    methods = {"perfect": pool(1), "shifted": pool(2, shift=1.5), "narrow": pool(3, spread=0.2)}
+    return Samples(methods, retrained=pool(4), original=pool(5, shift=4.0, n_models=1))
+
+
+@pytest.fixture(scope="module")
+def assessed(samples):
+    return assess(samples, n_resamples=10)
+
+
+def test_a_perfect_unlearner_reaches_the_null_and_the_others_do_not(assessed):
+    shares = {a.name: a.forms["grid"].share for a in assessed[0]}
+    assert shares["perfect"].low < 1 < shares["perfect"].high
+    assert shares["shifted"].high < 1
+    assert shares["narrow"].high < 1
+    assert shares[DO_NOTHING].value == 0
+
+
+def test_the_sentence_names_the_fault(assessed):
+    sentences = {a.name: a.sentence for a in assessed[0]}
+    assert "too sure of the forgotten examples" in sentences["shifted"]
+    assert "vary too little between runs" in sentences["narrow"]
+    assert "they all give the same confidences" in sentences[DO_NOTHING]
+    assert "near what retraining gives" in sentences["perfect"]
+
+
+def test_each_form_stands_beside_its_own_null_and_a_prediction(assessed):
+    perfect = assessed[0][0]
+    grid, exact = perfect.forms["grid"], perfect.forms["exact"]
+    assert exact.null.value < grid.null.value
+    assert grid.predicted.low < grid.predicted.value < grid.predicted.high
+    assert assessed[0][-1].forms["grid"].predicted is None, "nothing can be predicted from a score of 0"
+
+
+def test_the_better_method_scores_above_the_worse(assessed):
+    above = assessed[1]
+    assert above["perfect", "shifted"] > 0.95
+    assert above["perfect", DO_NOTHING] > 0.95
+    assert above["perfect", "narrow"] > 0.95
+
+
+def test_intervals_hold_the_point_values_of_the_table(samples, assessed):
+    rows = {row.name: row for row in evaluate(samples)}
+    for assessment in assessed[0]:
+        row, form = rows[assessment.name], assessment.forms["grid"]
+        assert form.quality.value == pytest.approx(row.forgetting_quality)
+        assert form.score.value == pytest.approx(row.score)
+        assert assessment.retain_ratio.value == pytest.approx(row.retain_ratio)
+        assert assessment.test_ratio.value == pytest.approx(row.test_ratio)
+        assert (assessment.lower_bounds.epsilon <= 50).all()
+
+
+def test_other_measures_and_their_agreement_with_the_score(samples):
+    measured = measures(samples)
+    assert list(measured) == ["perfect", "shifted", "narrow", DO_NOTHING, NULL]
+    assert measured["perfect"]["U-LiRA accuracy"] == pytest.approx(0.5, abs=0.05)
+    assert measured["shifted"]["U-LiRA accuracy"] > 0.6
+    assert measured["perfect"]["TPR at 1% FPR"] < 0.03
+    scores = {row.name: row.score for row in evaluate(samples) if row.name in samples.methods}
+    ranks = agreement(scores, measured)
+    assert ranks.names[0] == "score"
+    epsilon = ranks.names.index("epsilon at delta 1e-05")
+    assert ranks.spearman[0, epsilon] == pytest.approx(1.0)
+    assert agreement(dict(list(scores.items())[:2]), measured) is None
+    assert len(agreement_lines(ranks)) == len(ranks.names) + 1
+
+
+def test_what_is_printed_and_written_holds_it_all(samples, assessed):
+    assessments, above = assessed
+    measured = measures(samples)
+    text = "\n".join(assessment_lines(assessments[0]) + probability_lines(above) + measure_lines(measured))
+    for piece in ("perfect (N = 32", "share of attainable", "predicted at N = 512", "U-LiRA AUC", "scores above"):
+        assert piece in text
+    facts = json.loads(json.dumps(assessment_facts(assessments, above, measured, None)))
+    assert len(facts["assessments"]) == 4
+    assert len(facts["assessments"][0]["diagnosis"]["from_shift"]) == EXAMPLES
+
+
+def test_too_few_models_are_told(samples):
+    few = Samples({}, samples.retrained.take(slice(0, 4)), samples.original)
+    with pytest.raises(InputError, match="intervals need at least 8"):
+        assess(few)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    setting = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
+    workspace = open_workspace(setting, tmp_path_factory.mktemp("runs"))
+    fill_retrained(workspace, 8, workers=1, progress=False)
+    for method in ("finetune", "random_perturbation"):
+        fill_unlearned(workspace, method, 8, workers=1, progress=False)
+    return workspace
+
+
+def test_compare_prints_everything_about_two_pools(workspace, capsys):
+    pools = [str(next(workspace.folder.glob(f"{name}-*"))) for name in ("finetune", "random_perturbation")]
+    assert main(["compare", *pools, "--quiet"]) == 0
+    text = capsys.readouterr().out
+    assert "finetune scores above random_perturbation with probability" in text
+    assert "share of attainable" in text
+    assert main(["score", pools[0], "--brief", "--attacks", "exact", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["attacks"] == "exact"
+    assert "assessments" not in facts
+    assert main(["compare", pools[0]]) == 2
+    assert "give two or more" in capsys.readouterr().err
+
+
+def test_an_archive_scores_as_the_pool_of_the_same_checkpoints(workspace, tmp_path, capsys):
+    method = get_method("finetune")
+    loaders = workspace.loaders(method.loader)
+    archive = emit(method, workspace.original(), loaders, out=tmp_path, n_checkpoints=8, progress=False).archive
+    pool = fill_from_archive(workspace, archive, workers=1, progress=False).read(8)
+    other = fill_unlearned(workspace, "finetune", 8, workers=1, progress=False).read(8)
+    assert all(np.array_equal(pool[part], other[part]) for part in ("forget", "retain", "test"))
+    assert (pool["seconds"] > 0).all(), "from the ledger beside the archive"
+    command = [
+        "score",
+        str(archive),
+        "--setting",
+        str(workspace.folder),
+        "--brief",
+        "--quiet",
+        "--workers",
+        "1",
+        "--json",
+    ]
+    assert main(command) == 0
+    ours = json.loads(capsys.readouterr().out)["rows"][0]
+    assert main(["score", str(next(workspace.folder.glob("finetune-*"))), "--brief", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["score"] == ours["score"]
+
+
+def test_archives_that_cannot_be_scored(workspace, tmp_path, capsys):
+    (tmp_path / "x.zip").write_bytes(b"no zip")
+    assert main(["score", str(tmp_path / "x.zip")]) == 2
+    assert "needs --setting" in capsys.readouterr().err
+    assert main(["score", str(tmp_path / "x.zip"), "--setting", str(workspace.folder), "--quiet"]) == 2
+    assert "is no archive of checkpoints" in capsys.readouterr().err
