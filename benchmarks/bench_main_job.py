@@ -1,9 +1,9 @@
 """The main job from nothing, timed: original, N retrained and N unlearned models, score.
 
-python -m benchmarks.bench_main_job NAME -- <options of `python -m local_eval run`>
+python -m benchmarks.bench_main_job NAME [--second METHOD] -- <options of `python -m local_eval run`>
 
 Runs in a fresh work folder and writes results/NAME.json: the table, seconds of each phase and what the original
-model reached. A second method then reuses the retrained models; its seconds stand beside it.
+model reached. With --second another method then reuses the retrained models; its seconds stand beside it.
 """
 
 import json
@@ -14,30 +14,35 @@ import time
 
 from benchmarks.record import record
 
-SECOND_METHOD = "random_perturbation"
-
 
 def main(argv: list[str]) -> None:
-    if len(argv) < 4 or argv[2] != "--":
+    if "--" not in argv or len(argv) < 4:
         sys.exit(__doc__)
-    name, options = argv[1], argv[3:]
+    own, options = argv[1 : argv.index("--")], argv[argv.index("--") + 1 :]
+    name, second = own[0], own[own.index("--second") + 1] if "--second" in own else None
     with tempfile.TemporaryDirectory() as folder:
         first = run(options, folder)
-        second = run([*options, "--method", SECOND_METHOD], folder)
+        other = run([*options, "--method", second], folder) if second else None
+    path = record(name, results_of(first, other), [argv[0], *own, "--", *map(public, options)])
+    print(path.read_text())
+
+
+def results_of(first: dict, other: dict | None = None) -> dict:
+    """What is kept of a run's report, and of a second method's."""
     method, nothing, null = first["rows"]
-    results = {
+    rows = [method, *([other["rows"][0]] if other else []), nothing, null]
+    return {
         "seconds": first["wall_s"],
-        "phases_s": first["seconds"],
-        "original": {part: nothing[f"{part}_accuracy"] for part in ("retain", "forget", "test")},
-        "retrained_forget_accuracy": null["forget_accuracy"],
-        "rows": [short(row) for row in (method, second["rows"][0], nothing, null)],
-        "second_method_seconds": second["wall_s"],
+        "phases_s": {phase: round(seconds, 1) for phase, seconds in first["seconds"].items()},
+        "original": {part: round(nothing[f"{part}_accuracy"], 4) for part in ("retain", "forget", "test")},
+        "rows": [short(row) for row in rows],
+        **({"second_method_seconds": other["wall_s"]} if other else {}),
     }
-    public = ["FOLDER" if "/" in option and "image-folder:" not in option else option for option in argv]
-    public = ["image-folder:PATH" if option.startswith("image-folder:") else option for option in public]
-    path = record(name, results, [argv[0], *public[1:]])
-    print(json.dumps(results, indent=1))
-    print(f"original at {nothing['test_accuracy']:.1%} test accuracy, {first['wall_s']:.0f} s in all: {path}")
+
+
+def public(option: str) -> str:
+    """An option as it is recorded: no one's folders."""
+    return "image-folder:PATH" if option.startswith("image-folder:") else option
 
 
 def run(options: list[str], folder: str) -> dict:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +55,18 @@ def cycle(loader: Iterable[Any]) -> Iterator[Any]:
 
 def device_of(net: nn.Module) -> torch.device:
     return next(net.parameters()).device
+
+
+def native_bfloat16(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where a CPU multiplies it in hardware (AVX512-BF16, AMX), which trains small nets twice as fast; None
+    elsewhere: emulated, it takes more than twice as long as float32."""
+    if device.type != "cpu":
+        return None
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else None
 
 
 def sgd(params: Iterable[Tensor], lr: float, **options: Any) -> torch.optim.SGD:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from tqdm import tqdm
 
 from kit.competition import N_CHECKPOINTS
 from kit.errors import InputError
@@ -59,7 +60,9 @@ class Assessment:
     lower_bounds: LowerBounds
 
 
-def assess(samples: Samples, *, n_resamples: int = 40, seed: int = 0) -> tuple[list[Assessment], dict]:
+def assess(
+    samples: Samples, *, n_resamples: int = 40, seed: int = 0, progress: bool = False
+) -> tuple[list[Assessment], dict[tuple[str, str], float]]:
     """Assess every method and doing nothing; with their pairwise probabilities of scoring above each other.
 
     Returns the assessments, and {(a, b): probability that a's expected score is above b's}. Raises InputError below
@@ -71,7 +74,7 @@ def assess(samples: Samples, *, n_resamples: int = 40, seed: int = 0) -> tuple[l
     nulls = {name: _null(samples.retrained.confidence, spec, attack, seed) for name, attack in FORMS.items()}
     methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
     assessments, resampled, accuracies = [], {}, {}
-    for name, sample in methods.items():
+    for name, sample in tqdm(methods.items(), desc="assessing", disable=not progress):
         pair = (sample.confidence, samples.retrained.confidence)
         accuracies[name] = _accuracies(sample, samples.retrained)
         halves = {

@@ -55,16 +55,18 @@ def score_command(args: argparse.Namespace) -> int:
     facts = facts_of(workspace, rows, pools, attacks=args.attacks)
     lines = [*aligned(table_of(rows)), "", *notes_on(rows)]
     if not args.brief and n_models >= FEWEST:
-        more_facts, more_lines = _assessed(samples, {row.name: row.score for row in rows if row.name in pools})
+        more_facts, more_lines = _assessed(
+            samples, {row.name: row.score for row in rows if row.name in pools}, not args.quiet
+        )
         facts |= more_facts
         lines += more_lines
     answer(args, facts, lines)
     return 0
 
 
-def _assessed(samples: Samples, scores: dict[str, float]) -> tuple[dict[str, Any], list[str]]:
+def _assessed(samples: Samples, scores: dict[str, float], progress: bool) -> tuple[dict[str, Any], list[str]]:
     """Facts and lines of everything beyond the table."""
-    assessments, above = assess(samples)
+    assessments, above = assess(samples, progress=progress)
     measured = measures(samples)
     ranks = agreement(scores, measured)
     lines = []

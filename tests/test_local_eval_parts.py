@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kit.errors import InputError
-from kit.training import predict
+from kit.training import native_bfloat16, predict
 from local_eval.engine import run_jobs
 from local_eval.models import ARCHITECTURES, build
 from local_eval.muon import Muon, orthogonalize
@@ -84,6 +84,17 @@ def test_recipes_learn(name, epochs):
     RECIPES[name].fit(net, data, epochs, torch.bincount(data.labels, minlength=10).float())
     accuracy = (predict(net, [(data.images, data.labels)]).argmax(1) == data.labels).float().mean()
     assert accuracy > 0.3, "chance is 0.1"
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [("fma avx512_bf16", torch.bfloat16), ("fma avx512f", None)])
+def test_the_fast_recipe_takes_bfloat16_where_the_cpu_has_it(flags, dtype, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda path: flags)
+    assert native_bfloat16(torch.device("cpu")) == dtype
+    net, data, seen = build("tinyconv", 10, seed=0), dataset(64, 0), []
+    net.fc.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    RECIPES["fast"].fit(net, data, 1.0, torch.ones(10))
+    assert set(seen) == {dtype or torch.float32}
+    assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in net.parameters())
 
 
 ROOT = Path(__file__).parents[1]
