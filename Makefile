@@ -5,8 +5,9 @@ RUN = $(VENV)/bin/python
 
 .PHONY: demo test test-slow lint clean
 
-demo: $(VENV)/.ready  ## the main job on an offline stand-in, about two minutes on two cores
-	$(RUN) -m local_eval run --source synthetic --quick --forget random:300 --n-train 6000 --n-models 48 --limit 5m
+demo: $(VENV)/.ready  ## the main job on an offline stand-in, one to two minutes on two cores
+	$(RUN) -m local_eval run --source synthetic --n-train 4000 --forget random:200 --architecture tinyconv --epochs 4 \
+		--n-models 32 --limit 3m
 
 test: $(VENV)/.ready-dev  ## the tests
 	$(RUN) -m pytest

@@ -30,9 +30,9 @@ from local_eval.metric import exact_epsilon, forgetting_quality
 EXACT = partial(exact_epsilon, n_threads=1)
 
 
-def resamples_of(points, halves, seed=0):
-    rows = np.zeros((len(halves), 2), int)
-    return Resamples(np.asarray(points, float), np.asarray(halves, float), rows, rows)
+def resamples_of(points, parts):
+    rows = np.zeros((len(parts), 2), int)
+    return Resamples(np.asarray(points, float), np.asarray(parts, float), rows, rows)
 
 
 def flat_accuracies(n=10, value=0.8):
@@ -44,14 +44,14 @@ class TestVariance:
     def test_independent_examples_give_the_variance_of_a_plain_mean(self):
         rng = np.random.default_rng(0)
         values = rng.random(50)
-        halves = np.repeat(values[None], 10, axis=0)  # models have no pull at all
-        assert variance_of_mean(values, halves) == pytest.approx(values.var(ddof=1) / 50)
+        parts = np.repeat(values[None], 10, axis=0)  # models have no pull at all
+        assert variance_of_mean(values, parts, 3.0) == pytest.approx(values.var(ddof=1) / 50)
 
     def test_a_common_pull_of_the_models_is_added_whole(self):
         rng = np.random.default_rng(1)
         values, pull = rng.random(2000), rng.normal(size=(400, 1))
-        expected = values.var(ddof=1) / 2000 + pull.var(ddof=1) * (1 - 1 / 2000)
-        assert variance_of_mean(values, values + pull) == pytest.approx(expected)
+        expected = values.var(ddof=1) / 2000 + 3 * pull.var(ddof=1) * (1 - 1 / 2000)
+        assert variance_of_mean(values, values + pull, 3.0) == pytest.approx(expected)
 
     def test_it_matches_the_true_variance_of_a_mean_of_means(self):
         """An oracle with a known answer: points that are means over models, of a common and an own part."""
@@ -62,18 +62,19 @@ class TestVariance:
         for _ in range(60):
             models = sd_common * rng.normal(size=(n_models, 1)) + sd_own * rng.normal(size=(n_models, n_examples))
             models += sd_example * rng.normal(size=n_examples)
-            halves = np.stack([models[rng.permutation(n_models)[: n_models // 2]].mean(axis=0) for _ in range(60)])
-            found.append(variance_of_mean(models.mean(axis=0), halves))
+            parts = np.stack([models[rng.permutation(n_models)[:48]].mean(axis=0) for _ in range(60)])
+            found.append(variance_of_mean(models.mean(axis=0), parts, 3.0))
         assert np.mean(found) == pytest.approx(true, rel=0.1)
 
 
 class TestQuality:
-    def test_resampling_is_seeded_and_keeps_halves_without_replacement(self):
+    def test_resampling_is_seeded_and_keeps_parts_without_replacement(self):
         u, r = simulated_pools(20, 15, np.random.default_rng(0))
         first, second = (resample(u, r, attack=EXACT, n_resamples=5, seed=3) for _ in range(2))
-        np.testing.assert_array_equal(first.half_points, second.half_points)
-        assert first.half_points.shape == (5, 15) and first.unlearned_rows.shape == (5, 10)
-        assert all(len(set(rows.tolist())) == 10 for rows in first.unlearned_rows)
+        np.testing.assert_array_equal(first.part_points, second.part_points)
+        assert first.part_points.shape == (5, 15) and first.unlearned_rows.shape == (5, 15)
+        assert all(len(set(rows.tolist())) == 15 for rows in first.unlearned_rows)
+        assert first.scale == 3
         assert first.quality == forgetting_quality(EXACT(u, r).epsilon, 20)
 
     def test_the_interval_is_about_right_in_a_few_repetitions(self):

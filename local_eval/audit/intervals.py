@@ -71,8 +71,7 @@ def quality_interval(resamples: Resamples, level: float = 0.95) -> Interval:
     """F with its interval over models and examples."""
     if resamples.quality == 0:
         return _zero_interval(len(resamples.points), level)
-    variance = variance_of_mean(resamples.points, resamples.half_points)
-    return log_interval(resamples.quality, np.sqrt(variance), level, highest=1.0)
+    return log_interval(resamples.quality, np.sqrt(resamples.quality_variance), level, highest=1.0)
 
 
 def _zero_interval(n_examples: int, level: float) -> Interval:
@@ -97,9 +96,8 @@ def score_interval(resamples: Resamples, accuracies: Accuracies, level: float = 
     if quality * ratio == 0:
         zero = _zero_interval(len(resamples.points), level)
         return Interval(0.0, 0.0, zero.high * ratio, 0.0, level)
-    ratios = half_ratios(resamples, accuracies)
-    covariance = np.cov(resamples.half_points.mean(axis=1), ratios)[0, 1]
-    variance = ratio**2 * variance_of_mean(resamples.points, resamples.half_points)
+    covariance = np.cov(resamples.part_points.mean(axis=1), part_ratios(resamples, accuracies))[0, 1] * resamples.scale
+    variance = ratio**2 * resamples.quality_variance
     variance += (quality * ratio) ** 2 * ratio_variance(accuracies)
     total = variance + 2 * quality * ratio * covariance
     return log_interval(quality * ratio, np.sqrt(max(total, variance / 2)), level)
@@ -113,7 +111,7 @@ def probability_above(
 ) -> float:
     """How sure the first method's expected score is above the second's; without accuracies, its F.
 
-    The two are paired: same retrained models, same examples, same halves (resample with one seed). Halves of
+    The two are paired: same retrained models, same examples, same parts (resample with one seed). Parts of
     the unlearned models are paired too, which counts if run i of both methods shares its seed. The difference is taken
     as normal.
     """
@@ -121,8 +119,8 @@ def probability_above(
         raise InputError("the two methods were resampled differently: use one seed, one retrained pool, one forget set")
     ratios = [1.0 if a is None else a.ratio for a in (first_accuracies, second_accuracies)]
     difference = ratios[0] * first.points - ratios[1] * second.points
-    halves = ratios[0] * first.half_points - ratios[1] * second.half_points
-    variance = variance_of_mean(difference, halves)
+    parts = ratios[0] * first.part_points - ratios[1] * second.part_points
+    variance = variance_of_mean(difference, parts, first.scale)
     for resamples, accuracies, ratio in zip(
         (first, second), (first_accuracies, second_accuracies), ratios, strict=True
     ):
@@ -145,8 +143,8 @@ def ratio_variance(accuracies: Accuracies) -> float:
     return float(models + _example_variance(a.retain_u, a.retain_r) + _example_variance(a.test_u, a.test_r))
 
 
-def half_ratios(resamples: Resamples, accuracies: Accuracies) -> np.ndarray:
-    """(RA_U / RA_R) * (TA_U / TA_R) of each half's models, (n_resamples,)."""
+def part_ratios(resamples: Resamples, accuracies: Accuracies) -> np.ndarray:
+    """(RA_U / RA_R) * (TA_U / TA_R) of each part's models, (n_resamples,)."""
 
     def means(values, rows):
         return _of_models(values)[rows].mean(axis=1)

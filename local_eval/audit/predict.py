@@ -9,7 +9,7 @@ from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
 from local_eval.metric.score import Attack
 
 from .intervals import Interval, log_interval
-from .resampling import resample, variance_of_mean
+from .resampling import resample
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,15 @@ def predict_quality(
         return float(np.log(max(then, floor) / max(now, floor))), float(now)
 
     step, fitted = step_of(unlearned, retrained)
-    halves = zip(resamples.unlearned_rows[:n_refits], resamples.retrained_rows[:n_refits], strict=True)
-    of_halves = [step_of(unlearned[u], retrained[r])[0] for u, r in halves]
+    of_halves = [
+        step_of(*(sample[rng.permutation(len(sample))[: len(sample) // 2]] for sample in (unlearned, retrained)))[0]
+        for _ in range(n_refits)
+    ]
     # What the fit loses with half the models it has, at most, lost itself: half of that is made good, and
     # as much counts as error.
     doubt = (step - np.mean(of_halves)) / 2
     quality = resamples.quality * np.exp(step + doubt)
-    relative = variance_of_mean(resamples.points, resamples.half_points) / resamples.quality**2
+    relative = resamples.quality_variance / resamples.quality**2
     relative += np.var(of_halves, ddof=1) + doubt**2
     interval = log_interval(float(quality), float(quality * np.sqrt(relative)), level, highest=1.0)
     return Prediction(interval, n_models, resamples.quality, observed_at, fitted)

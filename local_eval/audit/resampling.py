@@ -1,9 +1,11 @@
-"""Half-sampling of models: how far points, and their mean F, move when other models had been drawn.
+"""Resampling of models: how far points, and their mean F, move when other models had been drawn.
 
 Drawing models with replacement repeats values, and a supremum over windows feeds on repeated values: epsilon
-rises and F falls. So halves are drawn without replacement. For a statistic with variance v / N the spread between
-halves of N models, given the models, is v * (2/N - 1/N) = v / N: no rescaling is needed (Politis, Romano and Wolf 1999,
-Subsampling, chapter 2).
+rises and F falls. So parts of the models are drawn without replacement. For a statistic whose variance is v / N,
+the variance between parts of m of N models, given the models, is v * (1/m - 1/N), which m / (N - m) turns into v / N
+(Politis, Romano and Wolf 1999, Subsampling). Three quarters are kept: F changes with the number of models, and
+more so its sensitivity, so halves would already speak of another score; with much more kept, chance outweighs the
+correction.
 """
 
 from dataclasses import dataclass
@@ -17,21 +19,27 @@ from local_eval.metric.score import Attack
 
 @dataclass(frozen=True)
 class Resamples:
-    """Points with all models, and with random halves of them.
+    """Points with all models, and with random parts of them.
 
-    points (n_examples,); half_points (n_resamples, n_examples); the models of each half: unlearned_rows and
-    retrained_rows, (n_resamples, half the models).
+    points (n_examples,); part_points (n_resamples, n_examples); the models of each part: unlearned_rows and
+    retrained_rows, (n_resamples, n_kept). scale: variance between parts, times this, is variance between pools.
     """
 
     points: np.ndarray
-    half_points: np.ndarray
+    part_points: np.ndarray
     unlearned_rows: np.ndarray
     retrained_rows: np.ndarray
+    scale: float = 3.0
 
     @property
     def quality(self) -> float:
         """F, the mean of the points."""
         return float(self.points.mean())
+
+    @property
+    def quality_variance(self) -> float:
+        """Variance of F over models and examples."""
+        return variance_of_mean(self.points, self.part_points, self.scale)
 
 
 def resample(
@@ -43,11 +51,11 @@ def resample(
     n_resamples: int = 40,
     seed: int = 0,
 ) -> Resamples:
-    """Points of two samples (n_models, n_examples), and of n_resamples halves of their models.
+    """Points of two samples (n_models, n_examples), and of n_resamples parts of their models.
 
-    The same seed draws the same halves, so that methods can be compared on equal terms. Halves are scored
-    with the bins of the whole. Takes n_resamples times the attack at half the models. Raises InputError below four
-    models or two examples.
+    The same seed draws the same parts, so that methods can be compared on equal terms. Parts are scored
+    with the bins of the whole. Takes n_resamples times the attack on three quarters of the models. Raises InputError
+    below four models or two examples.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
@@ -61,27 +69,31 @@ def resample(
         return points(attack(u, r, spec).epsilon, n_models, spec)
 
     u_rows, r_rows = (
-        _halves(len(sample), n_resamples, np.random.default_rng([seed, i]))
+        _parts(len(sample), n_resamples, np.random.default_rng([seed, i]))
         for i, sample in enumerate((unlearned, retrained))
     )
-    half_points = np.stack([score(unlearned[u], retrained[r]) for u, r in zip(u_rows, r_rows, strict=True)])
-    return Resamples(score(unlearned, retrained), half_points, u_rows, r_rows)
+    part_points = np.stack([score(unlearned[u], retrained[r]) for u, r in zip(u_rows, r_rows, strict=True)])
+    scale = max(
+        rows.shape[1] / (len(sample) - rows.shape[1]) for rows, sample in ((u_rows, unlearned), (r_rows, retrained))
+    )
+    return Resamples(score(unlearned, retrained), part_points, u_rows, r_rows, scale)
 
 
-def _halves(n_models: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    return np.stack([rng.permutation(n_models)[: n_models // 2] for _ in range(n_resamples)])
+def _parts(n_models: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    n_kept = n_models - n_models // 4
+    return np.stack([rng.permutation(n_models)[:n_kept] for _ in range(n_resamples)])
 
 
-def variance_of_mean(values: np.ndarray, half_values: np.ndarray) -> float:
+def variance_of_mean(values: np.ndarray, part_values: np.ndarray, scale: float) -> float:
     """Variance of the mean over examples (n_examples,), when both models and examples had been other ones.
 
     Examples whose values moved apart would be a plain sample: variance / n_examples, which holds what each example
     owes to its models. What that leaves out is the models' common pull on all examples: the covariance between
-    examples, measured on the halves (n_resamples, n_examples) as the variance of their mean less the share that
+    examples, measured on the parts (n_resamples, n_examples) as the variance of their mean less the share that
     the examples' own variances explain.
     """
     n_examples = len(values)
     own = values.var(ddof=1) / n_examples
-    of_mean = half_values.mean(axis=1).var(ddof=1)
-    explained = half_values.var(axis=0, ddof=1).sum() / n_examples**2
-    return float(own + max(0.0, of_mean - explained))
+    of_mean = part_values.mean(axis=1).var(ddof=1)
+    explained = part_values.var(axis=0, ddof=1).sum() / n_examples**2
+    return float(own + scale * max(0.0, of_mean - explained))
