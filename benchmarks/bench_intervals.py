@@ -142,10 +142,7 @@ def null_coverage(
 def prediction_coverage(name: str, n_models: int, n_repetitions: int, n_examples: int = 200, common: float = 0.05):
     truth = true_quality(name, EXACT, 512, n_examples, common, max(8, n_repetitions))
     pools = draws(name, n_models, n_examples, common, seed=4)
-    found = [
-        predict_quality(*next(pools), attack=EXACT, n_simulated=200, n_resamples=20, seed=i).quality
-        for i in range(n_repetitions)
-    ]
+    found = [predict_quality(*next(pools), attack=EXACT, n_simulated=200, seed=i).quality for i in range(n_repetitions)]
     return {
         "population": name,
         "from_models": n_models,

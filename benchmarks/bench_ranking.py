@@ -1,6 +1,6 @@
 """How many models does it take to rank methods? Eight simulated methods, ranked at each N and at N = 512.
 
-python -m benchmarks.bench_ranking            about five minutes on one core
+python -m benchmarks.bench_ranking            about eight minutes on one core
 python -m benchmarks.bench_ranking --quick    few repetitions, nothing recorded
 
 Writes results/ranking.json, from which the thresholds of `local_eval.audit.ranking_warning` come, and
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing recorded")
     options = parser.parse_args(argv[1:])
-    forms = {"exact": (exact_epsilon, 200, 40), "grid": (grid_epsilon, 20, 8)}
+    forms = {"exact": (exact_epsilon, 200, 40), "grid": (grid_epsilon, 40, 8)}
     results = {"n_examples": N_EXAMPLES, "common": COMMON, "methods": list(METHODS)}
     for form, (attack, n_repetitions, n_truth) in forms.items():
         if options.quick:
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 def rank(attack, n_repetitions: int, n_truth: int) -> dict:
     rng = np.random.default_rng(0)
     expected = np.mean([qualities(attack, 512, rng) for _ in range(n_truth)], axis=0)
-    pairs = [(i, j) for i, j in combinations(range(len(METHODS)), 2)]
+    pairs = list(combinations(range(len(METHODS)), 2))
     rows = []
     for n_models in SIZES:
         found = np.array([qualities(attack, n_models, rng) for _ in range(n_repetitions)])

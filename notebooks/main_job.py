@@ -71,8 +71,8 @@ for assessment in assessments:
 
 # %%
 COLOURS = {"finetune": "#0072B2", "random_perturbation": "#D55E00", rows[-1].name: "#009E73"}
-figure, axis = plt.subplots(figsize=(8, 3.2))
-bins = np.arange(0, 7.5, MetricSpec().bin_width)
+figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+bins = np.arange(0, 8, MetricSpec().bin_width)
 shown = [row for row in rows if row.name in COLOURS]
 labels = [row.name.split(" (")[0] for row in shown]
 epsilons = [np.clip(row.epsilon, 0, 7.2) for row in shown]
@@ -90,7 +90,7 @@ plt.show()
 # %%
 bounds = epsilon_lower_bounds(samples.methods["finetune"].confidence, samples.retrained.confidence)
 worst = int(np.argmax(bounds.epsilon))
-figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), width_ratios=[1, 4])
+figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), width_ratios=[1, 4], layout="constrained")
 axes[0].imshow(workspace.splits.forget.images[worst].transpose(1, 2, 0))
 axes[0].set_title(f"a {workspace.splits.forget.labels[worst]}")
 axes[0].axis("off")

@@ -1,6 +1,8 @@
 """Intervals beside what theory or brute force says of them."""
 
+import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from local_eval.audit import (
 )
 from local_eval.audit.intervals import log_interval
 from local_eval.audit.lower_bounds import bound_table, epsilon_of_rates, upper_rate
-from local_eval.audit.predict import fit, shrunk
+from local_eval.audit.predict import RANKING, fit, shrunk
 from local_eval.audit.resampling import Resamples, variance_of_mean
 from local_eval.audit.simulate import simulated_pools
 from local_eval.metric import exact_epsilon, forgetting_quality
@@ -226,7 +228,7 @@ class TestPrediction:
             [forgetting_quality(EXACT(*simulated_pools(256, 100, rng, **options)).epsilon, 256) for _ in range(4)]
         )
         u, r = simulated_pools(64, 150, rng, **options)
-        found = predict_quality(u, r, 256, attack=EXACT, n_simulated=150, n_resamples=15, n_refits=4)
+        found = predict_quality(u, r, 256, attack=EXACT, n_simulated=150, n_refits=4)
         assert found.quality.low < truth < found.quality.high
         assert abs(found.quality.value - truth) < abs(found.observed - truth) / 2
         assert found.fitted == pytest.approx(found.observed, rel=0.2)
@@ -251,5 +253,11 @@ class TestPrediction:
             predict_quality(u[:4], r[:4], attack=EXACT)
 
     def test_a_small_number_of_models_is_warned_of(self):
-        assert "3 models" in ranking_warning(3)
+        assert ranking_warning(2).startswith("2 models are too few")
+        assert "N = 16" in ranking_warning(31) and "roughly" in ranking_warning(64)
         assert ranking_warning(512) is None
+
+    def test_the_warning_says_what_the_record_says(self):
+        record = json.loads((Path(__file__).parents[1] / "benchmarks/results/ranking.json").read_text())
+        rows = record["results"]["grid"]["by_size"]
+        assert {row["n_models"]: (row["pairs_in_right_order"], row["best_method_first"]) for row in rows} == RANKING

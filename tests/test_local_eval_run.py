@@ -174,7 +174,7 @@ def test_run_does_everything_and_a_second_method_reuses_the_retrained_models(tmp
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("retrained/*.npz")}
     report = next(folder.glob("finetune-*/report.md")).read_text()
     assert "| finetune |" in report
-    assert "too small to rank" in report
+    assert "too few to rank" in report
     assert main(["run", *options, "--method", "negative_gradient"]) == 0
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("retrained/*.npz")} == before
     assert json.loads(capsys.readouterr().out)["rows"][0]["name"] == "negative_gradient"

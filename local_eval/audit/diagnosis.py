@@ -75,7 +75,7 @@ def sentence(diagnosis: Diagnosis) -> str:
     d = diagnosis
     shift, spread, rest = (float(part.mean()) for part in (d.from_shift, d.from_spread, d.rest))
     avoidable = max(shift, 0.0) + max(spread, 0.0)
-    if avoidable < 0.25 * rest:
+    if avoidable < 0.25 * rest or _as_by_chance(d):
         return (
             f"your {d.n_models} checkpoints are near what retraining gives: of a mean epsilon of "
             f"{d.epsilon.mean():.2f}, {rest:.2f} would be there with mean and spread matched"
@@ -83,6 +83,14 @@ def sentence(diagnosis: Diagnosis) -> str:
     what = _about_spread(d) if spread >= shift else _about_shift(d)
     share = max(shift, spread) / avoidable
     return f"your {d.n_models} checkpoints {what}; that makes {share:.0%} of the avoidable epsilon"
+
+
+def _as_by_chance(d: Diagnosis) -> bool:
+    """Means and spreads differ no more than those of two retrained samples of this size do: normal samples of N differ
+    by sqrt(2 / N) in the mean and by sqrt(1 / N) in the logarithm of the spread; half of all by 0.67 times that."""
+    spread = np.log(np.maximum(d.spread_ratio, np.finfo(float).tiny))
+    sizes = ((d.shift, 2 / d.n_models), (spread, 1 / d.n_models))
+    return all(np.median(np.abs(values)) < 1.5 * 0.67 * np.sqrt(variance) for values, variance in sizes)
 
 
 def _about_spread(d: Diagnosis) -> str:

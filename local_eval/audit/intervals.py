@@ -1,7 +1,7 @@
 """Intervals for F, the accuracy ratios and the final score; how sure one method is above another.
 
 Each holds for other models and other examples from where these came from: the truth it covers is the expected value at
-this number of models. Coverage is measured in benchmarks/results/intervals.json.
+this number of models. Coverage is measured by benchmarks/bench_intervals.py.
 """
 
 from dataclasses import dataclass

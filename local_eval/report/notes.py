@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
+from local_eval.audit.predict import ranking_warning
 from local_eval.evaluate import DO_NOTHING, NULL, Row
-
-_RANKABLE = 32  # below it no ranking means anything: doing nothing beats the competition's winner at N = 3
 
 
 def notes_on(rows: Sequence[Row]) -> list[str]:
@@ -22,7 +21,6 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
             f"a perfect unlearner scores about {null.forgetting_quality:.3f} here, not 1: the null row compares "
             f"retrained models with each other ({null.n_models} against {null.n_models})"
         )
-    n_models = max(row.n_models for row in rows)
-    if n_models < _RANKABLE:
-        notes.append(f"N = {n_models} is too small to rank methods: take {_RANKABLE} models or more")
+    if warning := ranking_warning(max(row.n_models for row in rows)):
+        notes.append(warning)
     return notes
