@@ -1,6 +1,6 @@
 """Do the intervals hold? Coverage on simulated pools whose truth is known.
 
-python -m benchmarks.bench_intervals            about a quarter of an hour on one core
+python -m benchmarks.bench_intervals            about half an hour on two cores
 python -m benchmarks.bench_intervals --quick    few repetitions, nothing recorded
 
 Writes results/intervals.json and results/intervals.png. The truth of an interval for F is the mean F of independent
@@ -10,11 +10,13 @@ draws of models and examples at the same size. Nominal level everywhere: 95%.
 import argparse
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
+from tqdm import tqdm
 
 from benchmarks.record import RESULTS, record
 from local_eval.audit import (
@@ -34,43 +36,59 @@ POPULATIONS = {
     "spread": {"spread": 0.7, "spread_sd": 0.2},
     "heavy tails": {"shift_sd": 0.2, "noise": heavy_tailed},
 }
-SIZES = ((32, 100, 0.0), (32, 100, 0.1), (64, 500, 0.05), (128, 200, 0.1), (512, 100, 0.05))
-EXACT = partial(exact_epsilon, n_threads=1)
-GRID = partial(grid_epsilon, n_threads=1)
+FORMS = {"exact": partial(exact_epsilon, n_threads=1), "grid": grid_epsilon}
+# models, examples, share of a model's variance that pulls all its examples the same way
+SIZES = {
+    "exact": ((32, 100, 0.0), (32, 100, 0.1), (64, 500, 0.05), (128, 200, 0.1), (512, 100, 0.05)),
+    "grid": ((32, 100, 0.1), (64, 100, 0.05)),
+}
+LARGEST = 512  # models: what predictions are for
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing recorded")
     options = parser.parse_args(argv[1:])
-    n, sizes = (10, SIZES[:1]) if options.quick else (options.repetitions, SIZES)
+    n = 8 if options.quick else options.repetitions
+    jobs = jobs_of(n, quick=options.quick)
     start = time.perf_counter()
-    rows = [
-        coverage(name, EXACT, "exact", n, *size, n_resamples=20)
-        for size in sizes
-        for name in POPULATIONS
-        if show(name, *size)
-    ]
-    rows.append(coverage("shifted", GRID, "grid", n // 2, 32, 100, 0.1, n_resamples=10))
-    results = {
-        "quality": rows,
-        "null": [null_coverage(name, n // 5) for name in ("identical", "heavy tails")],
-        "prediction_at_512": [prediction_coverage(name, m, n // 8) for m in (32, 128) for name in POPULATIONS],
-        "epsilon_lower_bound": lower_bound_failures(max(1, n // 10)),
-        "lowest_coverage_of_quality": min(row["coverage"] for row in rows),
-        "seconds": round(time.perf_counter() - start),
-    }
-    for name, found in results.items():
-        print(name, *(found if isinstance(found, list) else [found]), sep="\n  ")
+    with ProcessPoolExecutor(options.workers) as pool:
+        futures = [(part, pool.submit(job)) for part, job in jobs]
+        found = [(part, future.result()) for part, future in tqdm(futures)]
+    results = {part: [row for p, row in found if p == part] for part in dict.fromkeys(p for p, _ in found)}
+    results["lowest_coverage_of_quality"] = min(row["coverage"] for row in results["quality"])
+    results["lowest_coverage_of_prediction_at_512"] = min(row["coverage"] for row in results["prediction_at_512"])
+    results["seconds"] = round(time.perf_counter() - start)
+    for name, rows in results.items():
+        print(name, *(rows if isinstance(rows, list) else [rows]), sep="\n  ")
     if not options.quick:
         print(record("intervals", results, argv))
-        print(plot(rows))
+        print(plot(results))
 
 
-def show(*what) -> bool:
-    print("...", *what, file=sys.stderr)
-    return True
+def jobs_of(n: int, quick: bool) -> list[tuple[str, partial]]:
+    """(part of the results, job that gives one of its rows), the long ones first."""
+    predictions = [
+        ("prediction_at_512", partial(prediction_coverage, name, form, m, n // 2 if form == "exact" else n // 4))
+        for form, sizes in (("grid", (64,)), ("exact", (64, 32, 128)))
+        for m in (sizes[:1] if quick else sizes)
+        for name in POPULATIONS
+    ]
+    intervals = [
+        ("quality", partial(coverage, name, form, n, *size, n_resamples=20 if form == "exact" else 10))
+        for form in FORMS
+        for size in (SIZES[form][:1] if quick else SIZES[form])
+        for name in POPULATIONS
+    ]
+    nulls = [
+        ("null", partial(null_coverage, name, form, n if form == "exact" else n // 4))
+        for form in FORMS
+        for name in ("identical", "heavy tails")
+    ]
+    bounds = [("epsilon_lower_bound", partial(lower_bound_failures, shift, max(1, n // 10))) for shift in (0, 1, 2)]
+    return [*predictions, *intervals, *nulls, *bounds]
 
 
 def draws(name: str, n_models: int, n_examples: int, common: float, seed: int):
@@ -84,7 +102,8 @@ def true_quality(name: str, attack, n_models: int, n_examples: int, common: floa
     return float(np.mean([forgetting_quality(attack(*next(pools)).epsilon, n_models) for _ in range(n_draws)]))
 
 
-def coverage(name, attack, form, n_repetitions, n_models, n_examples, common, n_resamples) -> dict:
+def coverage(name, form, n_repetitions, n_models, n_examples, common, n_resamples) -> dict:
+    attack = FORMS[form]
     truth = true_quality(name, attack, n_models, n_examples, common, 2 * n_repetitions)
     pools = draws(name, n_models, n_examples, common, seed=2)
     found = [
@@ -111,24 +130,26 @@ def covered(intervals, truth: float) -> float:
 
 
 def null_coverage(
-    name: str, n_repetitions: int, n_models: int = 64, n_examples: int = 200, common: float = 0.05
+    name: str, form: str, n_repetitions: int, n_models: int = 64, n_examples: int = 200, common: float = 0.05
 ) -> dict:
     """The null from the retrained pool, where the truth is F of two independent pools; and the share of it, whose truth
     for one more such pool is 1."""
-    truth = true_quality(name, EXACT, n_models, n_examples, common, 4 * n_repetitions)
-    plain = {**POPULATIONS[name], "shift_sd": 0.0}
+    attack = FORMS[form]
+    plain = {**POPULATIONS[name], "shift_sd": 0.0}  # retrained against retrained: nothing is shifted
+    rng = np.random.default_rng(1)
+    pools = (simulated_pools(n_models, n_examples, rng, common=common, **plain) for _ in range(2 * n_repetitions))
+    truth = float(np.mean([forgetting_quality(attack(*pool).epsilon, n_models) for pool in pools]))
     rng = np.random.default_rng(3)
     nulls, shares = [], []
     for i in range(n_repetitions):
         unlearned, retrained = simulated_pools(n_models, n_examples, rng, common=common, **plain)
-        null = null_quality(retrained, attack=EXACT, n_halvings=10, seed=i)
+        null = null_quality(retrained, attack=attack, n_halvings=10, seed=i)
         nulls.append(null.quality)
-        shares.append(share_of_attainable(resample(unlearned, retrained, attack=EXACT, n_resamples=20, seed=i), null))
-    if plain["shift_sd"] != POPULATIONS[name].get("shift_sd", 0.0):  # the truth of the unshifted population
-        pools = (simulated_pools(n_models, n_examples, rng, common=common, **plain) for _ in range(4 * n_repetitions))
-        truth = float(np.mean([forgetting_quality(EXACT(*pool).epsilon, n_models) for pool in pools]))
+        halves = resample(unlearned, retrained, attack=attack, n_resamples=20, seed=i)
+        shares.append(share_of_attainable(halves, null))
     return {
         "population": name,
+        "form": form,
         "n_models": n_models,
         "repetitions": n_repetitions,
         "truth": round(truth, 5),
@@ -139,43 +160,52 @@ def null_coverage(
     }
 
 
-def prediction_coverage(name: str, n_models: int, n_repetitions: int, n_examples: int = 200, common: float = 0.05):
-    truth = true_quality(name, EXACT, 512, n_examples, common, max(8, n_repetitions))
+def prediction_coverage(
+    name: str, form: str, n_models: int, n_repetitions: int, n_examples: int = 200, common: float = 0.05
+) -> dict:
+    """The truth is F of pools of 512; the interval is that of the prediction from pools of n_models."""
+    attack = FORMS[form]
+    truth = true_quality(name, attack, LARGEST, n_examples, common, max(8, n_repetitions))
     pools = draws(name, n_models, n_examples, common, seed=4)
-    found = [predict_quality(*next(pools), attack=EXACT, n_simulated=200, seed=i).quality for i in range(n_repetitions)]
+    found = [
+        predict_quality(*next(pools), attack=attack, n_simulated=200, seed=i).quality for i in range(n_repetitions)
+    ]
     return {
         "population": name,
+        "form": form,
         "from_models": n_models,
+        "n_examples": n_examples,
         "repetitions": n_repetitions,
         "truth": round(truth, 5),
         "mean": round(float(np.mean([interval.value for interval in found])), 5),
         "coverage": covered(found, truth),
+        "relative_error": round(float(np.std([np.log(interval.value / truth) for interval in found])), 4),
+        "stated_relative_error": round(float(np.mean([i.standard_error / i.value for i in found])), 4),
     }
 
 
-def lower_bound_failures(n_repetitions: int, n_models: int = 64, n_examples: int = 60, failure: float = 0.05) -> dict:
+def lower_bound_failures(
+    shift: float, n_repetitions: int, n_models: int = 64, n_examples: int = 60, failure: float = 0.05
+) -> dict:
     """How often the Clopper-Pearson bound lies above the true epsilon of two Gaussians a given shift apart."""
     rng = np.random.default_rng(5)
-    result = {"stated_failure": failure, "n_models": n_models}
-    for shift in (0.0, 1.0, 2.0):
-        truth = gaussian_epsilon(shift)
-        bounds = np.concatenate(
-            [
-                epsilon_lower_bounds(
-                    rng.normal(size=(n_models, n_examples)) + shift,
-                    rng.normal(size=(n_models, n_examples)),
-                    failure=failure,
-                    seed=i,
-                ).epsilon
-                for i in range(n_repetitions)
-            ]
-        )
-        result[f"shift {shift:g}"] = {
-            "true_epsilon": round(truth, 3),
-            "mean_bound": round(float(bounds.mean()), 3),
-            "failures": round(float((bounds > truth).mean()), 4),
-        }
-    return result
+    truth = gaussian_epsilon(shift)
+    size = (n_models, n_examples)
+    bounds = np.concatenate(
+        [
+            epsilon_lower_bounds(rng.normal(size=size) + shift, rng.normal(size=size), failure=failure, seed=i).epsilon
+            for i in range(n_repetitions)
+        ]
+    )
+    return {
+        "shift": shift,
+        "n_models": n_models,
+        "bounds": len(bounds),
+        "true_epsilon": round(truth, 3),
+        "mean_bound": round(float(bounds.mean()), 3),
+        "stated_failure": failure,
+        "failures": round(float((bounds > truth).mean()), 4),
+    }
 
 
 def gaussian_epsilon(shift: float, delta: float = 1e-5) -> float:
@@ -186,29 +216,44 @@ def gaussian_epsilon(shift: float, delta: float = 1e-5) -> float:
     return float(max(0.0, np.max(forms)))
 
 
-def plot(rows: list[dict]) -> Path:
+def plot(results: dict) -> Path:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    rows, predictions, bounds = (results[part] for part in ("quality", "prediction_at_512", "epsilon_lower_bound"))
+    figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained", height_ratios=(1.7, 1))
+    (left, right), (low_left, low_right) = axes
     names = [f"{r['population']}, {r['form']}, N {r['n_models']}, |S| {r['n_examples']}, {r['common']:g}" for r in rows]
-    left.axvline(0.95, color="0.6", label="nominal")
-    left.axvline(0.90, color="0.6", linestyle=":", label="goal")
-    left.plot([r["coverage"] for r in rows], range(len(rows)), "o")
-    left.set_yticks(range(len(rows)), names, fontsize=6)
-    left.invert_yaxis()
-    left.set(xlabel="coverage of the 95% interval for F", xlim=(0.8, 1.01))
-    left.legend(loc="lower left", fontsize=7)
+    dots(left, names, [r["coverage"] for r in rows], "coverage of the 95% interval for F")
+    names = [f"{r['population']}, {r['form']}, from N {r['from_models']}" for r in predictions]
+    dots(right, names, [r["coverage"] for r in predictions], "coverage of the 95% interval predicted for N = 512")
     true, said = ([r[key] for r in rows] for key in ("true_standard_error", "mean_standard_error"))
-    right.plot([min(true), max(true)], [min(true), max(true)], color="0.6")
-    right.plot(true, said, "o")
-    right.set(xscale="log", yscale="log", xlabel="true standard error of F", ylabel="mean of the estimates")
+    low_left.plot([min(true), max(true)], [min(true), max(true)], color="0.6", label="equal")
+    low_left.plot(true, said, "o", color="#0072b2")
+    low_left.set(xscale="log", yscale="log", xlabel="true standard error of F", ylabel="mean of the estimates")
+    low_left.legend()
+    where = range(len(bounds))
+    low_right.bar(where, [100 * b["failures"] for b in bounds], color="#0072b2", width=0.5)
+    low_right.axhline(100 * bounds[0]["stated_failure"], color="#d55e00", linestyle="--", label="stated")
+    low_right.set_xticks(where, [f"shift {b['shift']:g}: true {b['true_epsilon']:.2f}" for b in bounds])
+    low_right.set(ylabel="lower bounds of epsilon above the truth, %")
+    low_right.legend()
     path = RESULTS / "intervals.png"
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
     return path
+
+
+def dots(axes, names: list[str], values: list[float], label: str) -> None:
+    axes.axvline(0.95, color="0.6", label="nominal")
+    axes.axvline(0.90, color="0.6", linestyle=":", label="goal")
+    axes.plot(values, range(len(names)), "o", color="#0072b2")
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlabel=label, xlim=(min(0.8, *values) - 0.01, 1.01))
+    axes.legend(loc="lower left", fontsize=8)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,9 @@ def main(argv: list[str]) -> None:
     results = {"n_models": n, "n_examples": n_examples, "tiled_s_per_example": tiled / options.tiled_examples}
     for name, attack in ATTACKS.items():
         seconds = best_time(lambda attack=attack: attack(u, r), 3)
-        one_thread = best_time(lambda attack=attack: attack(u, r, n_threads=1), 3)
         epsilon = attack(u, r).epsilon
         results[name] = {
             "seconds": seconds,
-            "seconds_one_thread": one_thread,
             "times_faster_than_tiled": results["tiled_s_per_example"] * n_examples / seconds,
             "null_mean_epsilon": epsilon.mean(),
             "null_forgetting_quality": forgetting_quality(epsilon, n),

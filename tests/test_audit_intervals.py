@@ -225,13 +225,16 @@ class TestPrediction:
         rng = np.random.default_rng(11)
         options = {"shift": 0.5, "shift_sd": 0.3}
         truth = np.mean(
-            [forgetting_quality(EXACT(*simulated_pools(256, 100, rng, **options)).epsilon, 256) for _ in range(4)]
+            [forgetting_quality(EXACT(*simulated_pools(256, 100, rng, **options)).epsilon, 256) for _ in range(20)]
         )
-        u, r = simulated_pools(64, 150, rng, **options)
-        found = predict_quality(u, r, 256, attack=EXACT, n_simulated=150, n_refits=4)
-        assert found.quality.low < truth < found.quality.high
-        assert abs(found.quality.value - truth) < abs(found.observed - truth) / 2
-        assert found.fitted == pytest.approx(found.observed, rel=0.2)
+        found = [
+            predict_quality(*simulated_pools(64, 150, rng, **options), 256, attack=EXACT, n_simulated=150, n_refits=4)
+            for _ in range(8)
+        ]
+        assert sum(f.quality.low < truth < f.quality.high for f in found) >= 6
+        value, observed, fitted = np.mean([(f.quality.value, f.observed, f.fitted) for f in found], axis=0)
+        assert abs(value - truth) < abs(observed - truth) / 5
+        assert fitted == pytest.approx(observed, rel=0.1)
 
     def test_the_fit_returns_samples_like_the_ones_it_saw(self):
         rng = np.random.default_rng(12)

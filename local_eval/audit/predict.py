@@ -68,19 +68,23 @@ def predict_quality(
         now, then = (points(attack(*draw(n, n_simulated), spec).epsilon, n, spec).mean() for n in sizes)
         return float(np.log(max(then, floor) / max(now, floor))), float(now)
 
-    step, fitted = step_of(unlearned, retrained)
-    of_halves = [
-        step_of(*(sample[rng.permutation(len(sample))[: len(sample) // 2]] for sample in (unlearned, retrained)))[0]
-        for _ in range(n_refits)
-    ]
+    # The doubt below counts chance in this step one and a half times: four draws halve it.
+    step, fitted = np.mean([step_of(unlearned, retrained) for _ in range(4)], axis=0)
+    log_quality, of_halves = np.empty((2, n_refits))
+    for i in range(n_refits):
+        u, r = (x[rng.permutation(len(x))[: len(x) // 2]] for x in (unlearned, retrained))
+        log_quality[i] = np.log(max(points(attack(u, r, spec).epsilon, observed_at, spec).mean(), floor))
+        of_halves[i] = step_of(u, r)[0]
     # What the fit loses with half the models it has, at most, lost itself: half of that is made good, and
     # as much counts as error.
-    doubt = (step - np.mean(of_halves)) / 2
+    doubt = (step - of_halves.mean()) / 2
     quality = resamples.quality * np.exp(step + doubt)
+    # Pools off by chance have both a lower F and a steeper step: errors that go together count together.
+    together = np.var(log_quality + of_halves, ddof=1) - np.var(log_quality, ddof=1)
     relative = resamples.quality_variance / resamples.quality**2
-    relative += np.var(of_halves, ddof=1) + doubt**2
+    relative += max(together, np.var(of_halves, ddof=1)) + doubt**2
     interval = log_interval(float(quality), float(quality * np.sqrt(relative)), level, highest=1.0)
-    return Prediction(interval, n_models, resamples.quality, observed_at, fitted)
+    return Prediction(interval, n_models, resamples.quality, observed_at, float(fitted))
 
 
 def fit(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random.Generator):

@@ -9,7 +9,6 @@ import numpy as np
 from kit.errors import InputError
 
 from .checks import checked_samples
-from .chunks import over_chunks
 from .epsilon import EpsilonResult, capped, epsilon_table, too_tight
 from .spec import MetricSpec
 
@@ -17,11 +16,12 @@ _MOST_THRESHOLDS = 10_000_000
 _BLOCKS = (16, 4, 1)  # sides of the blocks of windows that are bounded together, each a multiple of the next
 
 
-def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads: int | None = None) -> EpsilonResult:
+def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None) -> EpsilonResult:
     """Largest epsilon of each example over the released code's grid of thresholds and windows.
 
     unlearned (n_unlearned, n_examples) and retrained (n_retrained, n_examples): confidences. The released code
-    needs equal numbers of models; here they may differ. Raises InputError, see `checked_samples`.
+    needs equal numbers of models; here they may differ. One thread: the calls of an example are short, and threads
+    would spend their time handing the interpreter's lock around. Raises InputError, see `checked_samples`.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
@@ -35,18 +35,12 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads
     u_has_larger_median = np.median(unlearned, axis=0) >= np.median(retrained, axis=0)
     tight = too_tight(unlearned, retrained, spec)
 
-    def job(examples: slice) -> np.ndarray:
-        best = np.zeros(examples.stop - examples.start, np.float32)
-        for i, example in enumerate(range(examples.start, examples.stop)):
-            if tight[example]:
-                continue
-            u, r = np.sort(unlearned[:, example]), np.sort(retrained[:, example])
-            u_positive, r_positive = (u, r, table, bounds), (r, u, table.T, bounds.T)
-            best_single = _best_single(*(u_positive if u_has_larger_median[example] else r_positive)[:3], spec)
-            best[i] = _best_double(*(r_positive if np.ptp(u) >= np.ptp(r) else u_positive), spec, best_single)
-        return best
-
-    best = over_chunks(job, unlearned.shape[1], 32, n_threads)
+    best = np.zeros(unlearned.shape[1], np.float32)
+    for example in np.flatnonzero(~tight):
+        u, r = np.sort(unlearned[:, example]), np.sort(retrained[:, example])
+        u_positive, r_positive = (u, r, table, bounds), (r, u, table.T, bounds.T)
+        best_single = _best_single(*(u_positive if u_has_larger_median[example] else r_positive)[:3], spec)
+        best[example] = _best_double(*(r_positive if np.ptp(u) >= np.ptp(r) else u_positive), spec, best_single)
     return capped(best, tight, spec)
 
 
