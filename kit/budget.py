@@ -100,6 +100,14 @@ def planned_steps(plan: Plan | None, wanted: float) -> int:
     return (plan or Plan()).steps(wanted)
 
 
+def planned_phases(plan: Plan | None, *wanted: float) -> list[int]:
+    """The steps that `plan` grants, shared between a method's phases in the proportion of the wanted ones."""
+    whole = [max(0, math.ceil(steps)) for steps in wanted]
+    granted, total = planned_steps(plan, sum(whole)), max(1, sum(whole))
+    ends = [granted * sum(whole[: phase + 1]) // total for phase in range(len(whole))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
 @dataclass(frozen=True)
 class StepCost:
     """Measured time of one checkpoint: `fixed_s + n_steps * step_s`."""

@@ -111,18 +111,25 @@ def train(
 
 def fine_tune(
     net: nn.Module,
-    retain_loader: Iterable[Any],
+    loader: Iterable[Any],
     n_steps: int,
     *,
     lr: float,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     schedule: Schedule = cosine,
+    objective: Objective = cross_entropy,
+    bfloat16: bool = False,
 ) -> nn.Module:
-    """Continue training on the retain set with SGD: a method of its own, and the recovery step after every impair
-    step (Castaldo et al. 2023, section 2.1)."""
+    """Train on with SGD. On the retain set with the default objective: a method of its own, and the recovery step
+    after every impair step (Castaldo et al. 2023, section 2.1).
+
+    bfloat16: forward and backward pass in bfloat16 where autocast allows it; other bits, and faster only where the
+    processor multiplies it in hardware (`native_bfloat16`).
+    """
     optimizer = sgd(net.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
-    return train(net, retain_loader, n_steps, optimizer, schedule=schedule)
+    dtype = torch.bfloat16 if bfloat16 else None
+    return train(net, loader, n_steps, optimizer, schedule=schedule, objective=objective, autocast_dtype=dtype)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Negative gradient: ascend the loss of the forget set.
 
-Source: the Sunshine report on the competition, version 2 (SGD, learning rate 0.005, cosine); Golatkar, Achille and
-Soatto 2020, "Eternal Sunshine of the Spotless Net" (the baseline there). On Kaggle it scored 0.0001.
+Minimises L(w) = -mean CE(f_w(x), y) over the forget set alone. Source: the Sunshine report on the competition,
+version 2 (SGD, learning rate 0.005, cosine); Golatkar, Achille and Soatto 2020, "Eternal Sunshine of the Spotless Net"
+(the baseline there). On Kaggle it scored 0.0001.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.budget import Plan, planned_steps
-from kit.training import cross_entropy, sgd, train
+from kit.training import cross_entropy, fine_tune
 
 
 def unlearn(
@@ -25,12 +26,21 @@ def unlearn(
     lr: float = 0.005,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    bfloat16: bool = False,
 ) -> nn.Module:
     """Maximise the cross-entropy of the forget set for `epochs` epochs of SGD, learning rate `lr` along a cosine."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(forget_loader))
-    optimizer = sgd(net.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
-    return train(net, forget_loader, n_steps, optimizer, objective=_negative_cross_entropy)
+    return fine_tune(
+        net,
+        forget_loader,
+        n_steps,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        objective=_negative_cross_entropy,
+        bfloat16=bfloat16,
+    )
 
 
 def _negative_cross_entropy(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

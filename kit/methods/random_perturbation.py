@@ -1,6 +1,9 @@
 """Random perturbation: noise on every parameter, then fine-tuning on the retain set. Needs no forget set.
 
-Source: Castaldo et al. 2023, "Machine Unlearning", section 3 (beta 0.7, 1 to 5 epochs).
+Impair: w <- w + N(0, (beta * sigma)^2) for every parameter, sigma the standard deviation of its layer's weights; here
+each tensor is a layer of its own, so that a bias is perturbed by the spread of the biases. Recover: fine-tuning.
+Source: Castaldo et al. 2023, "Machine Unlearning", section 3 (beta 0.7, 1 to 5 epochs, learning rate 1e-5, weight
+decay 0.01). On Kaggle it scored 0.0152.
 """
 
 from collections.abc import Iterable
@@ -26,9 +29,12 @@ def unlearn(
     lr: float = 0.001,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    bfloat16: bool = False,
 ) -> nn.Module:
     """Add N(0, (beta * sigma)^2) to each parameter, sigma the standard deviation of its tensor; then recover."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(retain_loader))
     add_noise(net, beta)
-    return fine_tune(net, retain_loader, n_steps, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return fine_tune(
+        net, retain_loader, n_steps, lr=lr, momentum=momentum, weight_decay=weight_decay, bfloat16=bfloat16
+    )
