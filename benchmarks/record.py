@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def record(name: str, results: dict, argv: list[str]) -> Path:
@@ -19,7 +19,7 @@ def record(name: str, results: dict, argv: list[str]) -> Path:
     content = {
         "benchmark": name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", f"benchmarks.{Path(argv[0]).stem}", *argv[1:]]),
+        "command": " ".join(["python", "-m", _module(Path(argv[0])), *argv[1:]]),
         "machine": machine(),
         "versions": versions(),
         "results": results,
@@ -30,6 +30,11 @@ def record(name: str, results: dict, argv: list[str]) -> Path:
     unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     unfinished.replace(path)
     return path
+
+
+def _module(program: Path) -> str:
+    """benchmarks/seeds/x.py -> benchmarks.seeds.x"""
+    return ".".join(program.resolve().relative_to(RESULTS.parent.parent).with_suffix("").parts)
 
 
 def machine() -> dict:
