@@ -11,14 +11,16 @@ from data_stubs.kaggle_tree import write_tree
 from kit.budget import format_duration, parse_duration
 from kit.cli import answer, common, positive_int, run
 from kit.methods import Method, get_method
+from local_eval.distances import distances
 from local_eval.engine import n_cores, warm_up
 from local_eval.evaluate import FORMS, evaluate, read_samples
+from local_eval.metric import MetricSpec
 from local_eval.pool import ModelPool
 from local_eval.report.notes import notes_on
-from local_eval.report.table import aligned, table_of
+from local_eval.report.table import aligned, distance_table, table_of
 from local_eval.report.write import facts_of, write_report
 from local_eval.retrained import fill_retrained
-from local_eval.score_command import at_least_two, compare_command, score_command
+from local_eval.score_command import BINS, at_least_two, compare_command, score_command, spec_of
 from local_eval.setting import Setting, Workspace, open_workspace, reopen
 from local_eval.unlearned import fill_unlearned
 
@@ -110,15 +112,18 @@ def _run(args: argparse.Namespace) -> int:
     lap("train and retrain")
     pool = _unlearned(workspace, args)
     lap("unlearn")
-    rows = evaluate(read_samples(workspace, {method.name: pool}, args.n_models), attack=FORMS[args.attacks])
+    samples = read_samples(workspace, {method.name: pool}, args.n_models)
+    rows, distance = evaluate(samples, spec_of(args), FORMS[args.attacks]), distances(samples)
     lap("score")
     phases = ", ".join(f"{phase} {format_duration(s)}" for phase, s in seconds.items())
     took = f"{format_duration(sum(seconds.values()))} in all: {phases}; {_workers(args)} processes"
     notes = [*notes_on(rows), took]
-    facts = facts_of(workspace, rows, {method.name: pool}, attacks=args.attacks, seconds=seconds)
-    paths = write_report(pool.folder, facts, rows, notes)
+    facts = facts_of(workspace, rows, {method.name: pool}, distance, attacks=args.attacks, seconds=seconds)
+    tables = [table_of(rows), distance_table(rows, distance)]
+    paths = write_report(pool.folder, facts, tables, notes)
+    text = [line for table in tables for line in (*aligned(table), "")]
     further = f"intervals, null, diagnosis: python -m local_eval score {pool.folder}"
-    answer(args, facts, [*aligned(table_of(rows)), "", *notes, "report: " + ", ".join(map(str, paths)), further])
+    answer(args, facts, [*text, *notes, "report: " + ", ".join(map(str, paths)), further])
     return 0
 
 
@@ -173,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def score_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--attacks", choices=FORMS, default="grid", help="grid: as released; exact: the supremum")
+        sub.add_argument("--bins", choices=BINS, default="code", help="14 bins at N = 512 (code) or 13 (report)")
+        sub.add_argument("--delta", type=float, default=MetricSpec.delta, help="of epsilon (1e-5)")
+        sub.add_argument("--cap", type=float, default=MetricSpec.cap, help="the largest epsilon (50)")
 
     def n_models(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--n-models", type=int, default=64, help="retrained and unlearned models (64)")

@@ -25,7 +25,7 @@ from local_eval.audit.null import Null, null_quality, share_of_attainable
 from local_eval.audit.predict import predict_quality
 from local_eval.audit.resampling import Resamples, resample
 from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Sample, Samples
-from local_eval.metric import MetricSpec
+from local_eval.metric import MetricSpec, grid_epsilon
 from local_eval.metric.score import Attack
 
 FEWEST = 8  # models: the null row compares halves, and U-LiRA fits and tests on halves of those
@@ -36,11 +36,12 @@ _DELTAS = (1e-5, 1e-3, 1e-2, 0.1)
 class Form:
     """One form of the attacks: F and the score with intervals, beside the null of the same form.
 
-    predicted: the score expected at 512 models; None where F is 0 and nothing can be predicted from it.
+    score: None where no accuracies are known; null, share: None where too few models give any example a point;
+    predicted: the score (without accuracies, F) expected at 512 models; None where F is 0 and nothing can be predicted.
     """
 
     quality: Interval
-    score: Interval
+    score: Interval | None
     null: Interval | None
     share: Interval | None
     predicted: Interval | None
@@ -48,65 +49,117 @@ class Form:
 
 @dataclass(frozen=True)
 class Assessment:
-    """One method. forms: by name; the ratios to retraining; why epsilon is large; what epsilon is at least."""
+    """One method. forms: by name; the ratios to retraining, None where no accuracies are known; why epsilon is large;
+    what epsilon is at least; unmeasured: the examples (rows of the forget set) whose epsilon is the cap because every
+    attack on them was discarded, and those whose two ranges differ too much, both of the grid form."""
 
     name: str
     n_models: int
     forms: Mapping[str, Form]
-    retain_ratio: Interval
-    test_ratio: Interval
+    retain_ratio: Interval | None
+    test_ratio: Interval | None
     diagnosis: Diagnosis
     sentence: str
     lower_bounds: LowerBounds
+    discarded: np.ndarray
+    too_tight: np.ndarray
 
 
 def assess(
-    samples: Samples, *, n_resamples: int = 40, seed: int = 0, progress: bool = False
+    samples: Samples,
+    spec: MetricSpec | None = None,
+    *,
+    n_resamples: int = 40,
+    seed: int = 0,
+    progress: bool = False,
 ) -> tuple[list[Assessment], dict[tuple[str, str], float]]:
     """Assess every method and doing nothing; with their pairwise probabilities of scoring above each other.
 
     Returns the assessments, and {(a, b): probability that a's expected score is above b's}. Raises InputError below
-    four models.
+    eight models.
     """
-    if samples.n_models < FEWEST:
-        raise InputError(f"{samples.n_models} models of each kind: intervals need at least {FEWEST}")
-    spec = MetricSpec()
-    nulls = {name: _null(samples.retrained.confidence, spec, attack, seed) for name, attack in FORMS.items()}
     methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
-    assessments, resampled, accuracies = [], {}, {}
-    for name, sample in tqdm(methods.items(), desc="assessing", disable=not progress):
-        pair = (sample.confidence, samples.retrained.confidence)
-        accuracies[name] = _accuracies(sample, samples.retrained)
-        halves = {
-            form: resample(*pair, spec, attack, n_resamples=n_resamples, seed=seed) for form, attack in FORMS.items()
+    accuracies = {name: _accuracies(sample, samples.retrained) for name, sample in methods.items()}
+    confidences = {name: sample.confidence for name, sample in methods.items()}
+    return assess_confidences(
+        confidences,
+        samples.retrained.confidence,
+        accuracies,
+        spec,
+        n_resamples=n_resamples,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def assess_confidences(
+    unlearned: Mapping[str, np.ndarray],
+    retrained: np.ndarray,
+    accuracies: Mapping[str, Accuracies] | None = None,
+    spec: MetricSpec | None = None,
+    *,
+    n_resamples: int = 40,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[list[Assessment], dict[tuple[str, str], float]]:
+    """As `assess`, from confidences (n_models, n_examples) alone: name -> unlearned ones, and the retrained ones."""
+    n_models = min(map(len, (retrained, *unlearned.values())))
+    if n_models < FEWEST:
+        raise InputError(f"{n_models} models of each kind: intervals need at least {FEWEST}")
+    spec = spec or MetricSpec()
+    accuracies = accuracies or {}
+    nulls = {form: _null(retrained, n_models, spec, attack, seed) for form, attack in FORMS.items()}
+    assessments, resampled = [], {}
+    for name, sample in tqdm(unlearned.items(), desc="assessing", disable=not progress):
+        parts = {
+            form: resample(sample, retrained, spec, attack, n_resamples=n_resamples, seed=seed)
+            for form, attack in FORMS.items()
         }
-        resampled[name] = halves["grid"]
-        diagnosis = diagnose(*pair, spec)
+        resampled[name] = parts["grid"]
         assessments.append(
-            Assessment(
-                name=name,
-                n_models=samples.n_models,
-                forms={
-                    form: _form(pair, halves[form], nulls[form], accuracies[name], spec, attack, seed)
-                    for form, attack in FORMS.items()
-                },
-                retain_ratio=ratio_interval(accuracies[name].retain_u, accuracies[name].retain_r),
-                test_ratio=ratio_interval(accuracies[name].test_u, accuracies[name].test_r),
-                diagnosis=diagnosis,
-                sentence=sentence(diagnosis),
-                lower_bounds=epsilon_lower_bounds(*pair, spec, seed=seed),
-            )
+            _assessment(name, sample, retrained, accuracies.get(name), parts, nulls, spec, seed, n_models)
         )
     above = {
-        (a, b): probability_above(resampled[a], resampled[b], accuracies[a], accuracies[b])
-        for a, b in combinations(methods, 2)
+        (a, b): probability_above(resampled[a], resampled[b], accuracies.get(a), accuracies.get(b))
+        for a, b in combinations(unlearned, 2)
     }
     return assessments, above
 
 
-def _null(retrained: np.ndarray, spec: MetricSpec, attack: Attack, seed: int) -> Null | None:
+def _assessment(
+    name: str,
+    unlearned: np.ndarray,
+    retrained: np.ndarray,
+    accuracies: Accuracies | None,
+    parts: Mapping[str, Resamples],
+    nulls: Mapping[str, Null | None],
+    spec: MetricSpec,
+    seed: int,
+    n_models: int,
+) -> Assessment:
+    diagnosis = diagnose(unlearned, retrained, spec)
+    measured = grid_epsilon(unlearned, retrained, spec)
+    a = accuracies
+    return Assessment(
+        name=name,
+        n_models=n_models,
+        forms={
+            form: _form((unlearned, retrained), parts[form], nulls[form], a, spec, attack, seed)
+            for form, attack in FORMS.items()
+        },
+        retain_ratio=a and ratio_interval(a.retain_u, a.retain_r),
+        test_ratio=a and ratio_interval(a.test_u, a.test_r),
+        diagnosis=diagnosis,
+        sentence=sentence(diagnosis),
+        lower_bounds=epsilon_lower_bounds(unlearned, retrained, spec, seed=seed),
+        discarded=np.flatnonzero(measured.discarded),
+        too_tight=np.flatnonzero(measured.too_tight),
+    )
+
+
+def _null(retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack, seed: int) -> Null | None:
     try:
-        return null_quality(retrained, spec=spec, attack=attack, seed=seed)
+        return null_quality(retrained, n_models, spec=spec, attack=attack, seed=seed)
     except InputError:  # too few models for any example to get a point
         return None
 
@@ -118,23 +171,23 @@ def _accuracies(unlearned: Sample, retrained: Sample) -> Accuracies:
 
 def _form(
     pair: tuple[np.ndarray, np.ndarray],
-    halves: Resamples,
+    parts: Resamples,
     null: Null | None,
-    accuracies: Accuracies,
+    accuracies: Accuracies | None,
     spec: MetricSpec,
     attack: Attack,
     seed: int,
 ) -> Form:
     predicted = None
-    if halves.quality > 0 and len(pair[0]) < N_CHECKPOINTS:
-        quality = predict_quality(*pair, N_CHECKPOINTS, spec, attack, seed=seed).quality
-        ratio = accuracies.ratio
+    if parts.quality > 0 and min(map(len, pair)) < N_CHECKPOINTS:
+        quality = predict_quality(*pair, N_CHECKPOINTS, spec, attack, resamples=parts, seed=seed).quality
+        ratio = accuracies.ratio if accuracies else 1.0
         predicted = log_interval(quality.value * ratio, quality.standard_error * ratio, quality.level)
     return Form(
-        quality=quality_interval(halves),
-        score=score_interval(halves, accuracies),
+        quality=quality_interval(parts),
+        score=score_interval(parts, accuracies) if accuracies else None,
         null=null.quality if null else None,
-        share=share_of_attainable(halves, null, accuracies) if null else None,
+        share=share_of_attainable(parts, null, accuracies) if null else None,
         predicted=predicted,
     )
 

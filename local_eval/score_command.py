@@ -8,10 +8,12 @@ import numpy as np
 from kit.cli import answer
 from kit.errors import InputError
 from local_eval.archived import fill_from_archive
-from local_eval.assess import FEWEST, agreement, assess, measures
+from local_eval.assess import FEWEST, agreement, assess, assess_confidences, measures
+from local_eval.audit.predict import ranking_warning
+from local_eval.distances import distances
 from local_eval.engine import n_cores
 from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
-from local_eval.metric import MetricSpec, checked_samples, forgetting_quality
+from local_eval.metric import MetricSpec, bins_as_in_code, bins_as_in_report, checked_samples, forgetting_quality
 from local_eval.pool import ModelPool
 from local_eval.report.assessment import (
     agreement_lines,
@@ -21,10 +23,12 @@ from local_eval.report.assessment import (
     probability_lines,
 )
 from local_eval.report.notes import notes_on
-from local_eval.report.table import aligned, table_of
+from local_eval.report.table import aligned, distance_table, table_of
 from local_eval.report.write import facts_of
 from local_eval.retrained import retrained_pool
 from local_eval.setting import Workspace, reopen
+
+BINS = {"code": bins_as_in_code, "report": bins_as_in_report}
 
 
 def at_least_two(n_models: int) -> None:
@@ -50,13 +54,15 @@ def score_command(args: argparse.Namespace) -> int:
     have = map(len, (*pools.values(), retrained_pool(workspace)))
     n_models = min(have) if args.n_models is None else args.n_models
     at_least_two(n_models)
+    spec = spec_of(args)
     samples = read_samples(workspace, pools, n_models)
-    rows = evaluate(samples, attack=FORMS[args.attacks])
-    facts = facts_of(workspace, rows, pools, attacks=args.attacks)
-    lines = [*aligned(table_of(rows)), "", *notes_on(rows)]
+    rows = evaluate(samples, spec, FORMS[args.attacks])
+    distance = distances(samples)
+    facts = facts_of(workspace, rows, pools, distance, attacks=args.attacks)
+    lines = [*aligned(table_of(rows)), "", *aligned(distance_table(rows, distance)), "", *notes_on(rows)]
     if not args.brief and n_models >= FEWEST:
         more_facts, more_lines = _assessed(
-            samples, {row.name: row.score for row in rows if row.name in pools}, not args.quiet
+            samples, spec, {row.name: row.score for row in rows if row.name in pools}, not args.quiet
         )
         facts |= more_facts
         lines += more_lines
@@ -64,9 +70,16 @@ def score_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _assessed(samples: Samples, scores: dict[str, float], progress: bool) -> tuple[dict[str, Any], list[str]]:
+def spec_of(args: argparse.Namespace) -> MetricSpec:
+    """The score's constants from the options; the competition's unless told otherwise."""
+    return MetricSpec(delta=args.delta, cap=args.cap, bins=BINS[args.bins])
+
+
+def _assessed(
+    samples: Samples, spec: MetricSpec, scores: dict[str, float], progress: bool
+) -> tuple[dict[str, Any], list[str]]:
     """Facts and lines of everything beyond the table."""
-    assessments, above = assess(samples, progress=progress)
+    assessments, above = assess(samples, spec, progress=progress)
     measured = measures(samples)
     ranks = agreement(scores, measured)
     lines = []
@@ -101,7 +114,7 @@ def _name(pool: ModelPool, pools: list[ModelPool]) -> str:
 
 
 def _score_arrays(args: argparse.Namespace) -> int:
-    """Confidences from anywhere: epsilon of each example and the forgetting quality."""
+    """Confidences from anywhere: epsilon of each example and the forgetting quality, and what F is worth."""
     names = ("unlearned_confidence", "retrained_confidence")
     try:
         with np.load(args.confidences, allow_pickle=False) as file:
@@ -112,7 +125,7 @@ def _score_arrays(args: argparse.Namespace) -> int:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds for a broken file
         raise InputError(f"{args.confidences}: is no readable .npz of arrays ({error})") from error
-    spec = MetricSpec()
+    spec = spec_of(args)
     result = FORMS[args.attacks](*samples, spec)
     n_models = min(map(len, samples))
     quality = forgetting_quality(result.epsilon, n_models, spec)
@@ -128,5 +141,12 @@ def _score_arrays(args: argparse.Namespace) -> int:
         f"forgetting quality {quality:.6f}, mean epsilon {facts['mean_epsilon']:.4f} "
         f"({n_models} models, {facts['n_examples']} examples, {args.attacks} attacks)"
     ]
+    if not args.brief and n_models >= FEWEST and facts["n_examples"] > 1:
+        name = args.confidences.stem
+        assessments, above = assess_confidences({name: samples[0]}, samples[1], spec=spec, progress=not args.quiet)
+        facts |= assessment_facts(assessments, above, {}, None)
+        lines += ["", *assessment_lines(assessments[0])]
+    if warning := ranking_warning(n_models):
+        lines.append(warning)
     answer(args, facts, lines)
     return 0

@@ -10,12 +10,15 @@ from kit.errors import InputError
 from kit.methods import get_method
 from local_eval.__main__ import main
 from local_eval.archived import fill_from_archive
-from local_eval.assess import agreement, assess, measures
+from local_eval.assess import agreement, assess, assess_confidences, measures
+from local_eval.audit import Interval
 from local_eval.evaluate import DO_NOTHING, NULL, Sample, Samples, evaluate
+from local_eval.metric import MetricSpec, bins_as_in_code, bins_as_in_report, forgetting_quality, grid_epsilon
 from local_eval.report.assessment import (
     agreement_lines,
     assessment_facts,
     assessment_lines,
+    interval_text,
     measure_lines,
     probability_lines,
 )
@@ -118,6 +121,61 @@ def test_what_is_printed_and_written_holds_it_all(samples, assessed):
     facts = json.loads(json.dumps(assessment_facts(assessments, above, measured, None)))
     assert len(facts["assessments"]) == 4
     assert len(facts["assessments"][0]["diagnosis"]["from_shift"]) == EXAMPLES
+
+
+def test_examples_without_a_measurement_are_listed(assessed):
+    nothing = assessed[0][-1]
+    assert nothing.name == DO_NOTHING
+    assert nothing.too_tight.tolist() == list(range(EXAMPLES)), "copies of one model: no spread at all"
+    text = "\n".join(assessment_lines(nothing))
+    assert f"{EXAMPLES} examples have the largest epsilon unmeasured" in text
+    assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..." in text
+    assert len(assessed[0][0].too_tight) == 0
+
+
+def test_confidences_alone_are_assessed_alike(samples, assessed):
+    sample = samples.methods["shifted"]
+    alone, above = assess_confidences({"shifted": sample.confidence}, samples.retrained.confidence, n_resamples=10)
+    with_accuracies = assessed[0][1]
+    assert above == {}
+    assert alone[0].forms["grid"].quality == with_accuracies.forms["grid"].quality
+    assert alone[0].forms["exact"].null == with_accuracies.forms["exact"].null
+    assert alone[0].sentence == with_accuracies.sentence
+    assert alone[0].forms["grid"].score is None
+    assert alone[0].retain_ratio is None
+    assert "share of attainable" in "\n".join(assessment_lines(alone[0]))
+
+
+def test_small_values_keep_two_digits():
+    assert interval_text(Interval(0.0059, 0.0057, 0.0062, 0.0001)) == "0.0059 [0.0057, 0.0062]"
+    assert interval_text(Interval(0.000391, 0.00037, 0.00042, 0.0001)) == "0.00039 [0.00037, 0.00042]"
+    assert interval_text(None) == "-"
+
+
+def test_confidences_of_a_file_get_intervals_and_other_constants(tmp_path, samples, capsys):
+    arrays = (samples.methods["narrow"].confidence, samples.retrained.confidence)
+    path = tmp_path / "mine.npz"
+    np.savez(path, unlearned_confidence=arrays[0], retrained_confidence=arrays[1])
+    assert main(["score", "--confidences", str(path), "--quiet"]) == 0
+    text = capsys.readouterr().out
+    for piece in ("forgetting quality", "share of attainable", "vary too little between runs", "32 models"):
+        assert piece in text
+    quality = {}
+    for options in ([], ["--bins", "report"], ["--delta", "0.1"], ["--cap", "0.7"]):
+        assert main(["score", "--confidences", str(path), "--brief", "--json", *options]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        spec = MetricSpec(
+            bins=bins_as_in_report if "report" in options else bins_as_in_code,
+            delta=0.1 if "0.1" in options else 1e-5,
+            cap=0.7 if "0.7" in options else 50.0,
+        )
+        expected = grid_epsilon(*arrays, spec).epsilon
+        assert facts["epsilon"] == expected.tolist()
+        assert facts["forgetting_quality"] == forgetting_quality(expected, N, spec)
+        quality[tuple(options)] = facts["forgetting_quality"]
+    assert len(set(quality.values())) == 3, "at 32 models no epsilon lies where the two counts of bins differ"
+    assert main(["score", "--confidences", str(path), "--delta", "2"]) == 2
+    assert "delta is 2.0: give a probability" in capsys.readouterr().err
 
 
 def test_too_few_models_are_told(samples):

@@ -12,13 +12,15 @@ from local_eval.audit.families import Agreement
 from local_eval.audit.intervals import Interval
 from local_eval.report.table import aligned
 
-_NARROW = 4  # digits of a score
+_LISTED = 10  # examples named in a line
 
 
 def interval_text(interval: Interval | None) -> str:
+    """Four decimals, and more where a small value would keep fewer than two digits."""
     if interval is None:
         return "-"
-    return f"{interval.value:.{_NARROW}f} [{interval.low:.{_NARROW}f}, {interval.high:.{_NARROW}f}]"
+    digits = 4 if interval.value <= 0 else max(4, 1 - int(np.floor(np.log10(interval.value))))
+    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
 def assessment_lines(assessment: Assessment) -> list[str]:
@@ -34,15 +36,27 @@ def assessment_lines(assessment: Assessment) -> list[str]:
         for name, form in assessment.forms.items()
     ]
     bounds = assessment.lower_bounds
-    return [
+    lines = [
         f"{assessment.name} (N = {assessment.n_models}, 95% intervals over models and examples)",
         *("  " + line for line in aligned([header, *rows])),
-        f"  retain accuracy {interval_text(assessment.retain_ratio)} and test accuracy "
-        f"{interval_text(assessment.test_ratio)} times the retrained models'",
-        f"  epsilon is at least {bounds.epsilon.mean():.2f} on average (each bound holds with "
-        f"{1 - bounds.failure:.0%}, counted on {bounds.n_held_out[0]} held-out models)",
-        f"  {assessment.sentence}",
     ]
+    if assessment.retain_ratio and assessment.test_ratio:
+        lines.append(
+            f"  retain accuracy {interval_text(assessment.retain_ratio)} and test accuracy "
+            f"{interval_text(assessment.test_ratio)} times the retrained models'"
+        )
+    lines.append(
+        f"  epsilon is at least {bounds.epsilon.mean():.2f} on average (each bound holds with "
+        f"{1 - bounds.failure:.0%}, counted on {bounds.n_held_out[0]} held-out models)"
+    )
+    for examples, why in (
+        (assessment.discarded, "every attack on them is discarded"),
+        (assessment.too_tight, "one sample is a hundred times as narrow as the other"),
+    ):
+        if len(examples):
+            listed = ", ".join(map(str, examples[:_LISTED])) + (", ..." if len(examples) > _LISTED else "")
+            lines.append(f"  {len(examples)} examples have the largest epsilon unmeasured, {why}: {listed}")
+    return [*lines, f"  {assessment.sentence}"]
 
 
 def _share(interval: Interval | None) -> str:
@@ -104,8 +118,10 @@ def _facts(assessment: Assessment) -> dict[str, Any]:
         "name": assessment.name,
         "n_models": assessment.n_models,
         "forms": {name: asdict(form) for name, form in assessment.forms.items()},
-        "retain_ratio": asdict(assessment.retain_ratio),
-        "test_ratio": asdict(assessment.test_ratio),
+        "retain_ratio": assessment.retain_ratio and asdict(assessment.retain_ratio),
+        "test_ratio": assessment.test_ratio and asdict(assessment.test_ratio),
+        "discarded": assessment.discarded.tolist(),
+        "too_tight": assessment.too_tight.tolist(),
         "sentence": assessment.sentence,
         "diagnosis": {**per_example, "spread_ratio": d.spread_ratio.tolist()},
         "lower_bounds": {
