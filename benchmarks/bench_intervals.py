@@ -167,9 +167,11 @@ def prediction_coverage(
     attack = FORMS[form]
     truth = true_quality(name, attack, LARGEST, n_examples, common, max(8, n_repetitions))
     pools = draws(name, n_models, n_examples, common, seed=4)
-    found = [
-        predict_quality(*next(pools), attack=attack, n_simulated=200, seed=i).quality for i in range(n_repetitions)
-    ]
+    found = []
+    for i in range(n_repetitions):
+        pool = next(pools)
+        resamples = resample(*pool, attack=attack, n_resamples=10, seed=i)
+        found.append(predict_quality(*pool, attack=attack, resamples=resamples, n_simulated=200, seed=i).quality)
     return {
         "population": name,
         "form": form,
