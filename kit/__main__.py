@@ -15,6 +15,7 @@ from kit.cli import answer, common, positive_int, run
 from kit.competition import (
     INPUT_DIR,
     N_CHECKPOINTS,
+    WORKING_DIR,
     Loaders,
     load_original,
     load_state,
@@ -26,7 +27,7 @@ from kit.errors import InputError
 from kit.methods import Method, get_method, load_file, method_names
 from kit.preflight import choose_device
 from kit.profile import profile
-from kit.submission import Check, verify
+from kit.submission import verdict_lines, verify
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -82,7 +83,7 @@ def _emit(args: argparse.Namespace) -> int:
         f"{args.n_models} checkpoints in {format_duration(result.seconds)} of {format_duration(budget.limit_s)} "
         f"({format_duration(facts['checkpoint_s'])} each{steps}): {result.archive}"
     )
-    answer(args, facts, [*_verdict(result.checks), last])
+    answer(args, facts, [*verdict_lines(result.checks), last])
     return 0 if facts["ok"] else 1
 
 
@@ -109,7 +110,7 @@ def _verify(args: argparse.Namespace) -> int:
     model = load_state(args.original, net) if args.original else net
     checks = verify(args.archive, args.n_models, model.state_dict(), progress=not args.quiet)
     ok = all(check.ok for check in checks)
-    answer(args, {"ok": ok, "checks": [asdict(check) for check in checks]}, _verdict(checks))
+    answer(args, {"ok": ok, "checks": [asdict(check) for check in checks]}, verdict_lines(checks))
     return 0 if ok else 1
 
 
@@ -138,13 +139,6 @@ def _summary(method: Method) -> str:
     return doc.strip().split("\n\n")[0].replace("\n", " ")
 
 
-def _verdict(checks: list[Check]) -> list[str]:
-    return [
-        f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}" + (f": {check.remedy}" if check.remedy else "")
-        for check in checks
-    ]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kit", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -168,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("emit", _emit, "write N unlearned checkpoints into submission.zip inside a time limit")
     method_options(sub)
-    sub.add_argument("--out", type=Path, default=Path("/kaggle/working"), help="folder of archive and ledger")
+    sub.add_argument("--out", type=Path, default=WORKING_DIR, help="folder of archive and ledger")
     sub.add_argument("--fill", action="store_true", help="use the whole limit, with more steps than the method wants")
 
     sub = command("profile", _profile, "time a few checkpoints phase by phase; exit code 0 where N fit the limit")

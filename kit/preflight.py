@@ -1,4 +1,4 @@
-"""What can be known before the first step: device, disk, output folder. Fails in second 1, with the remedy."""
+"""What can be known before the first step: device, disk, input and output folder. Fails in second 1, with remedy."""
 
 import shutil
 import tempfile
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kit.competition import CLASS_WEIGHTS_FILE, MODEL_FILE, SPLITS, image_path, read_rows
 from kit.errors import InputError
 
 
@@ -29,8 +30,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def archive_bytes(model: nn.Module, n_checkpoints: int, dtype: torch.dtype | None) -> int:
     """Size of the archive: tensors in the chosen type, and 40 kB a checkpoint for names and headers."""
+    element_size = torch.empty((), dtype=dtype).element_size()
     per_checkpoint = sum(
-        tensor.numel() * (dtype.itemsize if dtype and tensor.is_floating_point() else tensor.element_size())
+        tensor.numel() * (element_size if dtype and tensor.is_floating_point() else tensor.element_size())
         for tensor in model.state_dict().values()
     )
     return n_checkpoints * (per_checkpoint + 40_000)
@@ -51,3 +53,21 @@ def check_output(out: Path, needed_bytes: int) -> Path:
             "save as --dtype float16, or choose another disk"
         )
     return out
+
+
+def check_tree(root: Path) -> int:
+    """How many images the input tree has; InputError, naming the first fault, unless tables, images and model are
+    all there. Nothing is decoded."""
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder: add the competition's data to the notebook")
+    for name in (MODEL_FILE, CLASS_WEIGHTS_FILE):
+        if not (root / name).is_file():
+            raise InputError(f"{root / name}: is missing: add the competition's data again")
+    wanted = {image_path(root, row["image_id"]) for split in SPLITS for row in read_rows(root / f"{split}.csv")}
+    there = {path for folder in {path.parent for path in wanted} if folder.is_dir() for path in folder.iterdir()}
+    if missing := sorted(wanted - there):
+        raise InputError(
+            f"{missing[0]}: image is missing, one of {len(missing)} of {len(wanted)}: add the competition's data again"
+        )
+    return len(wanted)

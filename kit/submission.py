@@ -9,7 +9,7 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,14 @@ class Check:
     ok: bool
     found: str
     remedy: str = ""
+
+
+def verdict_lines(checks: Iterable[Check]) -> list[str]:
+    """A line a check, `ok` or `FAIL` first, the remedy last."""
+    return [
+        f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}" + (f": {check.remedy}" if check.remedy else "")
+        for check in checks
+    ]
 
 
 def verify(path: Path, n_checkpoints: int, original: Mapping[str, Tensor], *, progress: bool = False) -> list[Check]:
