@@ -16,7 +16,7 @@ from tqdm import tqdm
 from kit import __version__
 from kit.budget import Plan, StepCost, TimeBudget, format_duration, plan_steps, synchronize
 from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders, state_difference
-from kit.errors import InputError
+from kit.errors import BrokenModelError, InputError
 from kit.ledger import FILE_NAME, Ledger
 from kit.methods import Method, method_of
 from kit.preflight import archive_bytes, check_output
@@ -45,7 +45,7 @@ def unlearn_once(
     """Checkpoint `index` of the run `seed`: a net unlearned from a copy of `model`, and the attempt that gave it.
 
     Its bits depend on model, data, seed, index and plan alone. A result with NaN or infinite weights, or with other
-    tensors than the model's, is thrown away and tried again with a fresh seed; after three attempts InputError.
+    tensors than the model's, is thrown away and tried again with a fresh seed; after three attempts BrokenModelError.
     """
     device = device_of(model)
     difference = None
@@ -66,7 +66,7 @@ def unlearn_once(
         difference = state_difference(net.state_dict(), model.state_dict())
         if difference is None:
             return net, attempt
-    raise InputError(
+    raise BrokenModelError(
         f"{method.name}: checkpoint {index} is no model in {_ATTEMPTS} attempts ({difference}): "
         "lower the learning rate, and return the net itself or nothing"
     )

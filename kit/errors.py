@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """What is wrong, where, and what to do, in one line. Command lines print it and exit with 2."""
+
+
+class BrokenModelError(InputError):
+    """A method gave no usable model, however often it was tried."""

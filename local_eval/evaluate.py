@@ -1,4 +1,9 @@
-"""Two pools to a row of the table: score and what it is made of, beside do nothing and retraining."""
+"""Two pools to a row of the table: score and what it is made of, beside do nothing and retraining.
+
+Where whole classes are forgotten (policy `class`), retrained models know none of them, and a test accuracy over all
+classes would pay a method for what it failed to forget. So `test`, and with it the score, then counts the test images
+of the retained classes alone; those of the forgotten ones are a part of their own, `forgotten_test`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from data_stubs.splits import Splits
 from kit.errors import InputError
 from local_eval.metric import MetricSpec, exact_epsilon, grid_epsilon, logit_scaled_confidence, score_samples
 from local_eval.metric.score import Attack
@@ -20,7 +26,11 @@ NULL = "retrain (null: half the pool against the other half)"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Accuracies and ratios are means over models; epsilon (n_examples,) is of the grid form."""
+    """One line of the table. Accuracies and ratios are means over models; epsilon (n_examples,) is of the form scored.
+
+    whole_test_accuracy counts all classes, test_accuracy the retained ones, forgotten_test_accuracy the others (None
+    where there are none). time_ratio: seconds over those of retraining, None where these were not measured.
+    """
 
     name: str
     n_models: int
@@ -31,16 +41,20 @@ class Row:
     retain_accuracy: float
     forget_accuracy: float
     test_accuracy: float
+    whole_test_accuracy: float
     mean_epsilon: float
     seconds: float
+    time_ratio: float | None
     epsilon: np.ndarray
+    forgotten_test_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
     """N models as the score sees them.
 
-    logits: part -> (n_models, n_examples, n_classes); labels: part -> (n_examples,); seconds (n_models,).
+    logits: part -> (n_models, n_examples, n_classes); labels: part -> (n_examples,); seconds (n_models,). Parts are
+    forget, retain and test, and forgotten_test where whole classes are forgotten.
     """
 
     logits: Mapping[str, np.ndarray]
@@ -55,7 +69,7 @@ class Sample:
     @cached_property
     def correct(self) -> dict[str, np.ndarray]:
         """Part -> right or wrong, (n_models, n_examples)."""
-        return {part: self.logits[part].argmax(-1) == self.labels[part] for part in EVALUATED}
+        return {part: self.logits[part].argmax(-1) == self.labels[part] for part in self.logits}
 
     @property
     def accuracy(self) -> dict[str, np.ndarray]:
@@ -66,22 +80,32 @@ class Sample:
         return len(self.seconds)
 
     def take(self, rows: slice) -> "Sample":
-        return Sample({part: self.logits[part][rows] for part in EVALUATED}, self.labels, self.seconds[rows])
+        return Sample({part: logits[rows] for part, logits in self.logits.items()}, self.labels, self.seconds[rows])
 
     def repeated(self, n_models: int) -> "Sample":
         """One model as often as asked for: what doing nothing submits."""
-        logits = {part: np.repeat(self.logits[part], n_models, axis=0) for part in EVALUATED}
+        logits = {part: np.repeat(logits, n_models, axis=0) for part, logits in self.logits.items()}
         return Sample(logits, self.labels, np.zeros(n_models))
 
 
-def sample_of(pool: ModelPool, n_models: int, labels: Mapping[str, np.ndarray]) -> Sample:
+def sample_of(pool: ModelPool, n_models: int, workspace: Workspace) -> Sample:
     """The first n_models of a pool."""
     arrays = pool.read(n_models)
-    return Sample({part: arrays[part] for part in EVALUATED}, labels, arrays["seconds"])
+    logits = {part: arrays[part] for part in EVALUATED}
+    labels = {name: np.asarray(part.labels) for name, part in workspace.evaluated().items()}
+    forgotten = np.isin(labels["test"], forgotten_classes(workspace.splits))
+    if forgotten.any():
+        for values, axis in ((logits, 1), (labels, 0)):
+            whole = values["test"]
+            values["test"], values["forgotten_test"] = (
+                np.compress(rows, whole, axis) for rows in (~forgotten, forgotten)
+            )
+    return Sample(logits, labels, arrays["seconds"])
 
 
-def labels_of(workspace: Workspace) -> dict[str, np.ndarray]:
-    return {name: np.asarray(part.labels) for name, part in workspace.evaluated().items()}
+def forgotten_classes(splits: Splits) -> np.ndarray:
+    """The classes of which nothing is retained, sorted (n_forgotten,); empty except under the policy `class`."""
+    return np.setdiff1d(splits.forget.labels, splits.retain.labels)
 
 
 def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec, attack: Attack = grid_epsilon) -> Row:
@@ -97,6 +121,8 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
         attack=attack,
     )
     accuracy = {f"{part}_accuracy": float(values.mean()) for part, values in unlearned.accuracy.items()}
+    of_test = [correct for part, correct in unlearned.correct.items() if part.endswith("test")]
+    seconds, retraining_s = float(np.mean(unlearned.seconds)), float(np.mean(retrained.seconds))
     return Row(
         name=name,
         n_models=len(unlearned),
@@ -105,7 +131,9 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
         retain_ratio=result.retain_ratio,
         test_ratio=result.test_ratio,
         mean_epsilon=result.mean_epsilon,
-        seconds=float(np.mean(unlearned.seconds)),
+        seconds=seconds,
+        time_ratio=seconds / retraining_s if retraining_s > 0 else None,
+        whole_test_accuracy=float(np.concatenate(of_test, axis=1).mean()),
         epsilon=result.epsilons.epsilon,
         **accuracy,
     )
@@ -134,11 +162,12 @@ def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models:
                 f"{pool.folder}: the pool of {name} was made in setting {pool.identity.get('setting')}, "
                 f"the retrained models in {workspace.name}: compare pools of one setting only"
             )
-    labels = labels_of(workspace)
+    if np.isin(workspace.splits.test.labels, forgotten_classes(workspace.splits)).all():
+        raise InputError("every test image is of a forgotten class: there is nothing to measure the test accuracy on")
     return Samples(
-        methods={name: sample_of(pool, n_models, labels) for name, pool in pools.items()},
-        retrained=sample_of(retrained_pool(workspace), n_models, labels),
-        original=sample_of(original_pool(workspace), 1, labels),
+        methods={name: sample_of(pool, n_models, workspace) for name, pool in pools.items()},
+        retrained=sample_of(retrained_pool(workspace), n_models, workspace),
+        original=sample_of(original_pool(workspace), 1, workspace),
     )
 
 

@@ -1,9 +1,10 @@
 """Rows of the evaluation as an aligned text table or a Markdown table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kit.budget import format_duration
-from local_eval.evaluate import Row
+from local_eval.distances import Distance
+from local_eval.evaluate import NULL, Row
 
 HEADER = ("method", "score", "F", "RA ratio", "TA ratio", "forget acc", "mean eps", "per checkpoint")
 
@@ -42,3 +43,28 @@ def markdown(table: Sequence[Sequence[str]]) -> list[str]:
 
 def table_of(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return [HEADER, *(cells(row) for row in rows)]
+
+
+def distance_table(rows: Sequence[Row], distances: Mapping[str, Distance]) -> list[tuple[str, ...]]:
+    """Accuracies, distances to retraining on the forget set, and time as a share of retraining's.
+
+    Where whole classes are forgotten the test accuracy of the others stands beside those of all and of the forgotten.
+    """
+    by_class = any(row.forgotten_test_accuracy is not None for row in rows)
+    test = ("test acc", "all classes", "forgotten ones") if by_class else ("test acc",)
+    table = [("method", "retain acc", *test, "activation dist", "JS", "KL", "similarity", "time / retraining")]
+    for row in rows:
+        distance = distances[row.name]
+        test = (row.test_accuracy, *([row.whole_test_accuracy, row.forgotten_test_accuracy] if by_class else []))
+        table.append(
+            (
+                row.name.split(" (")[0],
+                *(f"{accuracy:.1%}" for accuracy in (row.retain_accuracy, *test)),
+                f"{distance.activation:.3f}",
+                f"{distance.js:.4f}",
+                f"{distance.kl:.4f}",
+                "-" if distance.similarity is None else f"{distance.similarity:.3f}",
+                f"{row.time_ratio:.1%}" if row.time_ratio and row.name != NULL else "-",
+            )
+        )
+    return table

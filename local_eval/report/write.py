@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from kit import __version__
+from local_eval.distances import Distance
 from local_eval.evaluate import Row
 from local_eval.pool import ModelPool, write_atomically
-from local_eval.report.table import markdown, table_of
+from local_eval.report.table import markdown
 from local_eval.setting import Workspace
 
 
@@ -31,25 +32,40 @@ def versions() -> dict[str, str]:
 
 
 def facts_of(
-    workspace: Workspace, rows: Sequence[Row], pools: Mapping[str, ModelPool], **further: Any
+    workspace: Workspace,
+    rows: Sequence[Row],
+    pools: Mapping[str, ModelPool],
+    distances: Mapping[str, Distance] | None = None,
+    **further: Any,
 ) -> dict[str, Any]:
     """Everything a report says, as plain JSON values."""
+    return {
+        **provenance(workspace),
+        "rows": [{**asdict(row), "epsilon": np.asarray(row.epsilon, float).tolist()} for row in rows],
+        "distances": {name: asdict(distance) for name, distance in (distances or {}).items()},
+        "pools": {name: pool.identity for name, pool in pools.items()},
+        **further,
+    }
+
+
+def provenance(workspace: Workspace) -> dict[str, Any]:
+    """The setting, the command, versions and date, as plain JSON values."""
     return {
         "setting": asdict(workspace.setting),
         "setting_hash": workspace.name,
         "n_forget": len(workspace.splits.forget),
         "n_retain": len(workspace.splits.retain),
-        "rows": [{**asdict(row), "epsilon": np.asarray(row.epsilon, float).tolist()} for row in rows],
-        "pools": {name: pool.identity for name, pool in pools.items()},
         "command": "python -m local_eval " + " ".join(sys.argv[1:]),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
-        **further,
     }
 
 
-def write_report(folder: Path, facts: Mapping[str, Any], rows: Sequence[Row], notes: Sequence[str]) -> list[Path]:
-    """Write both files into `folder`, each complete or not at all; their paths are returned."""
+def write_report(
+    folder: Path, facts: Mapping[str, Any], tables: Sequence[Sequence[Sequence[str]]], notes: Sequence[str]
+) -> list[Path]:
+    """Write both files into `folder`, each complete or not at all; their paths are returned. The first line of each
+    table is its header."""
     setting = facts["setting"]
     head = [
         f"# {setting['source'].rsplit('/', 1)[-1]}, {setting['architecture']}, {setting['forget']}",
@@ -58,7 +74,8 @@ def write_report(folder: Path, facts: Mapping[str, Any], rows: Sequence[Row], no
         f"setting {facts['setting_hash']}, {facts['date']}.",
         "",
     ]
-    text = "\n".join([*head, *markdown(table_of(rows)), "", *(f"- {note}" for note in notes)]) + "\n"
+    lines = [line for table in tables for line in (*markdown(table), "")]
+    text = "\n".join([*head, *lines, *(f"- {note}" for note in notes)]) + "\n"
     write_atomically(folder / "report.json", (json.dumps(facts, indent=1) + "\n").encode())
     write_atomically(folder / "report.md", text.encode())
     return [folder / "report.json", folder / "report.md"]
