@@ -1,9 +1,10 @@
-"""Command line of the local evaluation: python -m local_eval {run, train, retrain, unlearn, score, compare, tree}."""
+"""Command line of the local evaluation: python -m local_eval {run, sweep, score, compare, ...}, see --help."""
 
 import argparse
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from local_eval.report.write import facts_of, write_report
 from local_eval.retrained import fill_retrained
 from local_eval.score_command import BINS, at_least_two, compare_command, score_command, spec_of
 from local_eval.setting import Setting, Workspace, open_workspace, reopen
+from local_eval.sweep import CRITERIA
+from local_eval.sweep_command import sweep_command
 from local_eval.unlearned import fill_unlearned
 
 SIZES = {  # what --quick sets unless told otherwise
@@ -166,6 +169,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--method", default="finetune", help="a name, or file.py[:function]")
         sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
         sub.add_argument("--seed", type=int, default=0, help="seed of the unlearning runs")
+
+    def limit(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--limit", help="time limit of the unlearning, such as 90m; none by default")
 
     def pool_options(sub: argparse.ArgumentParser) -> None:
@@ -182,14 +187,26 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--delta", type=float, default=MetricSpec.delta, help="of epsilon (1e-5)")
         sub.add_argument("--cap", type=float, default=MetricSpec.cap, help="the largest epsilon (50)")
 
-    def n_models(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--n-models", type=int, default=64, help="retrained and unlearned models (64)")
+    def n_models(sub: argparse.ArgumentParser, default: int = 64) -> None:
+        sub.add_argument("--n-models", type=int, default=default, help=f"retrained and unlearned models ({default})")
 
     sub = command("run", _run, "everything: original, retrained and unlearned models, score, report")
     setting_options(sub)
     method_options(sub)
+    limit(sub)
     score_options(sub)
     n_models(sub)
+
+    sub = command(
+        "sweep",
+        partial(sweep_command, workspace_of=_workspace),
+        "one method at several values: --set alpha=0.1,1,10; several such options give the grid",
+    )
+    setting_options(sub)
+    method_options(sub)
+    score_options(sub)
+    n_models(sub, default=8)
+    sub.add_argument("--best-by", choices=CRITERIA, default="accuracy", help="what the best point is chosen by")
 
     sub = command("train", _train, "train the original model")
     setting_options(sub)
@@ -201,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("unlearn", _unlearn, "make N unlearned models of a method")
     setting_options(sub)
     method_options(sub)
+    limit(sub)
     n_models(sub)
 
     sub = command("tree", _tree, "write the data and a trained original model as the competition's input tree")
