@@ -35,12 +35,14 @@ def submit(
     root: Path = INPUT_DIR,
     out: Path = WORKING_DIR,
     device: str = "auto",
+    **emission: Any,
 ) -> Path:
     """Write and check `out/submission.zip`; its path is returned. Everything it needs is looked for before it begins.
 
     unlearn: the method, a function of the four arguments; name: what the ledger calls it. limit: of the time from
     here on; dtype: of the stored weights, None for the model's own. Where only the public stand-in is mounted the
-    archive is an empty file. Raises InputError where something is missing and where the archive fails its check.
+    archive is an empty file. emission: what else `emit` can be told. Raises InputError where something is missing
+    and where the archive fails its check.
     """
     budget = TimeBudget(limit)
     archive = Path(out) / ARCHIVE_NAME
