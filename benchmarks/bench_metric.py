@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, record, rounded
 from local_eval.metric import exact_epsilon, forgetting_quality, grid_epsilon
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
@@ -109,14 +109,6 @@ def peak_in_child(name: str, n_models: int, n_examples: int) -> float:
     command += ["--models", str(n_models), "--examples", str(n_examples)]
     root = Path(__file__).parent.parent
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=root).stdout)
-
-
-def rounded(value):
-    if isinstance(value, dict):
-        return {key: rounded(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def plot(results: dict) -> Path:

@@ -32,6 +32,15 @@ def record(name: str, results: dict, argv: list[str]) -> Path:
     return path
 
 
+def rounded(value):
+    """Four digits of every float, in nested lists and dicts too."""
+    if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def _module(program: Path) -> str:
     """benchmarks/seeds/x.py -> benchmarks.seeds.x"""
     return ".".join(program.resolve().relative_to(RESULTS.parent.parent).with_suffix("").parts)

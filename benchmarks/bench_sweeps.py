@@ -1,0 +1,114 @@
+"""Hyper-parameters of every method on CIFAR-10, and the accuracies along them that the seed documents' figures show.
+
+python -m benchmarks.bench_sweeps random SOURCE    500 of 10,000 images forgotten, 16 models a point, best by score
+python -m benchmarks.bench_sweeps class SOURCE     one class forgotten, 4 models a point, best by accuracy
+python -m benchmarks.bench_sweeps class SOURCE --only ssd,ssse    some of them, the others kept as recorded
+
+SOURCE: as for local_eval, such as cifar10. Writes results/sweeps_KIND.json, whose best points are what
+benchmarks.bench_methods compares, and a picture of each sweep, results/sweep_KIND_METHOD.png. A second line of a method
+is a figure of a document rather than a search: it does not change the best point.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.record import RESULTS, record, rounded
+from local_eval.engine import n_cores, warm_up
+from local_eval.report.sweep import sweep_facts, sweep_table
+from local_eval.report.sweep_plot import plot_sweep
+from local_eval.report.table import aligned
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting, Workspace, open_workspace
+from local_eval.sweep import best, by_accuracy, by_score, fill_sweep, grid
+
+FORGET = {"random": "random:500", "class": "class:3"}
+N_TRAIN = 10_000
+N_MODELS = {"random": 16, "class": 4}
+N_FIGURE = 4  # models a point where only accuracies are looked at
+CRITERION = {"random": by_score, "class": by_accuracy}
+FAST = "bfloat16=true"
+SWEEPS = {
+    "random": {
+        "finetune": [
+            ["lr=0.01,0.03,0.1,0.3", FAST],
+            ["epochs=1,3,5,10", "lr=0.1", FAST],  # Sapienza, figure 1
+        ],
+        "negative_gradient": [["lr=0.001,0.01,0.03,0.1", FAST]],
+        "l2_penalty": [["to_zero=0.0001,0.001,0.01,0.1", "lr=0.1", FAST]],
+        "random_perturbation": [
+            ["beta=0.1,0.3,0.5,0.7", "lr=0.1,0.3", FAST],
+            ["beta=0.1,0.3,0.5,0.7,0.9", "epochs=5", "lr=0.1", FAST],  # Sapienza, figure 3
+            ["epochs=1,2,3,5", "beta=0.7", "lr=0.1", FAST],  # Sapienza, figure 4
+        ],
+        "stochastic_teacher": [["forget_lr=0.001,0.01,0.1", "lr=0.1", FAST]],
+        "retrain": [["epochs=1,2,3", "lr=0.3", FAST]],
+    },
+    "class": {
+        "finetune": [["lr=0.01,0.1,0.3,1.0", FAST]],
+        "negative_gradient": [["lr=0.001,0.003,0.01,0.03,0.1", FAST]],
+        "l2_penalty": [["to_zero=0.0001,0.001,0.01,0.1", "lr=0.3", FAST]],
+        "random_perturbation": [["beta=0.1,0.3,0.5,0.7,0.9", "lr=0.3", FAST]],
+        "stochastic_teacher": [
+            ["forget_lr=0.001,0.01,0.1", "forget_epochs=1,5", "lr=0.1", FAST],  # Sapienza, figure 5
+            ["alpha=0,0.1,0.5,1,2", "forget_lr=0.01", "forget_epochs=5", "lr=0.1", FAST],  # Sapienza, figure 6
+        ],
+        "retrain": [["epochs=1,2,3", "lr=0.3", FAST]],
+    },
+}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=FORGET)
+    parser.add_argument("source")
+    parser.add_argument("--only", help="names of methods, separated by commas")
+    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--cache-dir", type=Path)
+    options = parser.parse_args(argv[1:])
+    kind = options.kind
+    warm_up()
+    workspace = open_cifar(kind, options)
+    fill_retrained(workspace, N_MODELS[kind], workers=n_cores())
+    results = recorded(kind)
+    for method in options.only.split(",") if options.only else SWEEPS[kind]:
+        start = time.perf_counter()
+        found = [swept(workspace, kind, method, settings, i) for i, settings in enumerate(SWEEPS[kind][method])]
+        results[method] = {
+            "best": found[0]["best"],
+            "sweeps": found,
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+        record(f"sweeps_{kind}", results, [argv[0], kind, "SOURCE"])
+
+
+def open_cifar(kind: str, options: argparse.Namespace) -> Workspace:
+    """The setting that the sweeps and the comparison of the methods share."""
+    setting = Setting(options.source, FORGET[kind], n_train=N_TRAIN)
+    return open_workspace(setting, options.work_dir, cache_dir=options.cache_dir)
+
+
+def recorded(kind: str) -> dict:
+    """Method -> best settings and sweeps, as far as they are recorded."""
+    path = RESULTS / f"sweeps_{kind}.json"
+    return json.loads(path.read_text())["results"] if path.exists() else {}
+
+
+def swept(workspace: Workspace, kind: str, method: str, settings: list[str], number: int) -> dict:
+    n_models = N_FIGURE if number else N_MODELS[kind]
+    sweep = fill_sweep(workspace, method, grid(method, settings), n_models, workers=n_cores())
+    chosen = best(sweep, CRITERION[kind])
+    print("", method, *settings, *aligned(sweep_table(sweep, chosen)), sep="\n", flush=True)
+    suffix = f"_{number + 1}" if number else ""
+    picture = plot_sweep(sweep, chosen, RESULTS / f"sweep_{kind}_{method}{suffix}.png")
+    facts = sweep_facts(sweep, chosen)
+    facts["best"] = list(chosen.point.settings) if chosen else None
+    for point in facts["points"]:
+        del point["pool"]  # a path of this machine
+    return {"settings": settings, "picture": picture.name, **rounded(facts)}
+
+
+if __name__ == "__main__":
+    main(sys.argv)
