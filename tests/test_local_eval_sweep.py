@@ -204,6 +204,7 @@ def test_the_command_writes_table_and_picture_and_answers_in_json(filled, capsys
     assert main(options) == 0
     text = capsys.readouterr().out
     assert "best: beta=" in text
+    assert "\nretrain " in text, "too few models for a null still have accuracies"
     assert f"go on: python -m local_eval run --setting {filled.folder} --method random_perturbation" in text
     assert main([*options, "--json", "--best-by", "similarity"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -6,7 +6,7 @@ from typing import Any
 
 from kit.budget import format_duration
 from local_eval.distances import Distance
-from local_eval.evaluate import NULL, Row
+from local_eval.evaluate import Row
 from local_eval.sweep import ACCURACIES, Outcome, Sweep
 
 
@@ -30,25 +30,35 @@ def sweep_table(sweep: Sweep, best: Outcome | None) -> list[tuple[str, ...]]:
         if outcome.row is None:
             table.append((*values, *("-" for _ in header[len(values) : -1]), "no model"))
         else:
-            mark = "best" if outcome is best else ""
-            table.append((*values, *_cells(sweep, outcome.row, outcome.distance, f"{outcome.gap:.2%}"), mark))
+            cells = _cells(sweep, _accuracies(outcome.row), outcome.row, outcome.distance, f"{outcome.gap:.2%}")
+            table.append((*values, *cells, "best" if outcome is best else ""))
     blank = ("",) * (len(sweep.swept) - 1)
-    for row, distance in reversed(sweep.beside):
-        table.append((row.name.split(" (")[0], *blank, *_cells(sweep, row, distance, "-"), ""))
+    nothing, *null = sweep.beside
+    table.append(("retrain", *blank, *_cells(sweep, sweep.retrained, *(null[0] if null else ())), ""))
+    table.append((nothing[0].name, *blank, *_cells(sweep, _accuracies(nothing[0]), *nothing), ""))
     return table
 
 
-def _cells(sweep: Sweep, row: Row, distance: Distance, gap: str) -> tuple[str, ...]:
-    accuracies = [getattr(row, f"{part}_accuracy") for part in (*ACCURACIES, "forgotten_test")]
-    if row.name == NULL:  # that row's own accuracies are of half the models
-        accuracies = [sweep.retrained.get(part) for part in (*ACCURACIES, "forgotten_test")]
+def _accuracies(row: Row) -> dict[str, float | None]:
+    return {part: getattr(row, f"{part}_accuracy") for part in (*ACCURACIES, "forgotten_test")}
+
+
+def _cells(
+    sweep: Sweep,
+    accuracies: Mapping[str, float | None],
+    row: Row | None = None,
+    distance: Distance | None = None,
+    gap: str = "-",
+) -> tuple[str, ...]:
+    """What follows the swept values; from eight models on, when the score is shown, there is a row for each line."""
+    shown = (accuracies.get(part) for part in (*ACCURACIES, "forgotten_test"))
     return (
         *((f"{row.score:.4f}", f"{row.forgetting_quality:.4f}") if sweep.scored else ()),
-        *(f"{accuracy:.1%}" for accuracy in accuracies if accuracy is not None),
+        *(f"{accuracy:.1%}" for accuracy in shown if accuracy is not None),
         gap,
-        f"{distance.activation:.3f}",
-        f"{distance.js:.4f}",
-        format_duration(row.seconds) if row.seconds else "-",
+        f"{distance.activation:.3f}" if distance else "-",
+        f"{distance.js:.4f}" if distance else "-",
+        format_duration(row.seconds) if row and row.seconds else "-",
     )
 
 
