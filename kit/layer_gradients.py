@@ -1,0 +1,288 @@
+"""Per-sample gradients as factors, layer by layer, caught by hooks in one forward and one backward pass.
+
+The gradient of sample i in a weight matrix is a sum of outer products over the positions l at which the layer reads
+its input, g_i = sum_l left[i, l] right[i, l]^T, output gradient times input: one position for a linear layer, the
+pixels of the output for a convolution. Sums, squares and inner products of such gradients come from the factors,
+without a backward pass per sample.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from kit.errors import InputError
+
+FEW_POSITIONS = 4  # up to here pairs of positions cost less than gradients written out
+
+Visit = Callable[[str, nn.Module, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Gradients g_i = sum_l left[i, l] right[i, l]^T of n samples, each (n_out, n_in), in a slot of one parameter.
+
+    left: (n, n_positions, n_out). right: (n * k, ...) with n_positions * n_in numbers for each of the n, often an
+    overlapping view without memory of its own. slot: these entries of a tensor (..., *the parameter's shape), a view
+    whose last dimensions count n_out * n_in.
+    """
+
+    parameter: str
+    left: Tensor
+    right: Tensor
+    slot: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    @property
+    def n_positions(self) -> int:
+        return self.left.shape[1]
+
+    @property
+    def n_out(self) -> int:
+        return self.left.shape[2]
+
+    @property
+    def n_in(self) -> int:
+        return self.right[: len(self.right) // len(self)].numel() // self.n_positions
+
+    def inputs(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """right of the samples start to stop, (stop - start, n_positions, n_in)."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        each = len(self.right) // len(self)
+        return self.right[start * each : stop * each].reshape(stop - start, self.n_positions, -1)
+
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(left^T, right) of `size` samples at a time: (n', n_out, n_positions) and (n', n_positions, n_in)."""
+        for start in range(0, len(self), max(1, size)):
+            stop = start + max(1, size)
+            yield self.left[start:stop].transpose(1, 2), self.inputs(start, stop)
+
+    def channels(self, start: int, stop: int) -> "Outer":
+        """The same gradients in these rows of the parameter only."""
+        return replace(self, left=self.left[:, :, start:stop])
+
+    def batch_means(self, size: int) -> "Outer":
+        """The means of each `size` gradients in turn: more positions, fewer rows. size must divide n."""
+        left = (self.left / size).reshape(len(self) // size, size * self.n_positions, self.n_out)
+        return replace(self, left=left)
+
+
+def sums(part: Outer) -> Tensor:
+    """sum_i g_i, (n_out, n_in), in float32 or better."""
+    total = part.left.new_zeros(part.n_out, part.n_in, dtype=torch.promote_types(part.left.dtype, torch.float32))
+    for left, right in part.chunks(_cached(part.left) // (part.n_positions * part.n_in)):
+        total += left.transpose(1, 2).flatten(0, 1).T @ right.flatten(0, 1)
+    return total
+
+
+def squares(part: Outer) -> Tensor:
+    """sum_i g_i^2, elementwise, (n_out, n_in)."""
+    if part.n_positions <= FEW_POSITIONS:
+        # (sum_l a_l b_l)^2 = sum over pairs l <= k of (a_l a_k)(b_l b_k), twice where l < k: one matrix product
+        first, second = torch.triu_indices(part.n_positions, part.n_positions, device=part.left.device)
+        times = (1 + (first != second)).to(part.left.dtype)[:, None]
+        left, right = part.left, part.inputs()
+        pairs = left[:, first] * left[:, second] * times
+        return pairs.flatten(0, 1).T @ (right[:, first] * right[:, second]).flatten(0, 1)
+    total = part.left.new_zeros(part.n_out, part.n_in)
+    for left, right in part.chunks(_cached(part.left) // (part.n_in * max(part.n_positions, part.n_out))):
+        gradients = torch.bmm(left, right)
+        if len(gradients) == 1:  # squared where it was just written, in the cache
+            total.addcmul_(gradients[0], gradients[0])
+        else:
+            total += gradients.square_().sum(0)
+    return total
+
+
+def _cached(like: Tensor) -> int:
+    """Numbers in a working set: what a CPU core's cache holds, or what keeps a GPU busy."""
+    return 2**18 if like.device.type == "cpu" else 2**26
+
+
+def known_layers(net: nn.Module, images: Tensor) -> dict[str, nn.Module]:
+    """The layers whose gradients `factors` gives, by the prefix of their parameters' names ("layer1.0.conv1."), found
+    by a forward pass of the first image.
+
+    Left out, for `other_factors`, are layers of other kinds, without samples as the first dimension, not run or run
+    twice, and those that share a parameter. Raises InputError where BatchNorm ties samples together.
+    """
+    owners = Counter(id(p) for module in net.modules() for p in module.parameters(recurse=False))
+    candidates = {f"{name}." if name else "": module for name, module in net.named_modules()}
+    candidates = {prefix: module for prefix, module in candidates.items() if _is_known(prefix, module)}
+    calls = Counter[nn.Module]()
+
+    def note(module: nn.Module, args: tuple, output: Tensor) -> None:
+        calls[module] += 1 if len(args) and len(args[0]) == 1 else 2
+
+    handles = [module.register_forward_hook(note) for module in candidates.values()]
+    try:
+        with torch.no_grad():
+            net(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        prefix: module
+        for prefix, module in candidates.items()
+        if calls[module] == 1 and all(owners[id(p)] == 1 for p in module.parameters(recurse=False))
+    }
+
+
+def _is_known(prefix: str, module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        raise InputError(
+            f"{prefix[:-1] or 'the net'} ({type(module).__name__}) keeps no running statistics, so that the samples of "
+            "a batch depend on each other: per-sample gradients need track_running_stats=True"
+        )
+    if type(module) is nn.Conv2d:
+        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module) in (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def forward(net: nn.Module, images: Tensor, layers: dict[str, nn.Module], visit: Visit) -> Tensor:
+    """Logits of `images`, whose backward pass calls visit(prefix, module, input, output gradient) for each layer.
+
+    Parameters take no part in the graph: no gradient is left in them, whatever their requires_grad.
+    """
+    handles = [module.register_forward_hook(_tap(prefix, visit)) for prefix, module in layers.items()]
+    parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    try:
+        with torch.enable_grad(), _CroppedKernels():
+            return functional_call(net, parameters, (images,))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _CroppedKernels(TorchFunctionMode):
+    """Convolutions without the rows and columns of the kernel that meet nothing but padding, such as all but the
+    centre of a 3x3 kernel on a 1x1 map: the same numbers. The last stage of a ResNet-18 on 32x32 images is that."""
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function is F.conv2d and len(args) == 7 and not isinstance(args[4], str):
+            x, weight, bias, stride, padding, dilation, groups = args
+            axes = [
+                _cropped(*sizes) for sizes in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+            ]
+            rows, columns = (taps for taps, _ in axes)
+            args = (x, weight[:, :, rows, columns], bias, stride, [p for _, p in axes], dilation, groups)
+        return function(*args, **(kwargs or {}))
+
+
+def _cropped(n_in: int, n_taps: int, stride: int, padding: int, dilation: int) -> tuple[slice, int]:
+    """The taps along one axis from the first to the last that touches an input pixel, and the padding they need."""
+    n_out = (n_in + 2 * padding - dilation * (n_taps - 1) - 1) // stride + 1
+    touching = []
+    for tap in range(n_taps):
+        pixels, _ = _touched(n_in, n_out, stride, tap * dilation - padding)
+        if pixels.start < pixels.stop:
+            touching.append(tap)
+    first, last = touching[0], touching[-1]
+    left = padding - first * dilation
+    same_size = (n_in + 2 * left - dilation * (last - first) - 1) // stride + 1 == n_out
+    return (slice(first, last + 1), left) if left >= 0 and same_size else (slice(0, n_taps), padding)
+
+
+def _tap(prefix: str, visit: Visit) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
+    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        x = args[0].detach().to(output.dtype)
+        if not output.requires_grad:  # the first layer: a copy, as a leaf may not be changed in place afterwards
+            output = output.requires_grad_().clone()
+        output.register_hook(lambda gradient: visit(prefix, module, x, gradient))
+        return output
+
+    return hook
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; each module's own mode afterwards."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def factors(prefix: str, module: nn.Module, x: Tensor, gradient: Tensor) -> Iterator[Outer]:
+    """The gradients of a known layer's parameters. x, gradient: the layer's input and its output gradient."""
+    if isinstance(module, nn.Conv2d):
+        yield from _convolution(f"{prefix}weight", module, x, gradient)
+        bias = gradient.flatten(2).sum(2)
+    elif isinstance(module, nn.Linear):
+        left = gradient.reshape(len(x), -1, module.out_features)
+        yield Outer(f"{prefix}weight", left, x.reshape(len(x), -1, module.in_features), lambda tensor: tensor)
+        bias = left.sum(1)
+    else:
+        channels = (1, -1) + (1,) * (x.ndim - 2)
+        centred = (x - module.running_mean.view(channels)).mul_(gradient)
+        scale = torch.rsqrt(module.running_var + module.eps)
+        yield _vectors(f"{prefix}weight", centred.reshape(*x.shape[:2], -1).sum(2) * scale)
+        bias = gradient.reshape(*x.shape[:2], -1).sum(2)
+    yield _vectors(f"{prefix}bias", bias)
+
+
+def other_factors(
+    net: nn.Module, images: Tensor, output_gradients: Tensor, names: Sequence[str], size: int = 1
+) -> Iterator[Outer]:
+    """The gradients of the parameters `names` by a backward pass for each `size` samples in turn, their sum being one
+    gradient: right for layers of any kind. output_gradients: (n, n_classes)."""
+    parameters = [net.get_parameter(name) for name in names]
+    if not parameters:
+        return
+    with torch.enable_grad():
+        rows = [
+            torch.autograd.grad(net(some), parameters, gradient, allow_unused=True)
+            for some, gradient in zip(images.split(size), output_gradients.split(size), strict=True)
+        ]
+    for name, parameter, gradients in zip(names, parameters, zip(*rows, strict=True), strict=True):
+        zeros = torch.zeros_like(parameter)
+        found = torch.stack([zeros if gradient is None else gradient for gradient in gradients])
+        yield _vectors(name, found.reshape(len(found), -1))
+
+
+def _vectors(parameter: str, gradients: Tensor) -> Outer:
+    """Gradients (n, d) of a whole parameter of d entries: one position, one input that is 1."""
+    return Outer(parameter, gradients[:, None], gradients.new_ones(len(gradients), 1), lambda tensor: tensor)
+
+
+def _convolution(parameter: str, module: nn.Conv2d, x: Tensor, gradient: Tensor) -> Iterator[Outer]:
+    """As one matrix of unfolded patches; for an output of few pixels, where patches are mostly padding, each tap of
+    the kernel as a matrix of its own over the pixels it touches."""
+    x, left = x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = module.kernel_size, module.stride, module.padding, module.dilation
+    if left.shape[1] * left.shape[2] > FEW_POSITIONS:
+        x = F.pad(x, (0, 0, pw, pw, ph, ph)).unfold(1, (kh - 1) * dh + 1, sh).unfold(2, (kw - 1) * dw + 1, sw)
+        patches = x[..., ::dh, ::dw].permute(0, 1, 2, 4, 5, 3)  # (n, rows, columns, kh, kw, channels)
+        yield Outer(parameter, left.flatten(1, 2), patches, lambda tensor: tensor.movedim(-3, -1))
+        return
+    for a in range(kh):
+        out_rows, in_rows = _touched(x.shape[1], left.shape[1], sh, a * dh - ph)
+        for b in range(kw):
+            out_columns, in_columns = _touched(x.shape[2], left.shape[2], sw, b * dw - pw)
+            part = left[:, out_rows, out_columns].flatten(1, 2)
+            if part.shape[1]:
+                slot = _tap_slot(a, b)
+                yield Outer(parameter, part, x[:, in_rows, in_columns].flatten(1, 2), slot)
+
+
+def _touched(n_in: int, n_out: int, stride: int, offset: int) -> tuple[slice, slice]:
+    """The output pixels o along one axis that read an input pixel o * stride + offset, and these input pixels."""
+    first = max(0, -(offset // stride))
+    end = max(first, min(n_out, (n_in - 1 - offset) // stride + 1))
+    return slice(first, end), slice(first * stride + offset, max(0, (end - 1) * stride + offset + 1), stride)
+
+
+def _tap_slot(a: int, b: int) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor[..., a, b]

@@ -1,0 +1,266 @@
+"""The diagonal Fisher information: exact against a loop over the samples, estimated against the exact one."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from kit.errors import InputError
+from kit.fisher import (
+    diagonal,
+    estimated_diagonal,
+    every_label,
+    mixed_labels,
+    sampled_labels,
+    squared_batch_means,
+    true_labels,
+)
+from kit.layer_gradients import evaluating, forward, known_layers
+from kit.submission import state_hash
+from local_eval.models import build
+from tests.reference_fisher import golatkar_diagonal, loop_diagonal, loop_gradients
+
+
+def data(n: int, size: int = 32, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (n, 3, size, size), generator=generator).float()
+    return images, torch.randint(0, 10, (n,), generator=generator)
+
+
+def batches(images, labels, size=4):
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def in_use(net, seed=0):
+    """With BatchNorm statistics as after training, and weights as laid out by it."""
+    torch.manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return net.to(memory_format=torch.channels_last)
+
+
+def assert_close(found, expected, tolerance):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].shape == tensor.shape
+        assert (found[name] - tensor).norm() <= tolerance * tensor.norm(), name
+
+
+class Odd(nn.Module):
+    """Layers of every kind that is treated apart: other kernels, strides and dilations, tokens, a layer run twice, a
+    tied weight, kinds left to the loop, ReLU in place right after a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(3, 6, (3, 5), stride=(2, 1), padding=(0, 2)),
+            nn.ReLU(inplace=True),
+            nn.BatchNorm2d(6),
+            nn.Conv2d(6, 8, 3, padding=2, dilation=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 8, 3, groups=2, padding="same"),
+            nn.Conv2d(8, 5, 4, stride=3, padding=1, padding_mode="reflect"),
+            nn.GELU(),
+            nn.Conv2d(5, 6, 3, stride=2, padding=1),
+            nn.Conv2d(6, 7, 2, stride=2, padding=1),
+        )
+        self.tokens = nn.Linear(7, 8)
+        self.norm = nn.LayerNorm(8)
+        self.twice = nn.Linear(8, 8)
+        self.tied = nn.Linear(8, 8)
+        self.tied.weight = self.twice.weight
+        self.scale = nn.Parameter(torch.ones(()))
+        self.statistics = nn.BatchNorm1d(8)
+        self.unused = nn.Linear(2, 2)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, images):
+        maps = self.convolutions((images - 128) / 64)
+        tokens = self.norm(self.tokens(maps.flatten(2).transpose(1, 2)))
+        tokens = self.tied(self.twice(torch.tanh(self.twice(tokens))))
+        return self.fc(self.statistics(tokens.mean(1) * self.scale))
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet20", "smallconv"])
+def test_diagonal_equals_a_loop_over_the_samples(architecture):
+    net, (images, labels) = in_use(build(architecture, 10, seed=0)), data(6)
+    assert_close(diagonal(net, batches(images, labels)), loop_diagonal(net, images, labels), 1e-5)
+
+
+@pytest.mark.parametrize("size", [17, 33])
+def test_layers_of_all_kinds_go_the_right_way(size):
+    torch.manual_seed(0)
+    net, (images, labels) = in_use(Odd()).double(), data(5, size)
+    net.convolutions[0].bias.requires_grad_(False)
+    images = images.double()
+    layers = known_layers(net.eval(), images)
+    assert {"convolutions.0.", "convolutions.3.", "tokens.", "statistics.", "fc."} <= layers.keys()
+    assert layers.keys().isdisjoint({"twice.", "tied.", "norm.", "unused.", "convolutions.5.", "convolutions.6."})
+    expected = loop_diagonal(net, images, labels)
+    assert "convolutions.0.bias" not in expected
+    assert_close(diagonal(net, batches(images, labels, 3)), expected, 1e-12)
+    assert expected["convolutions.8.weight"].any()
+
+
+def test_every_label_gives_golatkars_sum():
+    net, (images, labels) = in_use(build("smallconv", 10, seed=0)).double(), data(6)
+    found = diagonal(net, batches(images.double(), labels), every_label)
+    assert_close(found, golatkar_diagonal(net, images.double()), 1e-10)
+
+
+def test_labels_may_be_any_function():
+    net, (images, labels) = build("tinyconv", 10, seed=0), data(6, 16)
+    found = diagonal(net, batches(images, labels), lambda logits, _: true_labels(logits, torch.full_like(_, 3)))
+    assert_close(found, loop_diagonal(net, images, torch.full_like(labels, 3)), 1e-5)
+
+
+@pytest.mark.parametrize("rule", [sampled_labels, mixed_labels])
+def test_drawn_labels_have_the_expectation_over_all_labels(rule):
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(1, 5, dtype=torch.float64)
+    p = logits.softmax(1)[0]
+    terms = rule(logits.expand(20000, 5), torch.zeros(20000, dtype=torch.int64))
+    products = torch.einsum("tnc,tnd->ncd", terms, terms)
+    distance = products.mean(0) - (torch.diag(p) - torch.outer(p, p))
+    assert (distance.abs() <= 5 * products.std(0) / 20000**0.5 + 1e-12).all()
+    exact = every_label(logits, torch.zeros(1, dtype=torch.int64))[:, 0]
+    assert torch.allclose(exact.T @ exact, torch.diag(p) - torch.outer(p, p))
+
+
+def test_mixed_labels_vary_less_than_sampled_ones_where_the_model_is_sure():
+    torch.manual_seed(0)
+    logits = torch.tensor([[8.0, 0, 0, 0]]).expand(20000, 4)
+    spread = [
+        rule(logits, torch.zeros(20000, dtype=torch.int64))[0].square().std() for rule in (mixed_labels, sampled_labels)
+    ]
+    assert spread[0] < spread[1] / 10
+
+
+@functools.cache
+def estimates(rule, passes, n_repeats=150):
+    """Estimates of a small net's diagonal, (n_repeats, d), their error bars, and the exact diagonal."""
+    net, (images, labels) = in_use(build("tinyconv", 10, seed=0)), data(12, 16)
+    torch.manual_seed(1)
+    pairs = batches(images, labels)
+    found = [estimated_diagonal(net, pairs, rule, passes=passes) for _ in range(n_repeats)]
+    exact = diagonal(net, pairs, every_label if rule is sampled_labels else rule)
+    return flat_rows([e.diagonal for e in found]), [e.relative_error for e in found], flat_rows([exact])[0]
+
+
+def flat_rows(many):
+    return torch.stack([torch.cat([t.flatten() for t in named.values()]) for named in many])
+
+
+@pytest.mark.parametrize("rule", [true_labels, sampled_labels, every_label])
+def test_the_estimate_is_unbiased(rule):
+    found, _, exact = estimates(rule, 1)
+    torch.manual_seed(2)
+    for weights in (torch.ones(len(exact)), *torch.rand(20, len(exact))):
+        values = found @ weights
+        assert abs(values.mean() - exact @ weights) < 4.5 * values.std() / len(values) ** 0.5
+
+
+@pytest.mark.parametrize(("passes", "low", "high"), [(1, 0.95, 1.6), (2, 0.75, 1.15)])
+def test_the_error_bar_is_as_wide_as_the_error(passes, low, high):
+    found, bars, exact = estimates(every_label, passes)
+    # the bar is over the estimate's norm, which holds the error itself: compared as squares, norm by norm
+    error = (found - exact).square().sum(1).mean()
+    claimed = (torch.tensor(bars) * found.norm(dim=1)).square().mean()
+    assert low < (claimed / error) ** 0.5 < high
+
+
+def test_more_passes_bring_the_estimate_nearer():
+    errors = [(found - exact).square().sum(1).mean() for found, _, exact in (estimates(every_label, p) for p in (1, 2))]
+    assert errors[1] == pytest.approx(errors[0].item() / 2, rel=0.3)
+
+
+def test_bfloat16_changes_the_estimate_by_less_than_its_error():
+    net, (images, labels) = in_use(build("smallconv", 10, seed=0)), data(64)
+    plain, rounded = (seeded_estimate(net, batches(images, labels, 16), dtype) for dtype in (None, torch.bfloat16))
+    distance = (flat_rows([plain]) - flat_rows([rounded])).norm() / flat_rows([plain]).norm()
+    assert 0 < distance < 0.1
+    assert flat_rows([rounded]).sum() == pytest.approx(flat_rows([plain]).sum().item(), rel=0.03)
+
+
+def seeded_estimate(net, pairs, dtype):
+    torch.manual_seed(0)
+    return estimated_diagonal(net, pairs, autocast_dtype=dtype).diagonal
+
+
+def test_squared_batch_means_are_what_they_say():
+    net, (images, labels) = in_use(build("tinyconv", 10, seed=0)), data(8, 16)
+    rows = loop_gradients(net, images, labels)
+    means = [{name: sum(row[name] for row in rows[i : i + 4]) / 4 for name in rows[0]} for i in (0, 4)]
+    expected = {name: (means[0][name] ** 2 + means[1][name] ** 2) / 2 for name in rows[0]}
+    assert_close(squared_batch_means(net, batches(images, labels)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("measure", [diagonal, estimated_diagonal, squared_batch_means])
+def test_the_net_is_left_as_it_came(measure):
+    net, (images, labels) = in_use(build("resnet20", 10, seed=0)), data(4, 16)
+    net.train()
+    net.blocks[0].bn1.eval()
+    net.fc.bias.requires_grad_(False)
+    before, modes = state_hash(net.state_dict()), [module.training for module in net.modules()]
+    with torch.no_grad():
+        measure(net, batches(images, labels))
+    assert state_hash(net.state_dict()) == before
+    assert [module.training for module in net.modules()] == modes
+    assert not any(module._forward_hooks or module._backward_hooks for module in net.modules())
+    assert all(p.grad is None and p.requires_grad == (p is not net.fc.bias) for p in net.parameters())
+
+
+def test_evaluation_mode_ends_with_an_error():
+    net = build("tinyconv", 10, seed=0).train()
+    with pytest.raises(ZeroDivisionError), evaluating(net):
+        raise ZeroDivisionError
+    assert net.training
+
+
+def test_dict_and_tuple_batches_give_the_same(loaders, model):
+    dicts = list(loaders.retain)
+    tuples = [(batch["image"], batch["age_group"]) for batch in dicts]
+    for found, same in zip(diagonal(model, dicts).values(), diagonal(model, tuples).values(), strict=True):
+        assert torch.equal(found, same)
+
+
+def test_cropped_kernels_give_the_same_maps_and_gradients():
+    torch.manual_seed(0)
+    shapes = [(1, 3, 1, 1, 1), (2, 3, 2, 1, 1), (1, 5, 1, 2, 1), (1, 3, 1, 2, 2), (3, 3, 1, 1, 1), (1, 3, 3, 2, 1)]
+    for size, kernel, stride, padding, dilation in [*shapes, (2, 4, 1, 3, 1), (3, 2, 3, 0, 1)]:
+        net = nn.Sequential(
+            nn.Conv2d(2, 3, kernel, stride, padding, dilation), nn.Flatten(), nn.LazyLinear(10)
+        ).double()
+        images, labels = torch.randn(4, 2, size, size, dtype=torch.float64), torch.arange(4)
+        expected = loop_diagonal(net, images, labels)  # also gives the last layer its size
+        logits = forward(net, images, known_layers(net, images), lambda *_: None)
+        assert torch.allclose(logits, net(images), rtol=1e-12)
+        found = diagonal(net, [(images.float().double(), labels)])
+        reference = loop_diagonal(net, images.float().double(), labels)
+        assert expected.keys() == found.keys()
+        assert_close(found, reference, 1e-12)
+
+
+def test_mistakes_are_told(loaders, model):
+    untracked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten())
+    with pytest.raises(InputError, match=r"1 \(BatchNorm2d\) keeps no running statistics"):
+        diagonal(untracked, loaders.retain)
+    with pytest.raises(InputError, match="no batch was given"):
+        diagonal(model, [])
+    with pytest.raises(InputError, match="read before"):
+        estimated_diagonal(model, iter(loaders.retain), passes=2)
+    with pytest.raises(InputError, match="passes is 0"):
+        estimated_diagonal(model, loaders.retain, passes=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_it_works_on_a_gpu():
+    net, (images, labels) = in_use(build("resnet20", 10, seed=0)), data(8)
+    expected = diagonal(net, batches(images, labels))
+    found = diagonal(copy.deepcopy(net).cuda(), batches(images, labels))
+    assert_close({name: tensor.cpu() for name, tensor in found.items()}, expected, 1e-3)
