@@ -43,12 +43,20 @@ def unpack(batch: Mapping[str, Any] | Iterable[Any], device: torch.device) -> tu
 
 
 def cycle(loader: Iterable[Any]) -> Iterator[Any]:
-    """Batches of `loader`, begun anew (and reshuffled) whenever it ends."""
+    """Batches of `loader`, begun anew (and reshuffled) whenever it ends.
+
+    A batch of one image is passed over where the loader has larger ones: BatchNorm has nothing to normalise in it, and
+    the last layers of a ResNet-18 on 32x32 images, one pixel wide, raise an error.
+    """
+    largest = 0
     while True:
         empty = True
         for batch in loader:
             empty = False
-            yield batch
+            n_images = len(batch["age_group"] if isinstance(batch, Mapping) else tuple(batch)[1])
+            largest = max(largest, n_images)
+            if n_images > 1 or largest == 1:
+                yield batch
         if empty:
             raise InputError("a data loader gave no batch: the data set behind it is empty")
 

@@ -24,6 +24,7 @@ from local_eval.audit.lower_bounds import LowerBounds, epsilon_lower_bounds
 from local_eval.audit.null import Null, null_quality, share_of_attainable
 from local_eval.audit.predict import predict_quality
 from local_eval.audit.resampling import Resamples, resample
+from local_eval.distances import Distance, distances
 from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Sample, Samples
 from local_eval.metric import MetricSpec, grid_epsilon
 from local_eval.metric.score import Attack
@@ -192,23 +193,25 @@ def _form(
     )
 
 
-def measures(samples: Samples, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Other measures of every method, of doing nothing and of retraining itself: name -> measure -> value."""
-    half = samples.n_models // 2
-    retrained = samples.retrained
-    rows = {name: _measures(sample, retrained, samples, seed) for name, sample in samples.methods.items()}
-    rows[DO_NOTHING] = _measures(samples.original.repeated(samples.n_models), retrained, samples, seed)
-    rows[NULL] = _measures(retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half)), samples, seed)
-    return rows
+def measures(
+    samples: Samples, apart: Mapping[str, Distance] | None = None, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Other measures of every method, of doing nothing and of retraining itself: name -> measure -> value.
+
+    apart: the samples' `distances`, where the caller has them already.
+    """
+    apart = apart or distances(samples)
+    half, retrained = samples.n_models // 2, samples.retrained
+    pairs = {name: (sample, retrained) for name, sample in samples.methods.items()}
+    pairs[DO_NOTHING] = samples.original.repeated(samples.n_models), retrained
+    pairs[NULL] = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
+    return {name: _attacks(*pair, seed) | _named(apart[name]) for name, pair in pairs.items()}
 
 
-def _measures(unlearned: Sample, retrained: Sample, samples: Samples, seed: int) -> dict[str, float]:
+def _attacks(unlearned: Sample, retrained: Sample, seed: int) -> dict[str, float]:
     u, r = unlearned.confidence, retrained.confidence
-    logits = (unlearned.logits["forget"], retrained.logits["forget"])
     lira = families.u_lira(u, r, seed)
     curve = families.epsilon_of_delta(u, r, _DELTAS)
-    pairs = zip(*logits, strict=True)
-    original, labels = samples.original.logits["forget"][0], unlearned.labels["forget"]
     return {
         "U-LiRA accuracy": float(lira.accuracy.mean()),
         "U-LiRA AUC": float(lira.auc.mean()),
@@ -216,14 +219,17 @@ def _measures(unlearned: Sample, retrained: Sample, samples: Samples, seed: int)
         "TPR at 0.1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.001),
         "KLOM (95th percentile)": float(np.percentile(families.klom(u, r), 95)),
         "starting kit's MIA": _logistic_mia(unlearned, seed),
-        "activation distance": families.activation_distance(*logits),
-        "JS divergence": families.js_divergence(*logits),
-        "KL divergence": families.kl_divergence(*logits),
-        "similarity ratio": float(np.mean([families.similarity_ratio(a, original, b, labels) for a, b in pairs])),
         **{f"epsilon at delta {delta:g}": float(row.mean()) for delta, row in zip(_DELTAS, curve, strict=True)},
     }
 
 
+def _named(distance: Distance) -> dict[str, float]:
+    """The distances as measures; no similarity ratio where there is none."""
+    values = (distance.activation, distance.js, distance.kl, distance.similarity)
+    return {name: value for name, value in zip(DISTANCES, values, strict=True) if value is not None}
+
+
+DISTANCES = ("activation distance", "JS divergence", "KL divergence", "similarity ratio")
 SMALLER_IS_BETTER = ("epsilon", "KLOM", "activation", "JS", "KL", "TPR", "U-LiRA", "starting kit")
 
 

@@ -1,6 +1,7 @@
 """The commands score and compare: pools, archives or bare confidences to a table with intervals and diagnosis."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from kit.cli import answer
 from kit.errors import InputError
 from local_eval.archived import fill_from_archive
-from local_eval.assess import FEWEST, agreement, assess, assess_confidences, measures
+from local_eval.assess import DISTANCES, FEWEST, agreement, assess, assess_confidences, measures
 from local_eval.audit.predict import ranking_warning
-from local_eval.distances import distances
+from local_eval.distances import Distance, distances
 from local_eval.engine import n_cores
 from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
 from local_eval.metric import MetricSpec, bins_as_in_code, bins_as_in_report, checked_samples, forgetting_quality
@@ -62,7 +63,7 @@ def score_command(args: argparse.Namespace) -> int:
     lines = [*aligned(table_of(rows)), "", *aligned(distance_table(rows, distance)), "", *notes_on(rows)]
     if not args.brief and n_models >= FEWEST:
         more_facts, more_lines = _assessed(
-            samples, spec, {row.name: row.score for row in rows if row.name in pools}, not args.quiet
+            samples, spec, {row.name: row.score for row in rows if row.name in pools}, distance, not args.quiet
         )
         facts |= more_facts
         lines += more_lines
@@ -76,16 +77,16 @@ def spec_of(args: argparse.Namespace) -> MetricSpec:
 
 
 def _assessed(
-    samples: Samples, spec: MetricSpec, scores: dict[str, float], progress: bool
+    samples: Samples, spec: MetricSpec, scores: dict[str, float], distance: Mapping[str, Distance], progress: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """Facts and lines of everything beyond the table."""
     assessments, above = assess(samples, spec, progress=progress)
-    measured = measures(samples)
+    measured = measures(samples, distance)
     ranks = agreement(scores, measured)
     lines = []
     for assessment in assessments:
         lines += ["", *assessment_lines(assessment)]
-    lines += ["", *probability_lines(above), "", *measure_lines(measured)]
+    lines += ["", *probability_lines(above), "", *measure_lines(measured, without=DISTANCES)]
     if ranks:
         lines += ["", *agreement_lines(ranks)]
     return assessment_facts(assessments, above, measured, ranks), lines

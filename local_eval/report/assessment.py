@@ -63,12 +63,14 @@ def _share(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
 
 
-def measure_lines(measured: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """One table: a row a measure, a column a method."""
+def measure_lines(measured: Mapping[str, Mapping[str, float]], without: Sequence[str] = ()) -> list[str]:
+    """One table: a row a measure (less those named in `without`), a column a method."""
     names = list(measured)
     header = ("measure", *(name.split(" (")[0] for name in names))
     rows = [
-        (measure, *(f"{measured[name][measure]:.4g}" for name in names)) for measure in next(iter(measured.values()))
+        (measure, *(f"{measured[name][measure]:.4g}" for name in names))
+        for measure in next(iter(measured.values()))
+        if measure not in without
     ]
     return aligned([header, *rows])
 
