@@ -91,6 +91,17 @@ def squared_batch_means(net: nn.Module, batches: Iterable[Any], labels: Labels =
     return {name: tensor.div_(n_batches).contiguous() for name, tensor in total.items()}
 
 
+def gradient_sum(net: nn.Module, batches: Iterable[Any], labels: Labels = true_labels) -> Named:
+    """Sum over the examples of the gradients, in evaluation mode, for each parameter that requires one, by name."""
+    total = _zeros(net)
+
+    def take(part: Outer) -> None:
+        _add(total, part, sums(part))
+
+    _each_batch(net, batches, labels, take, lambda n: n)
+    return {name: tensor.contiguous() for name, tensor in total.items()}
+
+
 @dataclass(frozen=True)
 class Estimate:
     """An unbiased estimate of the diagonal, by parameter name, and its error bar.

@@ -72,8 +72,8 @@ class Outer:
 
     def batch_means(self, size: int) -> "Outer":
         """The means of each `size` gradients in turn: more positions, fewer rows. size must divide n."""
-        left = (self.left / size).reshape(len(self) // size, size * self.n_positions, self.n_out)
-        return replace(self, left=left)
+        left = self.left.reshape(len(self) // size, size * self.n_positions, self.n_out)
+        return replace(self, left=left / size if size > 1 else left)
 
 
 def sums(part: Outer) -> Tensor:
