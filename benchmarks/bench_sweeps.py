@@ -34,16 +34,25 @@ SWEEPS = {
     "random": {
         "finetune": [
             ["lr=0.01,0.03,0.1,0.3", FAST],
-            ["epochs=1,3,5,10", "lr=0.1", FAST],  # Sapienza, figure 1
+            ["epochs=1,3,5", "lr=0.1", FAST],  # Sapienza, figure 1
         ],
         "negative_gradient": [["lr=0.001,0.01,0.03,0.1", FAST]],
-        "l2_penalty": [["to_zero=0.0001,0.001,0.01,0.1", "lr=0.1", FAST]],
+        "l2_penalty": [["to_zero=0.0001,0.001,0.01", "lr=0.1", FAST]],
         "random_perturbation": [
-            ["beta=0.1,0.3,0.5,0.7", "lr=0.1,0.3", FAST],
-            ["beta=0.1,0.3,0.5,0.7,0.9", "epochs=5", "lr=0.1", FAST],  # Sapienza, figure 3
-            ["epochs=1,2,3,5", "beta=0.7", "lr=0.1", FAST],  # Sapienza, figure 4
+            ["beta=0.1,0.3,0.5,0.7", "lr=0.3", FAST],
+            ["beta=0.1,0.3,0.5,0.7,0.9", "epochs=3", "lr=0.3", FAST],  # Sapienza, figures 3 and 4
         ],
         "stochastic_teacher": [["forget_lr=0.001,0.01,0.1", "lr=0.1", FAST]],
+        "fisher_masking": [
+            ["share=0.1,0.4", "epochs=1", "lr=0.1,0.3", FAST],
+            ["share=0.001,0.01,0.1,0.4", "epochs=0,3", "lr=0.3", FAST],  # Sapienza, figure 13
+        ],
+        "ssd": [
+            ["alpha=0.5,1", "epochs=1", "lr=0.1,0.3", FAST],
+            ["alpha=0.1,0.5,1,2,5", "epochs=0,3", "lr=0.3", FAST],  # Sapienza, figure 17
+        ],
+        "fisher_forgetting": [["alpha=1e-7,1e-6,1e-5,1e-4,1e-3"]],
+        "ssse": [["eps=0.1,1,10", "epochs=0,1", "lr=0.1", FAST]],
         "retrain": [["epochs=1,2,3", "lr=0.3", FAST]],
     },
     "class": {
@@ -53,8 +62,15 @@ SWEEPS = {
         "random_perturbation": [["beta=0.1,0.3,0.5,0.7,0.9", "lr=0.3", FAST]],
         "stochastic_teacher": [
             ["forget_lr=0.001,0.01,0.1", "forget_epochs=1,5", "lr=0.1", FAST],  # Sapienza, figure 5
-            ["alpha=0,0.1,0.5,1,2", "forget_lr=0.01", "forget_epochs=5", "lr=0.1", FAST],  # Sapienza, figure 6
+            ["alpha=0,0.1,0.5,1,2", "forget_lr=0.01", "lr=0.1", FAST],  # Sapienza, figure 6
         ],
+        "fisher_masking": [
+            ["share=0.01,0.02,0.1", "epochs=1", "lr=0.1", FAST],
+            ["share=0.001,0.003,0.01,0.02,0.05", "epochs=0"],  # Sapienza, figure 9
+        ],
+        "ssd": [["alpha=1,2,5,10,20,50"]],  # Sapienza, figure 14: no fine-tuning
+        "fisher_forgetting": [["alpha=1e-7,1e-6,1e-5,1e-4", "forget_class=3"]],
+        "ssse": [["eps=0.01,0.03,0.1,0.3,1,3"]],
         "retrain": [["epochs=1,2,3", "lr=0.3", FAST]],
     },
 }
