@@ -7,7 +7,7 @@ gradient is another quantity (`squared_batch_means`).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,7 +216,7 @@ def _each_batch(
     return n_examples
 
 
-def inputs(net: nn.Module, batches: Iterable[Any]) -> Iterable[tuple[Tensor, Tensor]]:
+def inputs(net: nn.Module, batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     """Images, of the net's own precision, and labels of each batch, on its device."""
     dtype = next(net.parameters()).dtype
     for batch in batches:
