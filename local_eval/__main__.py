@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from kit.budget import format_duration, parse_duration
 from kit.cli import answer, common, positive_int, run
 from kit.methods import Method, get_method
 from local_eval.distances import distances
+from local_eval.dry_run.command import dry_run_command, dry_run_options
 from local_eval.engine import n_cores, warm_up
 from local_eval.evaluate import FORMS, evaluate, read_samples
 from local_eval.metric import MetricSpec
@@ -20,6 +22,7 @@ from local_eval.pool import ModelPool
 from local_eval.report.notes import notes_on
 from local_eval.report.table import aligned, distance_table, table_of
 from local_eval.report.write import facts_of, write_report
+from local_eval.report_command import report_command, report_of, verdict_lines
 from local_eval.retrained import fill_retrained
 from local_eval.score_command import BINS, at_least_two, compare_command, score_command, spec_of
 from local_eval.setting import Setting, Workspace, open_workspace, reopen
@@ -125,8 +128,14 @@ def _run(args: argparse.Namespace) -> int:
     tables = [table_of(rows), distance_table(rows, distance)]
     paths = write_report(pool.folder, facts, tables, notes)
     text = [line for table in tables for line in (*aligned(table), "")]
-    further = f"intervals, null, diagnosis: python -m local_eval score {pool.folder}"
-    answer(args, facts, [*text, *notes, "report: " + ", ".join(map(str, paths)), further])
+    verdict = []
+    if not args.no_page:
+        options = {"spec": spec_of(args), "attacks": args.attacks, "progress": not args.quiet}
+        page, found = report_of(workspace, method.name, pool, args.n_models, **options)
+        facts, paths = facts | {"page": str(page), "verdict": asdict(found)}, [*paths, page]
+        verdict = ["", *verdict_lines({method.name: found}), ""]
+    further = f"intervals, null, other measures: python -m local_eval score {pool.folder}"
+    answer(args, facts, [*text, *notes, *verdict, "report: " + ", ".join(map(str, paths)), further])
     return 0
 
 
@@ -196,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     limit(sub)
     score_options(sub)
     n_models(sub)
+    sub.add_argument("--no-page", action="store_true", help="no report.html, which takes intervals and two more models")
 
     sub = command(
         "sweep",
@@ -231,6 +241,18 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("compare", compare_command, "compare pools or archives of one setting, two or more")
     pool_options(sub)
+
+    sub = command("report", report_command, "HTML pages: one for each pool or archive; of several, a comparison too")
+    sub.add_argument("pools", nargs="+", type=Path, help="folders of unlearned pools, or archives of checkpoints")
+    sub.add_argument("--setting", type=Path, help="the folder of a run's setting, needed for archives alone")
+    sub.add_argument("--n-models", type=int, help="of each pool (as many as all have)")
+    sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
+    sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
+    sub.add_argument("--workers", type=positive_int, help="processes that read archives (one per core)")
+    score_options(sub)
+
+    sub = command("dry-run", dry_run_command, "execute a notebook or script as if on Kaggle, check it, score it")
+    dry_run_options(sub)
     return parser
 
 

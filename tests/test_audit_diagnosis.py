@@ -45,20 +45,27 @@ def test_copies_of_one_model_vary_too_little():
     d = diagnose(np.repeat(r[:1], 64, axis=0), r, attack=EXACT)
     assert (d.spread_ratio == 0).all() and d.from_spread.mean() > d.from_shift.mean()
     assert "they all give the same confidences" in sentence(d)
+    assert "look for a fixed seed" in sentence(d)
     assert (d.rest < 10).all()
 
 
 @pytest.mark.parametrize(
-    ("population", "says"),
+    ("population", "says", "next_try"),
     [
-        ({}, "near what retraining gives"),
-        ({"shift": 1.5}, "too sure of the forgotten examples"),
-        ({"shift": -1.5}, "not sure enough of the forgotten examples"),
-        ({"shift_sd": 2.0}, "too sure of some examples and not sure enough of others"),
-        ({"spread": 0.3}, "your 64 checkpoints vary too little between runs"),
-        ({"spread": 4.0}, "vary too much"),
+        ({}, "near what retraining gives", "accuracy and time, or more models"),
+        ({"shift": 1.5}, "too sure of the forgotten examples", "forget more"),
+        ({"shift": -1.5}, "not sure enough of the forgotten examples", "forget less"),
+        (
+            {"shift_sd": 2.0},
+            "too sure of some examples and not sure enough of others",
+            "more training on the retain set",
+        ),
+        ({"spread": 0.3}, "your 64 checkpoints vary too little between runs", "noise on the weights"),
+        ({"spread": 4.0}, "vary too much", "weaker noise"),
     ],
 )
-def test_the_sentence_names_the_fault(population, says):
+def test_the_sentence_names_the_fault_and_what_to_try_next(population, says, next_try):
     text = sentence(diagnosis(**population))
     assert says in text and "\n" not in text
+    fault, remedy = text.split("try next: ")
+    assert says in fault and next_try in remedy

@@ -71,18 +71,19 @@ def _unlike(values: np.ndarray) -> np.ndarray:
 
 
 def sentence(diagnosis: Diagnosis) -> str:
-    """What keeps these checkpoints from the null, in one sentence for their author."""
+    """What keeps these checkpoints from the null, and what to try next, in one sentence for their author."""
     d = diagnosis
     shift, spread, rest = (float(part.mean()) for part in (d.from_shift, d.from_spread, d.rest))
     avoidable = max(shift, 0.0) + max(spread, 0.0)
     if avoidable < 0.25 * rest or _as_by_chance(d):
         return (
             f"your {d.n_models} checkpoints are near what retraining gives: of a mean epsilon of "
-            f"{d.epsilon.mean():.2f}, {rest:.2f} would be there with mean and spread matched"
+            f"{d.epsilon.mean():.2f}, {rest:.2f} would be there with mean and spread matched; try next: nothing here, "
+            "but accuracy and time, or more models to see finer"
         )
-    what = _about_spread(d) if spread >= shift else _about_shift(d)
+    what, remedy = _about_spread(d) if spread >= shift else _about_shift(d)
     share = max(shift, spread) / avoidable
-    return f"your {d.n_models} checkpoints {what}; that makes {share:.0%} of the avoidable epsilon"
+    return f"your {d.n_models} checkpoints {what}; that makes {share:.0%} of the avoidable epsilon; try next: {remedy}"
 
 
 def _as_by_chance(d: Diagnosis) -> bool:
@@ -93,23 +94,41 @@ def _as_by_chance(d: Diagnosis) -> bool:
     return all(np.median(np.abs(values)) < 1.5 * 0.67 * np.sqrt(variance) for values, variance in sizes)
 
 
-def _about_spread(d: Diagnosis) -> str:
+def _about_spread(d: Diagnosis) -> tuple[str, str]:
+    """The fault, and what to try against it."""
     ratio = float(np.median(d.spread_ratio))
     if ratio == 0:
-        return "vary too little between runs: they all give the same confidences"
-    return (
+        return (
+            "vary too little between runs: they all give the same confidences",
+            "look for a fixed seed or a step that changes nothing, then give each run chance of its own: noise on the "
+            "weights, layers re-initialised, or another sample of the retain set per seed",
+        )
+    fault = (
         f"vary too {'little' if ratio < 1 else 'much'} between runs: their confidences spread {ratio:.2f} times as "
         "widely as those of retrained models (median over examples)"
     )
+    if ratio < 1:
+        return fault, "noise on the weights, layers re-initialised, or another sample of the retain set per seed"
+    return fault, "weaker noise, fewer layers re-initialised, or more training on the retain set after it"
 
 
-def _about_shift(d: Diagnosis) -> str:
+def _about_shift(d: Diagnosis) -> tuple[str, str]:
+    """The fault, and what to try against it."""
     size = float(np.median(np.abs(d.shift)))
     above = float(np.mean(d.shift > 0))
     if 0.25 < above < 0.75:
-        return f"are off by {size:.1f} standard deviations, too sure of some examples and not sure enough of others"
-    mood, side = ("too sure", "above") if above > 0.5 else ("not sure enough", "below")
+        return (
+            f"are off by {size:.1f} standard deviations, too sure of some examples and not sure enough of others",
+            "more training on the retain set after the change, where retrained models get their confidences from: a "
+            "stronger or weaker push would move all examples one way",
+        )
+    if above > 0.5:
+        mood, side = "too sure", "above"
+        remedy = "forget more: a step on the forget set before the repair, layers re-initialised, or stronger noise"
+    else:
+        mood, side = "not sure enough", "below"
+        remedy = "forget less: a smaller step on the forget set, weaker noise, or more training on the retain set after"
     return (
         f"are {mood} of the forgotten examples: their confidences lie {size:.1f} standard deviations {side} those of "
         "retrained models (median over examples)"
-    )
+    ), remedy

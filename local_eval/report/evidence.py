@@ -1,0 +1,146 @@
+"""Everything that a page shows, gathered from pools; what cannot be shown is named instead of raised."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kit.errors import InputError
+from kit.methods import get_method
+from local_eval.assess import FEWEST, Assessment, agreement, assess, measures
+from local_eval.audit.families import Agreement
+from local_eval.distances import Distance, distances
+from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Row, Samples, evaluate, read_samples
+from local_eval.metric import MetricSpec
+from local_eval.pool import ModelPool
+from local_eval.retrained import retrained_pool
+from local_eval.setting import Workspace
+from local_eval.unlearned import broken_reason
+
+STARTER = "starter's fine-tuning"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """pools: what was asked for and can be read, by name; faults: name -> what is wrong with the others, and "" -> what
+    leaves nothing to judge at all (samples are None then). starter: the name under which the starter's fine-tuning is
+    among the samples, None where the setting has none. assessments, above, measured are empty below FEWEST models."""
+
+    workspace: Workspace
+    pools: Mapping[str, ModelPool]
+    faults: Mapping[str, str]
+    spec: MetricSpec
+    attacks: str
+    samples: Samples | None = None
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    distances: Mapping[str, Distance] = field(default_factory=dict)
+    assessments: Mapping[str, Assessment] = field(default_factory=dict)
+    above: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    agreement: Agreement | None = None
+    starter: str | None = None
+
+    @property
+    def null(self) -> Row | None:
+        return self.rows.get(NULL)
+
+    def probability_above(self, a: str, b: str) -> float | None:
+        """How sure a scores above b; None where they were not compared."""
+        if (b, a) in self.above:
+            return 1 - self.above[b, a]
+        return self.above.get((a, b))
+
+
+def gather(
+    workspace: Workspace,
+    pools: Mapping[str, ModelPool],
+    *,
+    faults: Mapping[str, str] | None = None,
+    n_models: int | None = None,
+    spec: MetricSpec | None = None,
+    attacks: str = "grid",
+    progress: bool = False,
+) -> Evidence:
+    """Read and assess the pools of one setting, with the starter's fine-tuning beside them where the setting has it.
+
+    faults: pools that could not be opened. n_models: of each pool; by default as many as all have that have enough to
+    be judged. Pools that are broken, too small or of another setting become faults; nothing is raised for them.
+    """
+    spec = spec or MetricSpec()
+    faults = dict(faults or {})
+    faults |= {name: reason for name, pool in pools.items() if (reason := broken_reason(pool))}
+    pools = {name: pool for name, pool in pools.items() if name not in faults}
+    counts = [len(pool) for pool in (*pools.values(), retrained_pool(workspace))]
+    n = n_models or min([count for count in counts[:-1] if count >= FEWEST] or counts)
+    n = n if n_models else min(n, counts[-1])
+    starter, beside = _starter(workspace, pools, n)
+    try:
+        if n < 2:
+            raise InputError(f"{n} models: the score compares distributions and needs at least 2, better 64 or more")
+        read_samples(workspace, {}, n)
+        faults |= _unreadable(workspace, pools, n)
+    except InputError as error:
+        faults[""] = str(error)
+    pools = {name: pool for name, pool in pools.items() if name not in faults}
+    if "" in faults or not pools:
+        return Evidence(workspace, pools, faults, spec, attacks)
+    samples = read_samples(workspace, {**pools, **beside}, n)
+    rows = {row.name: row for row in evaluate(samples, spec, FORMS[attacks])}
+    apart = distances(samples)
+    found = {"samples": samples, "rows": rows, "distances": apart, "starter": starter}
+    if n >= FEWEST:
+        assessments, above = assess(samples, spec, progress=progress)
+        measured = measures(samples, apart)
+        found["assessments"] = {assessment.name: assessment for assessment in assessments}
+        found |= {"above": above, "measured": measured}
+        found["agreement"] = agreement({name: rows[name].score for name in pools}, measured)
+    return Evidence(workspace, pools, faults, spec, attacks, **found)
+
+
+def _unreadable(workspace: Workspace, pools: Mapping[str, ModelPool], n_models: int) -> dict[str, str]:
+    """Pools that do not give n_models models of this setting, and why."""
+    try:
+        read_samples(workspace, pools, n_models)
+        return {}
+    except InputError:
+        faults = {}
+    for name, pool in pools.items():
+        try:
+            read_samples(workspace, {name: pool}, n_models)
+        except InputError as error:
+            too_few = f"{pool.folder}: holds {len(pool)} of {n_models} models: run the step that fills it"
+            faults[name] = too_few if pool.missing(n_models) else str(error)
+    return faults
+
+
+def _starter(
+    workspace: Workspace, pools: Mapping[str, ModelPool], n_models: int
+) -> tuple[str | None, dict[str, ModelPool]]:
+    """The starter's fine-tuning: its name where it is among the pools, or the setting's own pool of it."""
+    defaults = get_method("finetune").identity["hyper"]
+
+    def is_starter(pool: ModelPool) -> bool:
+        hyper = pool.identity.get("hyper", {})  # fewer than today's in a pool that is older than one of them
+        own = pool.identity.get("method") == "finetune" and not pool.identity.get("source")
+        return own and hyper == {name: defaults.get(name) for name in hyper}
+
+    for name, pool in pools.items():
+        if is_starter(pool):
+            return name, {}
+    for folder in sorted(workspace.folder.glob("finetune-*/pool.json")):
+        pool = ModelPool.open(folder.parent)
+        if is_starter(pool) and not pool.missing(n_models) and not _unreadable(workspace, {STARTER: pool}, n_models):
+            return STARTER, {STARTER: pool}
+    return None, {}
+
+
+def methods_of(evidence: Evidence) -> list[str]:
+    """Names of the samples, best score first; doing nothing and the starter are among them."""
+    named = [*evidence.pools, *([evidence.starter] if evidence.starter == STARTER else []), DO_NOTHING]
+    return sorted(named, key=lambda name: -evidence.rows[name].score)
+
+
+def plan_facts(pool: ModelPool) -> dict[str, Any]:
+    """What the plan of a pool says: steps granted to each checkpoint, and limit_s where it had one; may be empty."""
+    path = pool.folder / "plan.json"
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,136 @@
+"""The tables of a page: all measures, the setting, and the commands that make everything again."""
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kit.competition import N_CHECKPOINTS
+from local_eval.evaluate import DO_NOTHING, NULL
+from local_eval.report.assessment import interval_text
+from local_eval.report.evidence import Evidence, plan_facts
+from local_eval.report.write import versions
+from local_eval.setting import Setting, Workspace
+
+
+def heading(workspace: Workspace, name: str, subheading: str) -> dict[str, Any]:
+    """What the top and the foot of every page say."""
+    setting, splits = workspace.setting, workspace.splits
+    what = (
+        f"{Path(setting.source).name}, {setting.architecture}, forget {setting.forget}: "
+        f"{len(splits.retain):,} retained and {len(splits.forget):,} forgotten images"
+    )
+    return {
+        "kicker": what,
+        "heading": name,
+        "subheading": subheading,
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+        "setting_hash": workspace.name,
+    }
+
+
+def measures_table(evidence: Evidence, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Everything measured: a row a measure, a column a method; the starter, doing nothing and the null come last."""
+    beside = [name for name in (evidence.starter, DO_NOTHING, NULL) if name in evidence.rows and name not in names]
+    columns = [*names, *beside]
+    table = [("measure", *(column.split(" (")[0] for column in columns))]
+
+    def line(label: str, values: Mapping[str, Any], form: str) -> None:
+        texts = ["-" if values.get(c) is None else f"{values[c]:{form}}" for c in columns]
+        table.append((label, *texts))
+
+    rows = evidence.rows
+    for label, attribute, form in (
+        ("score", "score", ".4f"),
+        ("forgetting quality F", "forgetting_quality", ".4f"),
+        ("retain accuracy, times retrained", "retain_ratio", ".4f"),
+        ("test accuracy, times retrained", "test_ratio", ".4f"),
+        ("retain accuracy", "retain_accuracy", ".2%"),
+        ("forget accuracy", "forget_accuracy", ".2%"),
+        ("test accuracy", "test_accuracy", ".2%"),
+        ("test accuracy, forgotten classes", "forgotten_test_accuracy", ".2%"),
+        ("mean epsilon", "mean_epsilon", ".3f"),
+    ):
+        values = {column: getattr(rows[column], attribute) for column in columns}
+        if any(value is not None for value in values.values()):
+            line(label, values, form)
+    for form_name in ("grid", "exact"):
+        for label, part in (
+            ("score", "score"),
+            ("null", "null"),
+            ("share", "share"),
+            (f"at N = {N_CHECKPOINTS}", "predicted"),
+        ):
+            texts = [
+                interval_text(getattr(evidence.assessments[c].forms[form_name], part))
+                if c in evidence.assessments
+                else "-"
+                for c in columns
+            ]
+            if any(text != "-" for text in texts):
+                table.append((f"{label}, {form_name} attacks", *texts))
+    bounds = {
+        c: float(evidence.assessments[c].lower_bounds.epsilon.mean()) for c in columns if c in evidence.assessments
+    }
+    if bounds:
+        line("mean lower bound of epsilon", bounds, ".3f")
+    if evidence.measured:
+        for measure in next(iter(evidence.measured.values())):
+            line(measure, {c: evidence.measured[c][measure] for c in columns if c in evidence.measured}, ".4g")
+    else:
+        for measure in ("activation", "js", "kl", "similarity"):
+            line(f"{measure} distance", {c: getattr(evidence.distances[c], measure) for c in columns}, ".4g")
+    seconds = {c: rows[c].seconds or None for c in columns if c != NULL}
+    line("seconds a checkpoint", seconds, ".2f")
+    return table
+
+
+def setting_facts(evidence: Evidence, name: str | None = None) -> list[tuple[str, str]]:
+    """The setting, seeds and versions, as pairs of texts."""
+    setting = evidence.workspace.setting
+    facts = {key.replace("_", " "): str(value) for key, value in asdict(setting).items() if value is not None}
+    facts["epochs"] = f"{setting.n_epochs:g}"
+    pool = evidence.pools.get(name) if name else None
+    if pool is not None:
+        facts["method"] = pool.identity.get("method", name)
+        if "seed" in pool.identity:
+            facts["unlearning seed"] = str(pool.identity["seed"])
+        if (steps := plan_facts(pool).get("steps")) is not None:
+            facts["steps a checkpoint"] = str(steps)
+    facts["attacks"] = evidence.attacks
+    facts["constants"] = f"delta {evidence.spec.delta:g}, largest epsilon {evidence.spec.cap:g}"
+    if evidence.samples is not None:
+        facts["models"] = f"{evidence.samples.n_models} of each kind"
+    facts["versions"] = ", ".join(f"{key} {value}" for key, value in versions().items())
+    return list(facts.items())
+
+
+def commands(evidence: Evidence, name: str, archive: Path | None = None) -> list[str]:
+    """What makes the models and the page again: a line each."""
+    folder, pool = evidence.workspace.folder, evidence.pools.get(name)
+    if pool is None:
+        return []
+    own = [] if evidence.attacks == "grid" else ["--attacks", evidence.attacks]
+    if archive is not None:
+        return [shlex.join(["python", "-m", "local_eval", "report", str(archive), "--setting", str(folder), *own])]
+    report = shlex.join(["python", "-m", "local_eval", "report", str(pool.folder), *own])
+    if "archive" in pool.identity or evidence.samples is None:
+        return [report]
+    hyper = [part for key, value in pool.identity["hyper"].items() for part in ("--set", f"{key}={value}")]
+    seed = ["--seed", str(pool.identity["seed"])] if pool.identity["seed"] else []
+    method = ["--method", pool.identity["method"], *hyper, *seed, "--n-models", str(evidence.samples.n_models)]
+    run = ["python", "-m", "local_eval", "run", *setting_options(evidence.workspace.setting), *method, *own]
+    return [shlex.join(run), report]
+
+
+def setting_options(setting: Setting) -> list[str]:
+    """The options of the command line that give this setting; those with the default value are left out."""
+    options = ["--source", setting.source]
+    for name, value in asdict(setting).items():
+        default = getattr(Setting, name, None)
+        if name not in ("source", "n_retain_sample") and value != default:
+            options += [f"--{name.replace('_', '-')}", str(value)]
+    return options

@@ -1,0 +1,169 @@
+"""Class-activation maps: which pixels speak for the label, in the original, an unlearned and a retrained model.
+
+Pools hold logits, not weights, so that checkpoint 0 of a method and retrained model 0 are made again from their seeds
+where that is cheap.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kit.budget import Plan, format_duration
+from kit.competition import MEMBER_NAME
+from kit.emit import unlearn_once
+from kit.errors import InputError
+from kit.methods import get_method, method_names
+from kit.seeds import checkpoint_seed
+from kit.submission import largest_checkpoint, read_checkpoints
+from local_eval.engine import one_thread
+from local_eval.models import build
+from local_eval.pool import ModelPool
+from local_eval.report.evidence import plan_facts
+from local_eval.retrained import train_model
+from local_eval.setting import Workspace, as_dataset
+
+AFFORDABLE_S = 120.0  # for all the models that have to be made again
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One model's maps, float32 (n_images, height, width) in 0..1, and its probability of each label (n_images,)."""
+
+    maps: np.ndarray
+    probability: np.ndarray
+
+
+def class_activation(net: nn.Module, images: Tensor, labels: Tensor) -> Maps:
+    """Where the evidence for each label lies: relu(sum over channels of activation * positive gradient), at most 1.
+
+    images: float32 (n, C, H, W) of values 0..255; labels (n,). Taken at the input of the last convolution whose map has
+    at least a quarter of the image's side: deeper maps of such small images have no places left. InputError where
+    the net has no convolution. Source: Jiang et al. 2021, LayerCAM, equations 3 to 5.
+    """
+    net.eval()
+    layer = _layer(net, images)
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        kept.append(inputs[0].detach().requires_grad_())
+        return (kept[-1], *inputs[1:])
+
+    handle = layer.register_forward_pre_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = net(images).float()
+            (gradient,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), kept[-1])
+    finally:
+        handle.remove()
+    activation = F.relu((F.relu(gradient) * kept[-1].detach()).sum(1, keepdim=True))
+    maps = F.interpolate(activation.float(), images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    probability = logits.detach().softmax(1).gather(1, labels[:, None])[:, 0]
+    return Maps(maps.numpy(), probability.numpy())
+
+
+def _layer(net: nn.Module, images: Tensor) -> nn.Module:
+    found: list[nn.Module] = []
+    side = images.shape[-1]
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if 4 * inputs[0].shape[-1] >= side and module not in found:
+            found.append(module)
+
+    handles = [m.register_forward_pre_hook(note) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    try:
+        with torch.no_grad():
+            net(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise InputError("class-activation maps need a net with convolutions")
+    return found[-1]
+
+
+@dataclass(frozen=True)
+class Nets:
+    """Models by what they are, and a sentence for each that could not be had."""
+
+    nets: dict[str, nn.Module]
+    missing: tuple[str, ...]
+
+
+def nets_of(
+    workspace: Workspace,
+    pool: ModelPool,
+    seconds: float,
+    retraining_s: float,
+    *,
+    archive: Path | None = None,
+    retrained: nn.Module | None = None,
+) -> Nets:
+    """The original model, checkpoint 0 of a pool and retrained model 0.
+
+    seconds, retraining_s: what one model of each took when the pools were made. A model is left out, with a sentence,
+    where making it again would take too long or cannot be done. archive: the checkpoints of the pool, where it came
+    from one; retrained: that model, where the caller has it already.
+    """
+    nets: dict[str, nn.Module] = {"original": workspace.original()}
+    missing = []
+    left_s = AFFORDABLE_S
+    for name, needed_s, make in (
+        ("unlearned", 0.0 if archive else seconds, lambda: _unlearned(workspace, pool, archive)),
+        ("retrained", 0.0 if retrained else retraining_s, lambda: retrained or _retrained(workspace)),
+    ):
+        net, sentence = _affordable(name, needed_s, left_s, make)
+        if net is None:
+            missing.append(sentence)
+        else:
+            nets[name] = net
+            left_s -= needed_s
+    return Nets(nets, tuple(missing))
+
+
+def _affordable(
+    name: str, needed_s: float, left_s: float, make: Callable[[], nn.Module]
+) -> tuple[nn.Module | None, str]:
+    if needed_s > left_s:
+        return None, (
+            f"The {name} model is left out: pools keep logits, and to make it again takes "
+            f"{format_duration(needed_s)} here."
+        )
+    try:
+        with one_thread():
+            return make().eval(), ""
+    except InputError as error:
+        return None, f"The {name} model is left out: {error}."
+
+
+def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None) -> nn.Module:
+    if archive is not None:
+        net = build(workspace.setting.architecture, workspace.splits.n_classes)
+        with ZipFile(archive) as file:
+            member = file.getinfo(MEMBER_NAME.format(index=0))
+            _, state = next(read_checkpoints(file, [member], largest_checkpoint(net.state_dict())))
+        net.load_state_dict({name: tensor.to(net.state_dict()[name].dtype) for name, tensor in state.items()})
+        return net
+    if "archive" in pool.identity:
+        raise InputError("its weights are in the archive: give the archive itself to this command")
+    name = pool.identity["method"]
+    if name not in method_names():
+        raise InputError(f"{name} is a file of its own, and a pool does not keep its path")
+    hyper = [f"{key}={value}" for key, value in pool.identity["hyper"].items()]
+    method = get_method(name, hyper)
+    loaders = workspace.loaders(method.loader)
+    plan = Plan(plan_facts(pool).get("steps"))
+    net, _ = unlearn_once(method, workspace.original(), loaders, seed=pool.identity["seed"], index=0, plan=plan)
+    return net
+
+
+def _retrained(workspace: Workspace) -> nn.Module:
+    retain = as_dataset(workspace.splits.retain)
+    seed = checkpoint_seed(workspace.setting.train_seed, 0)
+    return train_model(workspace, retain, seed, workspace.class_counts())

@@ -1,0 +1,159 @@
+"""The answer that a page begins with: upload or not, why, and the main fault."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kit.competition import N_CHECKPOINTS
+from local_eval.assess import FEWEST, Assessment, Form
+from local_eval.audit.intervals import Interval
+from local_eval.audit.predict import RANKABLE
+from local_eval.evaluate import DO_NOTHING
+from local_eval.report import kaggle
+from local_eval.report.assessment import interval_text
+from local_eval.report.evidence import Evidence
+from local_eval.report.notes import TIME_LIMIT
+
+_SURE = 0.95
+_ACCURACY_LOST = 0.05  # of the score: below this the accuracies are not worth a line
+_MEMORISES = 0.06  # generalisation gap from which scores are no longer like the competition's
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """upload: None where nothing can be said; headline: the answer in a few words; reasons: sentences; fault: the main
+    fault and the next thing to try, in one sentence."""
+
+    upload: bool | None
+    headline: str
+    reasons: tuple[str, ...]
+    fault: str
+
+
+def verdict(evidence: Evidence, name: str) -> Verdict:
+    """Upload where the score expected at 512 models is at least the share of the attainable that the starter's
+    fine-tuning reached on Kaggle, and not below what that fine-tuning gets in this setting."""
+    if fault := evidence.faults.get("") or evidence.faults.get(name):
+        return Verdict(None, "Nothing can be said: the evaluation is broken", (fault + ".",), "")
+    n_models = evidence.rows[name].n_models
+    if n_models < FEWEST:
+        reason = (
+            f"The score compares distributions over models. With {n_models} of each kind it says nothing: intervals "
+            f"need {FEWEST}, a ranking {RANKABLE}; make more with the same command and a larger --n-models."
+        )
+        return Verdict(None, f"Nothing can be said: {n_models} models are too few", (reason,), "")
+    assessment = evidence.assessments[name]
+    form = assessment.forms[evidence.attacks]
+    reasons = [*_about_score(evidence, name, form), *_about_rest(evidence, name, assessment)]
+    upload, headline = _answer(evidence, name, form, n_models)
+    return Verdict(upload, headline, tuple(reasons), main_fault(assessment, form))
+
+
+def _answer(evidence: Evidence, name: str, form: Form, n_models: int) -> tuple[bool | None, str]:
+    if n_models < RANKABLE:
+        return None, f"Undecided: {n_models} models are too few to tell"
+    share = expected_share(form)
+    above = _above_starter(evidence, name)
+    if share is None or share.value == 0:
+        return False, "Do not upload: the score is 0"
+    if above is not None and above < 1 - _SURE:
+        return False, "Do not upload: the starter's own fine-tuning scores more"
+    if share.high < kaggle.STARTER_SHARE:
+        return False, "Do not upload yet"
+    if share.low >= kaggle.STARTER_SHARE:
+        return True, "Upload"
+    narrowly = share.value >= kaggle.STARTER_SHARE
+    return narrowly, "Upload, though it is a close call" if narrowly else "Do not upload yet, though it is a close call"
+
+
+def expected_share(form: Form) -> Interval | None:
+    """The score expected at 512 models as a share of the null; the share as measured where no prediction is made."""
+    if form.predicted is None or form.null is None:
+        return form.share
+    p, null = form.predicted, form.null.value
+    return Interval(p.value / null, p.low / null, p.high / null, p.standard_error / null, p.level)
+
+
+def _above_starter(evidence: Evidence, name: str) -> float | None:
+    if evidence.starter in (None, name):
+        return None
+    return evidence.probability_above(name, evidence.starter)
+
+
+def _about_score(evidence: Evidence, name: str, form: Form) -> list[str]:
+    row = evidence.rows[name]
+    reasons = []
+    if form.share is not None and form.score is not None:
+        reasons.append(
+            f"With {row.n_models} models it scores {interval_text(form.score)}, which is {_percent(form.share)} of "
+            f"what a perfect unlearner gets here ({form.null.value:.3f})."
+        )
+    if form.predicted is not None and (share := expected_share(form)) is not None:
+        reasons.append(
+            f"With {N_CHECKPOINTS} models {interval_text(form.predicted)} is to be expected, {_percent(share)} of the "
+            f"attainable. An upload pays from about {kaggle.STARTER_SHARE:.0%} on: so much the starter's fine-tuning "
+            f"got on Kaggle ({kaggle.STARTER.score} of {kaggle.ATTAINABLE})."
+        )
+    if evidence.starter == name:
+        reasons.append("This is the starter's own fine-tuning.")
+    elif (above := _above_starter(evidence, name)) is not None:
+        other = evidence.rows[evidence.starter].score
+        reasons.append(
+            f"It scores above the starter's fine-tuning ({other:.4f} here) with a probability of {sure(above)}."
+        )
+    else:
+        reasons.append(
+            "The starter's fine-tuning was not measured in this setting; to have it beside this method: "
+            f"python -m local_eval unlearn --setting {evidence.workspace.folder} --n-models {row.n_models}"
+        )
+    return reasons
+
+
+def _about_rest(evidence: Evidence, name: str, assessment: Assessment) -> list[str]:
+    row, nothing = evidence.rows[name], evidence.rows[DO_NOTHING]
+    reasons = []
+    kept = row.retain_ratio * row.test_ratio
+    if 1 - kept > _ACCURACY_LOST:
+        reasons.append(
+            f"Lost accuracy costs {1 - kept:.0%} of the score: it is {row.retain_ratio:.3f} times the retrained "
+            f"models' on the retain set, {row.test_ratio:.3f} times on the test set."
+        )
+    if (row.time_ratio or 0) > TIME_LIMIT:
+        reasons.append(
+            f"A checkpoint takes {row.time_ratio:.0%} of the time of a retraining here; the competition's report "
+            f"rejects methods above {TIME_LIMIT:.0%}, of a retraining of 30 epochs."
+        )
+    gap = nothing.retain_accuracy - nothing.test_accuracy
+    if gap > _MEMORISES:
+        reasons.append(
+            f"The original model here memorises more than the competition's (generalisation gap {gap:.1%} against "
+            f"{kaggle.GENERALISATION_GAP:.1%}): mild methods score lower here than they would there."
+        )
+    return reasons
+
+
+def main_fault(assessment: Assessment, form: Form) -> str:
+    """What costs most of the score: the accuracies, where they do, else what the diagnosis says."""
+    retain, test = assessment.retain_ratio, assessment.test_ratio
+    if retain is None or test is None or form.null is None or retain.value * test.value == 0:
+        return assessment.sentence
+    lost_accuracy = -np.log(retain.value * test.value)
+    lost_quality = np.log(form.null.value / form.quality.value) if form.quality.value > 0 else np.inf
+    if lost_accuracy <= max(lost_quality, _ACCURACY_LOST):
+        return assessment.sentence
+    weaker = "retain" if retain.value <= test.value else "test"
+    return (
+        f"your {assessment.n_models} checkpoints lose accuracy: retain {retain.value:.3f} and test {test.value:.3f} "
+        f"times the retrained models', which costs more than what they fail to forget; try next: more training on the "
+        f"retain set after the change, or less of it, until the {weaker} accuracy is back"
+    )
+
+
+def _percent(interval: Interval) -> str:
+    digits = 0 if interval.value >= 0.1 else 1
+    return f"{interval.value:.{digits}%} [{interval.low:.{digits}%}, {interval.high:.{digits}%}]"
+
+
+def sure(probability: float) -> str:
+    """A probability in words: no 0% and no 100%."""
+    return "over 99.9%" if probability > 0.999 else "under 0.1%" if probability < 0.001 else f"{probability:.1%}"
