@@ -92,7 +92,8 @@ def squares(part: Outer) -> Tensor:
         times = (1 + (first != second)).to(part.left.dtype)[:, None]
         left, right = part.left, part.inputs()
         pairs = left[:, first] * left[:, second] * times
-        return pairs.flatten(0, 1).T @ (right[:, first] * right[:, second]).flatten(0, 1)
+        total = pairs.flatten(0, 1).T @ (right[:, first] * right[:, second]).flatten(0, 1)
+        return total.clamp_(min=0)  # terms of both signs cancel up to rounding
     total = part.left.new_zeros(part.n_out, part.n_in)
     for left, right in part.chunks(_cached(part.left) // (part.n_in * max(part.n_positions, part.n_out))):
         gradients = torch.bmm(left, right)

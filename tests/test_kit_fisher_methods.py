@@ -1,0 +1,234 @@
+"""Fisher masking, selective synaptic dampening, Fisher forgetting and SSSE against their equations, with gradients of
+one sample at a time."""
+
+import copy
+
+import pytest
+import torch
+
+from kit.budget import Plan
+from kit.competition import ExampleDataset, TensorLoader, make_loaders
+from kit.errors import InputError
+from kit.methods import get_method
+from tests.conftest import dataset
+from tests.reference_fisher import dense_inverse_product, golatkar_diagonal, loop_diagonal, loop_gradients, matrix_of
+
+SEED = 7
+METHODS = ["fisher_masking", "ssd", "fisher_forgetting", "ssse"]
+WHOLE = {"fisher_masking": ["fisher_epochs=1", "epochs=0"], "ssd": ["fisher_epochs=1"]}
+
+
+@pytest.fixture
+def model(model):
+    """With the BatchNorm statistics of its data, so that gradients are of one size."""
+    model.train()
+    with torch.no_grad():
+        for _ in range(30):
+            model(dataset(40, 1).images.float())
+    return model.eval()
+
+
+@pytest.fixture
+def loaders():
+    """Of several batches each; the importance of a whole part does not depend on their order."""
+    return make_loaders(dataset(40, 1), dataset(16, 2), dataset(8, 3), batch_size=8, loader=TensorLoader)
+
+
+def unlearned(name, model, loaders, *settings, seed=SEED, plan=None):
+    """The parameters afterwards, by name."""
+    net = copy.deepcopy(model)
+    get_method(name, [*WHOLE.get(name, []), *settings])(net, loaders, seed=seed, plan=plan)
+    return {key: tensor.detach() for key, tensor in net.named_parameters()}
+
+
+def examples(loader):
+    return loader.dataset.images.float(), loader.dataset.labels
+
+
+def importances(model, loaders):
+    return (loop_diagonal(model, *examples(loader)) for loader in (loaders.forget, loaders.retain))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.4])
+def test_fisher_masking_zeroes_the_weights_of_largest_excess(share, model, loaders):
+    forget, retain = importances(model, loaders)
+    found = unlearned("fisher_masking", model, loaders, f"share={share}")
+    weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    excess = {name: forget[name] - retain[name] for name in weights}
+    threshold = torch.cat([tensor.flatten() for tensor in excess.values()]).quantile(1 - share)
+    n_zero = sum((found[name] == 0).sum().item() for name in weights)
+    assert n_zero == round(share * sum(p.numel() for p in weights.values()))
+    for name, p in model.named_parameters():
+        if name not in weights:
+            assert torch.equal(found[name], p)
+            continue
+        clear = (excess[name] - threshold).abs() > 1e-5 * excess[name].abs()  # the others may fall on either side
+        assert torch.equal((p * (excess[name] < threshold))[clear], found[name][clear])
+
+
+def test_fisher_masking_by_kernel_zeroes_whole_kernels(model, loaders):
+    forget, retain = importances(model, loaders)
+    found = unlearned("fisher_masking", model, loaders, "share=0.1", "per_kernel=true")
+    values = {name: forget[name] - retain[name] for name, p in model.named_parameters() if p.ndim > 1}
+    kernels = {name: v.mean((2, 3)) if v.ndim == 4 else v for name, v in values.items()}
+    cut = min(kernels[name][zeroed(found[name])].min() for name in values if zeroed(found[name]).any())
+    for name in values:
+        partly = (found[name] == 0).flatten(2).any(2) & ~zeroed(found[name]) if found[name].ndim == 4 else None
+        assert partly is None or partly.sum() <= 1  # the share may end inside one kernel
+        assert zeroed(found[name])[kernels[name] > cut * (1 + 1e-5)].all()
+
+
+def zeroed(weight):
+    return (weight == 0).flatten(2).all(2) if weight.ndim == 4 else weight == 0
+
+
+def test_fisher_masking_recovers_on_the_retain_set(model, loaders):
+    found = unlearned("fisher_masking", model, loaders, "epochs=60", "lr=0.05", "share=0.1")
+    net = copy.deepcopy(model).train()
+    net.load_state_dict(found, strict=False)
+    images, labels = examples(loaders.retain)
+    assert (net(images).argmax(1) == labels).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("whole_set", [True, False])
+@pytest.mark.parametrize(("alpha", "dampening"), [(0.5, 1.0), (1.5, 1.0), (1.2, 0.3)])
+def test_ssd_dampens_by_its_formula(whole_set, alpha, dampening, model, loaders):
+    forget, other = importances(model, loaders)
+    if whole_set:
+        both = [torch.cat(pair) for pair in zip(examples(loaders.retain), examples(loaders.forget), strict=True)]
+        other = loop_diagonal(model, *both)
+    settings = [f"alpha={alpha}", f"dampening={dampening}", f"whole_set={whole_set}"]
+    found = unlearned("ssd", model, loaders, *settings)
+    n_dampened = 0
+    for name, p in model.named_parameters():
+        factor = torch.where(
+            forget[name] > alpha * other[name], (dampening * other[name] / forget[name]).clamp(max=1), 1.0
+        )
+        clear = (forget[name] / (alpha * other[name]) - 1).abs() > 1e-4
+        torch.testing.assert_close(found[name][clear], (p * factor)[clear], rtol=1e-3, atol=1e-6)
+        n_dampened += (factor < 1).sum().item()
+    assert n_dampened > 100
+
+
+def test_ssd_with_squared_batch_means(model, loaders):
+    means = {}
+    for part in ("forget", "retain"):
+        images, labels = examples(getattr(loaders, part))
+        rows = loop_gradients(model, images, labels)
+        means[part] = {name: (sum(row[name] for row in rows) / len(rows)).square() for name in rows[0]}
+    single = make_loaders(*(loader.dataset for loader in loaders), batch_size=40, loader=TensorLoader)
+    found = unlearned("ssd", model, single, "per_sample=false", "whole_set=false", "alpha=1")
+    for name, p in model.named_parameters():
+        factor = (means["retain"][name] / means["forget"][name]).clamp(max=1).nan_to_num(1.0)
+        assert (found[name] - p * factor).norm() < 1e-3 * p.norm() + 1e-6
+
+
+@pytest.fixture
+def noise_of_one(monkeypatch):
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.ones(*shape, **options))
+
+
+@pytest.mark.parametrize("power", [0.5, 0.25])
+@pytest.mark.parametrize("forget_class", [None, 3])
+def test_fisher_forgetting_adds_noise_of_the_stated_size(power, forget_class, model, loaders, noise_of_one):
+    fisher = golatkar_diagonal(model, examples(loaders.retain)[0])
+    settings = ["alpha=0.001", f"power={power}", f"forget_class={forget_class}", "exact=true"]
+    found = unlearned("fisher_forgetting", model, loaders, *settings)
+    for name, p in model.named_parameters():
+        last = name.startswith("fc.")
+        variance = 0.001 * (1 / (fisher[name] + 1e-8)).clamp(max=1e2 if last else 1e3) ** (2 * power)
+        if p.ndim > 1:
+            variance = variance.mean(1, keepdim=True).expand(p.shape).clone()
+        mean = p.detach().clone()
+        if last and forget_class is not None:
+            mean[forget_class], variance[forget_class] = 0, 1e-4
+        if last or p.ndim == 1:
+            variance *= 10
+        torch.testing.assert_close(found[name], mean + variance.sqrt(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_fisher_forgetting_by_the_estimate_comes_near_the_exact_one(bfloat16, model, loaders, noise_of_one):
+    exact = unlearned("fisher_forgetting", model, loaders, "alpha=0.001", "exact=true")
+    cheap = unlearned("fisher_forgetting", model, loaders, "alpha=0.001", "fisher_epochs=40", f"bfloat16={bfloat16}")
+    for name, p in model.named_parameters():
+        sizes = [(found[name] - p.detach()).norm().item() for found in (cheap, exact)]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.15), name
+
+
+def test_fisher_forgetting_leaves_statistics_alone_and_draws_real_noise(model, loaders):
+    net = copy.deepcopy(model)
+    get_method("fisher_forgetting", ["alpha=0.001"])(net, loaders, seed=SEED)
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), model.buffers(), strict=True))
+    other = unlearned("fisher_forgetting", model, loaders, "alpha=0.001", seed=8)["stages.2.0.weight"]
+    change, theirs = (w - model.stages[2][0].weight for w in (net.stages[2][0].weight, other))
+    assert abs(torch.corrcoef(torch.stack([change.flatten(), theirs.flatten()]))[0, 1]) < 0.05
+    assert abs(change.mean()) < 4 * change.std() / change.numel() ** 0.5
+
+
+@pytest.mark.parametrize(("size", "block"), [(1, 0), (1, 900)])
+def test_ssse_takes_the_step_of_the_paper(size, block, model, loaders):
+    images, labels = (torch.cat(pair) for pair in zip(*map(examples, (loaders.retain, loaders.forget)), strict=True))
+    model.stages[:2].requires_grad_(False)  # leaves few enough parameters for dense matrices
+    model.stages[2][0].weight.requires_grad_(False)
+    gradients = matrix_of(loop_gradients(model, images, labels))
+    total = gradients[40:].sum(0, keepdim=True)
+    step = 0.5 / 40 * dense_inverse_product(gradients, total, 0.1, block or None)[0]
+    settings = ["eps=0.5", "damping=0.1", f"size={size}", f"block={block}"]
+    found = unlearned("ssse", model, loaders, *settings)
+    named = dict(model.named_parameters())
+    free = [name for name, p in named.items() if p.requires_grad]
+    change = torch.cat([(found[name] - named[name]).flatten().double() for name in free])
+    assert (change - step).norm() < 1e-4 * step.norm()
+    assert all(torch.equal(found[name], p) for name, p in named.items() if name not in free)
+
+
+def test_ssse_raises_the_forget_loss_more_than_the_retain_loss(model, loaders):
+    images, labels = (torch.cat(pair) for pair in zip(*map(examples, (loaders.retain, loaders.forget)), strict=True))
+    whole = ExampleDataset(images.to(torch.uint8), labels)
+    trained = copy.deepcopy(model)
+    get_method("finetune", ["epochs=40", "lr=0.02"])(trained, make_loaders(whole, whole, whole, batch_size=8), seed=0)
+    net = copy.deepcopy(trained)
+    get_method("ssse", ["eps=0.02", "damping=0.01", "size=2"])(net, loaders, seed=SEED)
+    rises = [loss_of(net, loader) - loss_of(trained, loader) for loader in (loaders.forget, loaders.retain)]
+    assert rises[0] > 0.1
+    assert rises[0] > 3 * abs(rises[1])
+
+
+def loss_of(net, loader):
+    images, labels = examples(loader)
+    with torch.no_grad():
+        return torch.nn.functional.cross_entropy(net.eval()(images), labels).item()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seeds_differ_by_more_than_rounding(name, model, loaders):
+    settings = {"ssd": ["fisher_epochs=0.4"], "ssse": ["n_gradients=3"], "fisher_masking": ["fisher_epochs=0.4"]}
+    first, second = (unlearned(name, model, loaders, *settings.get(name, []), seed=seed) for seed in (1, 2))
+    change = torch.cat([(first[key] - p).flatten() for key, p in model.named_parameters()]).norm()
+    distance = torch.cat([(first[key] - second[key]).flatten() for key in first]).norm()
+    assert distance > 0.05 * change > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_short_plan_makes_it_short(name, model, loaders):
+    def images_seen(plan):
+        seen = []
+        net = copy.deepcopy(model)
+        net.fc.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+        get_method(name, ["fisher_epochs=1"] if name != "ssse" else [])(net, loaders, seed=SEED, plan=plan)
+        return sum(seen)
+
+    whole = Plan()
+    all_images = images_seen(whole)
+    assert images_seen(Plan(3)) < 0.7 * all_images
+    assert all_images <= 8 * (whole.wanted + 8)
+
+
+def test_mistakes_are_told(model, loaders):
+    with pytest.raises(InputError, match=r"share is 1\.5: expected a share of the weights"):
+        unlearned("fisher_masking", model, loaders, "share=1.5")
+    with pytest.raises(InputError, match="forget_class is 10: the net has the classes 0 to 9"):
+        unlearned("fisher_forgetting", model, loaders, "forget_class=10")
+    with pytest.raises(InputError, match="damping is 0"):
+        unlearned("ssse", model, loaders, "damping=0")
