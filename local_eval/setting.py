@@ -124,6 +124,11 @@ def open_workspace(setting: Setting, root: Path, **data_options: Any) -> Workspa
         seed=setting.data_seed,
         **data_options,
     )
+    return keep_workspace(setting, splits, root)
+
+
+def keep_workspace(setting: Setting, splits: Splits, root: Path) -> Workspace:
+    """The workspace of data that is loaded already."""
     folder = Path(root) / setting.hash(splits)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,101 @@
+"""How an execution ended, and what was recorded on the way."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from local_eval.dry_run.program import Program
+
+Event = Mapping[str, Any]
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in ')
+_LAST_LINES = 10
+_UNSEEN = {
+    **{"reads": 0, "first_read": None, "drawn": [], "seen": {}, "largest": None},
+    **{"datasets": [], "replaced": [], "altered": None},
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an execution ended early. where: cell and line as words, empty where unknown."""
+
+    kind: str  # crash, died, timeout, disk, endless
+    message: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An execution. start_s, end_s: on the monotonic clock of the events; output: its last lines; left: command lines
+    of processes that it left running."""
+
+    program: Program
+    fault: Fault | None
+    start_s: float
+    end_s: float
+    events: tuple[Event, ...]
+    output: tuple[str, ...]
+    left: tuple[str, ...] = ()
+    notebook: nbformat.NotebookNode | None = field(default=None, repr=False)
+
+    def of(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event["event"] == kind]
+
+    @cached_property
+    def saves(self) -> list[Event]:
+        """The savings that made checkpoints: those of files in /kaggle, or else those into memory."""
+        saves = [{**_UNSEEN, **event} for event in self.of("save")]
+        to_files = [event for event in saves if "/kaggle/" in (event["path"] or "")]
+        named = [event for event in to_files if "checkpoint" in event["path"].rpartition("/")[2]]
+        return named or to_files or saves
+
+    def where(self, place: Event | None) -> str:
+        """A recorded place in words: `cell 3, line 7: loss.backward()`."""
+        if not place:
+            return ""
+        number, line = place.get("cell"), place["line"]
+        if "file" in place:
+            return f"{place['file']}, line {line}"
+        text = self.program.line(number, line)
+        head = f"cell {number}, line {line}" if number is not None else f"line {line}"
+        return f"{head}: {text}" if text else head
+
+
+def read_events(path: Path) -> tuple[Event, ...]:
+    """The record; a line cut off in the middle is left out."""
+    return tuple(_parsed(path.read_text(encoding="utf-8") if path.exists() else ""))
+
+
+def _parsed(text: str) -> Iterator[Event]:
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def place_in_stacks(stacks: Path, events: tuple[Event, ...], script: str | None) -> Event | None:
+    """Where the program stood when its stacks were written down last: the innermost of its own lines."""
+    if not stacks.exists():
+        return None
+    cells = {event["file"]: event["number"] for event in events if event["event"] == "cell"}
+    text = stacks.read_text(encoding="utf-8", errors="replace")
+    for thread in reversed(re.split(r"\n(?=(?:Current thread|Thread) )", text)):
+        for line in thread.splitlines():
+            if (frame := _FRAME.match(line)) and (frame[1] in cells or frame[1] == script):
+                place = {"line": int(frame[2])}
+                return {**place, "cell": cells[frame[1]]} if frame[1] in cells else place
+    return None
+
+
+def last_lines(text: str) -> tuple[str, ...]:
+    """The last lines of an output as a terminal would show them, without colours."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    lines = [line.rpartition("\r")[2].rstrip() for line in plain.replace("\r\n", "\n").splitlines()]
+    return tuple(line[:200] for line in lines if line)[-_LAST_LINES:]

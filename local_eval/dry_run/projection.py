@@ -1,0 +1,74 @@
+"""What a dry run says about the real one: 512 checkpoints, the hidden data, other devices."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from kit.competition import N_CHECKPOINTS
+from local_eval.dry_run.outcome import Event, Outcome
+
+# About 30,000 hidden images, the forget set 2% of the training images; the share of the validation set is a guess.
+HIDDEN = {"retain": 26_000, "forget": 530, "validation": 3_470}
+# Seconds of one epoch of fine-tuning over the hidden retain set at batch 64, data loading included. P100: reported by
+# participants. T4: not measured; slower by the mean of the two cards' ratios of arithmetic rate and of memory rate.
+EPOCH_S = {"P100": 9.0, "T4": 14.6}
+_TRAINED, _EVALUATED = 3, 1  # passes through the net: forward and backward count thrice a forward pass
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Seconds for 512 checkpoints on the hidden data: on the device of the dry run, and on devices by name.
+
+    epochs: passes of training over the hidden retain set that one checkpoint costs, forward passes counted a third.
+    """
+
+    here_s: float
+    on: Mapping[str, float]
+    epochs: float
+    checkpoint_s: float
+
+
+def project(outcome: Outcome, sizes: Mapping[str, int], n_models: int) -> Projection | None:
+    """From the last `n_models` checkpoints; None where fewer than two were saved.
+
+    sizes: split -> number of examples of the stand-in. A pass over a split is taken to cost as much more on the
+    hidden data as the split is larger there.
+    """
+    saves = outcome.saves[-n_models:]
+    if len(saves) < 2:
+        return None
+    n_processes = len({event["pid"] for event in saves})
+    gaps = [later["t"] - earlier["t"] for earlier, later in pairwise(saves)]
+    gap_s = statistics.median(gaps) if n_processes == 1 else statistics.fmean(gaps)
+    saving_s = statistics.median(event["seconds"] for event in saves)
+    images = statistics.median(_images(event) for event in saves[1:])
+    setup_s = max(0.0, saves[0]["t"] - outcome.start_s - gap_s)
+    if 10 * images < (before := _images(saves[0])):  # all runs came first, all savings last
+        gap_s, setup_s = (saves[-1]["t"] - outcome.start_s) / len(saves), 0.0
+        images = before / len(saves)
+    scale = _scale(saves, sizes)
+    closing_s = max(0.0, outcome.end_s - saves[-1]["t"]) * N_CHECKPOINTS / n_models
+    here = max(0.0, gap_s - saving_s) * scale + saving_s
+
+    def whole(checkpoint_s: float) -> float:
+        return setup_s + closing_s + N_CHECKPOINTS * checkpoint_s
+
+    epochs = images * scale / (_TRAINED * HIDDEN["retain"])
+    on = {name: whole(epochs * epoch_s / n_processes + saving_s) for name, epoch_s in EPOCH_S.items()}
+    return Projection(whole(here), on, epochs, here)
+
+
+def _images(event: Event) -> float:
+    seen = event["seen"]
+    return _TRAINED * seen.get("trained", 0) + _EVALUATED * seen.get("evaluated", 0)
+
+
+def _scale(saves: list[Event], sizes: Mapping[str, int]) -> float:
+    """How much more the hidden data makes of the examples drawn; a data set of no split's size counts as retain."""
+    factors = {size: HIDDEN[split] / size for split, size in sizes.items()}
+    drawn = [
+        (factors.get(size, HIDDEN["retain"] / sizes["retain"]), n) for event in saves for size, n in event["drawn"]
+    ]
+    total = sum(n for _, n in drawn)
+    return sum(factor * n for factor, n in drawn) / total if total else HIDDEN["retain"] / sizes["retain"]

@@ -1,0 +1,232 @@
+"""Execute a program in a sandbox: a notebook in a fresh kernel, a script in a process. Nothing outlives it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from tqdm import tqdm
+
+from kit.budget import format_duration
+from local_eval.dry_run.outcome import Fault, Outcome, last_lines, place_in_stacks, read_events
+from local_eval.dry_run.program import Program
+from local_eval.dry_run.sandbox import Sandbox
+
+_POLL_S = 0.3
+_KEPT_FREE_BYTES = 10**9  # of the disk below the sandbox
+_MOST_PROCESSES = 400
+
+
+def execute(
+    program: Program, box: Sandbox, *, timeout_s: float, limit_bytes: int, most_saves: int, progress: bool = True
+) -> Outcome:
+    """Run the program to its end, or until it exceeds a limit.
+
+    timeout_s: of the whole run; limit_bytes: of the files it writes; most_saves: a program that saves more than that
+    many checkpoints is stopped, because its loop is not the one that was meant.
+    """
+    start = time.monotonic()
+    run = _run_script if program.notebook is None else _run_notebook
+    with _Watch(box, timeout_s, limit_bytes, most_saves, progress) as watch:
+        failure, output, notebook = run(program, box, watch)
+    end = time.monotonic()
+    events = read_events(box.events)
+    left = box.folder / "left.json"
+    outcome = Outcome(
+        program=program,
+        fault=None,
+        start_s=start,
+        end_s=end,
+        events=events,
+        output=last_lines(output),
+        left=tuple(json.loads(left.read_text())) if left.exists() else (),
+        notebook=notebook,
+    )
+    return replace(outcome, fault=_fault(outcome, box, watch, failure))
+
+
+def _fault(outcome: Outcome, box: Sandbox, watch: "_Watch", failure: str | None) -> Fault | None:
+    settings = json.loads((box.folder / "settings.json").read_text())
+    if watch.reason is not None or failure == "died":
+        place = place_in_stacks(box.folder / "stacks.txt", outcome.events, settings["script"])
+        if place is None and (cells := outcome.of("cell")):
+            place = {"cell": cells[-1]["number"], "line": 1}
+        if watch.reason is not None:
+            return Fault(*watch.reason, outcome.where(place))
+        return Fault(
+            "died",
+            "the process died (killed from outside, out of memory, or a crash of the interpreter)",
+            outcome.where(place),
+        )
+    if failure is None:
+        return None
+    errors = outcome.of("error")
+    if not errors:
+        return Fault("crash", failure, "")
+    message = errors[-1]["message"].splitlines() or [failure]
+    return Fault("crash", message[-1][:500], outcome.where(errors[-1]["where"]))
+
+
+def _run_notebook(program: Program, box: Sandbox, watch: "_Watch") -> tuple[str | None, str, nbformat.NotebookNode]:
+    kernels = box.folder / "kernels"
+    (kernels / "dry-run").mkdir(parents=True)
+    launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+    spec = {"argv": box.command(*launch), "display_name": "dry run", "language": "python"}
+    (kernels / "dry-run" / "kernel.json").write_text(json.dumps(spec))
+    manager = AsyncKernelManager(
+        kernel_name="dry-run",
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(kernels)], ensure_native_kernel=False),
+        transport="ipc",
+        ip=str(box.folder / "socket"),
+        connection_file=str(box.folder / "connection.json"),
+    )
+    notebook = nbformat.from_dict(program.notebook)
+    client = NotebookClient(notebook, km=manager, timeout=None, store_widget_state=False, record_timing=False)
+    watch.pid = lambda: getattr(manager.provisioner, "pid", None)
+    failure = None
+    try:
+        client.execute(cwd=str(box.kaggle / "working"), env=box.environment)
+    except CellExecutionError as error:
+        failure = f"{error.ename}: {error.evalue}"
+    except (DeadKernelError, RuntimeError) as error:
+        failure = "died" if isinstance(error, DeadKernelError) or watch.reason else str(error)
+    finally:
+        watch.end_program()
+    return failure, _text_of(notebook), notebook
+
+
+def _run_script(program: Program, box: Sandbox, watch: "_Watch") -> tuple[str | None, str, None]:
+    script = box.kaggle / "src" / program.name
+    script.write_text(program.codes[0].text, encoding="utf-8")
+    output = box.folder / "output.txt"
+    command = box.command(sys.executable, box.visible(script))
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=box.environment,
+            start_new_session=True,
+        )
+        watch.pid = lambda: process.pid
+        try:
+            code = process.wait()
+        finally:
+            watch.end_program()
+    text = output.read_text(errors="replace")
+    if code >= 128 or code < 0:
+        return "died", text, None
+    return (f"it ended with exit code {code}" if code else None), text, None
+
+
+def _text_of(notebook: nbformat.NotebookNode) -> str:
+    parts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                parts.append(output.text)
+            elif output.output_type in ("execute_result", "display_data"):
+                parts.append(output.data.get("text/plain", "") + "\n")
+    return "".join(parts)
+
+
+class _Watch:
+    """A thread that looks at time, disk and processes while the program runs, and ends it beyond a limit."""
+
+    def __init__(self, box: Sandbox, timeout_s: float, limit_bytes: int, most_saves: int, progress: bool):
+        self.box, self.timeout_s, self.limit_bytes, self.most_saves = box, timeout_s, limit_bytes, most_saves
+        self.reason: tuple[str, str] | None = None
+        self.pid: Callable[[], int | None] = lambda: None
+        self._bar = tqdm(desc="dry run", unit=" saved", disable=not progress)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "_Watch":
+        self._until = time.monotonic() + self.timeout_s
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._thread.join()
+        self._bar.close()
+        self.end_program()
+
+    def _look(self) -> None:
+        while not self._done.wait(_POLL_S):
+            if self.reason is None and (reason := self._exceeded()):
+                self.reason = reason
+                self._signal(signal.SIGUSR1)  # the stacks are written down
+                self._done.wait(1.0)
+                self.end_program()
+
+    def _exceeded(self) -> tuple[str, str] | None:
+        n_saves = sum(b'"event": "save"' in line for line in _lines(self.box.events))
+        self._bar.update(n_saves - self._bar.n)
+        if time.monotonic() > self._until:
+            return "timeout", f"it did not end within {format_duration(self.timeout_s)}"
+        if (used := _size(self.box.kaggle) + _size(self.box.folder / "tmp")) > 1.05 * self.limit_bytes:
+            return "disk", f"it wrote {used / 1e9:.1f} GB where {self.limit_bytes / 1e9:.1f} GB are plenty"
+        if shutil.disk_usage(self.box.folder).free < _KEPT_FREE_BYTES:
+            return "disk", "the disk below the temporary folder is full"
+        if n_saves > self.most_saves:
+            return "endless", f"it saved {n_saves} times: its number of checkpoints is no 512 in its text: use --full"
+        if _n_processes(self.pid()) > _MOST_PROCESSES:
+            return "processes", f"it started more than {_MOST_PROCESSES} processes"
+        return None
+
+    def _signal(self, number: int) -> None:
+        pid = self.pid()
+        if pid:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                return
+
+    def end_program(self) -> None:
+        """End the launcher and, by it, everything below it."""
+        self._signal(signal.SIGTERM)
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_size  # noqa: PTH118 - as fast as can be
+            except OSError:  # gone in the meantime
+                continue
+    return total
+
+
+def _n_processes(pid: int | None) -> int:
+    """Processes below one; 0 where there is no /proc."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat") if pid else ():
+        try:
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+    below, grown = {pid}, True
+    while grown:
+        found = {child for child, parent in parents.items() if parent in below}
+        grown = not found <= below
+        below |= found
+    return len(below) - 1
