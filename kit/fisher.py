@@ -190,8 +190,8 @@ def _each_batch(
     """Send each batch forward, and back once for every term of `labels`; `take` gets the gradients of each layer.
     group: of a batch's size, how many samples may share a gradient where only a loop helps. Number of examples."""
 
-    def visit(prefix: str, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
-        for part in factors(prefix, module, x, gradient):
+    def visit(*found: Any) -> None:
+        for part in factors(*found):
             take(part)
 
     layers: dict[str, nn.Module] = {}

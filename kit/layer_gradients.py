@@ -22,7 +22,7 @@ from kit.errors import InputError
 
 FEW_POSITIONS = 4  # up to here pairs of positions cost less than gradients written out
 
-Visit = Callable[[str, nn.Module, Tensor, Tensor], None]
+Visit = Callable[..., None]  # of a layer's prefix, the layer, and the tensors that `factors` takes
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ def _is_known(prefix: str, module: nn.Module) -> bool:
 
 
 def forward(net: nn.Module, images: Tensor, layers: dict[str, nn.Module], visit: Visit) -> Tensor:
-    """Logits of `images`, whose backward pass calls visit(prefix, module, input, output gradient) for each layer.
+    """Logits of `images`, whose backward pass calls visit(prefix, module, *found) for each layer, found being what
+    `factors` takes: two tensors, the first dimension of each the samples.
 
     Parameters take no part in the graph: no gradient is left in them, whatever their requires_grad.
     """
@@ -198,7 +199,7 @@ def _tap(prefix: str, visit: Visit) -> Callable[[nn.Module, tuple, Tensor], Tens
         x = args[0].detach().to(output.dtype)
         if not output.requires_grad:  # the first layer: a copy, as a leaf may not be changed in place afterwards
             output = output.requires_grad_().clone()
-        output.register_hook(lambda gradient: visit(prefix, module, x, gradient))
+        output.register_hook(lambda gradient: visit(prefix, module, *_found(module, x, gradient)))
         return output
 
     return hook
@@ -216,21 +217,28 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def factors(prefix: str, module: nn.Module, x: Tensor, gradient: Tensor) -> Iterator[Outer]:
-    """The gradients of a known layer's parameters. x, gradient: the layer's input and its output gradient."""
+def _found(module: nn.Module, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and output gradient; of BatchNorm the gradients of weight and bias, (n, channels), which are smaller."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return x, gradient
+    channels = (1, -1) + (1,) * (x.ndim - 2)
+    centred = (x - module.running_mean.view(channels)).mul_(gradient)
+    weight, bias = (tensor.reshape(*x.shape[:2], -1).sum(2) for tensor in (centred, gradient))
+    return weight * torch.rsqrt(module.running_var + module.eps), bias
+
+
+def factors(prefix: str, module: nn.Module, first: Tensor, second: Tensor) -> Iterator[Outer]:
+    """The gradients of a known layer's parameters, from what `forward` hands to its visitor."""
     if isinstance(module, nn.Conv2d):
-        yield from _convolution(f"{prefix}weight", module, x, gradient)
-        bias = gradient.flatten(2).sum(2)
+        yield from _convolution(f"{prefix}weight", module, first, second)
+        bias = second.flatten(2).sum(2)
     elif isinstance(module, nn.Linear):
-        left = gradient.reshape(len(x), -1, module.out_features)
-        yield Outer(f"{prefix}weight", left, x.reshape(len(x), -1, module.in_features), lambda tensor: tensor)
+        left = second.reshape(len(first), -1, module.out_features)
+        yield Outer(f"{prefix}weight", left, first.reshape(len(first), -1, module.in_features), lambda tensor: tensor)
         bias = left.sum(1)
     else:
-        channels = (1, -1) + (1,) * (x.ndim - 2)
-        centred = (x - module.running_mean.view(channels)).mul_(gradient)
-        scale = torch.rsqrt(module.running_var + module.eps)
-        yield _vectors(f"{prefix}weight", centred.reshape(*x.shape[:2], -1).sum(2) * scale)
-        bias = gradient.reshape(*x.shape[:2], -1).sum(2)
+        yield _vectors(f"{prefix}weight", first)
+        bias = second
     yield _vectors(f"{prefix}bias", bias)
 
 

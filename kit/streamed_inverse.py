@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import ceil, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,8 @@ def _blocks(vectors: Named, block: int) -> list[dict[str, tuple[int, int]]]:
 
 
 def _groups(gradients: Gradients, items: list[Collection[str]], memory: float) -> Iterator[list[Collection[str]]]:
-    """Items, parameter names each, in turn: as many together as their layers' inputs and output gradients fit."""
+    """Items, parameter names each, in turn: as many together as what is kept of their layers
+    fits."""
     first = replace(gradients, images=gradients.images[:1], output_gradients=gradients.output_gradients[:1], size=1)
     cost = {
         prefix: sum(tensor.numel() * tensor.element_size() for tensor in pair) * len(gradients.images)
@@ -154,7 +156,7 @@ def _parts(gradients: Gradients, names: set[str]) -> Iterator[Outer]:
 
 
 def _captured(gradients: Gradients, layers: dict[str, nn.Module]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Input and output gradient of each of the layers for all images."""
+    """What `factors` takes for each of the layers, for all images."""
     kept: dict[str, tuple[Tensor, Tensor]] = {}
 
     def visit(prefix: str, module: nn.Module, *found: Tensor) -> None:
@@ -237,8 +239,8 @@ def _combined(gradients: Gradients, coefficients: Tensor, vectors: Named) -> Nam
             slot = part.slot(total[part.parameter][index])
             slot += sums(part).view(slot.shape)
 
-    def visit(prefix: str, module: nn.Module, x: Tensor, gradient: Tensor) -> None:
-        for part in factors(prefix, module, x, gradient):
+    def visit(*found: Any) -> None:
+        for part in factors(*found):
             take(part)
 
     for where in gradients.slices():

@@ -58,5 +58,5 @@ def recursive_inverse(gradients: Tensor, damping: float) -> Tensor:
     inverse = torch.eye(d, dtype=gradients.dtype) / damping
     for g in gradients:
         product = inverse @ g
-        inverse -= torch.outer(product, product) / (m + g @ product)
+        inverse.addr_(product, product, alpha=-1 / (m + g @ product).item())
     return inverse
