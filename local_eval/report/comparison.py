@@ -14,7 +14,7 @@ from local_eval.report.evidence import Evidence, methods_of
 from local_eval.report.facts import heading, measures_table, setting_facts
 from local_eval.report.html import picture, png_uri, render
 from local_eval.report.notes import notes_on
-from local_eval.report.verdict import expected_share, main_fault, sure, verdict
+from local_eval.report.verdict import expected_share, main_fault, percent, sure, verdict
 
 SECTIONS = (
     ("leaderboard", "Leaderboard"),
@@ -99,8 +99,10 @@ def _board(evidence: Evidence, pages: Mapping[str, str]) -> dict[str, Any]:
                     _upload(evidence, name),
                     f"{row.score:.4f}",
                     f"{score.low:.4f} to {score.high:.4f}" if score else "-",
-                    f"{form.share.value:.0%}" if form and form.share else "-",
-                    f"{form.predicted.value:.4f} ({share.value:.0%})" if form and form.predicted and share else "-",
+                    percent(form.share.value) if form and form.share else "-",
+                    f"{form.predicted.value:.4f} ({percent(share.value)})"
+                    if form and form.predicted and share
+                    else "-",
                     f"{row.mean_epsilon:.2f}",
                     f"×{row.retain_ratio:.3f}",
                     f"×{row.test_ratio:.3f}",

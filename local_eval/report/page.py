@@ -20,7 +20,7 @@ from local_eval.report.images import card, differs_from_pool, extremes, maps_or_
 from local_eval.report.notes import TIME_LIMIT, notes_on
 from local_eval.report.saliency import Nets
 from local_eval.report.timing import Timing, timing_of
-from local_eval.report.verdict import expected_share, verdict
+from local_eval.report.verdict import expected_share, percent, verdict
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -93,9 +93,9 @@ def _numbers(evidence: Evidence, name: str, assessment: Assessment) -> list[tupl
     row, form = evidence.rows[name], assessment.forms[evidence.attacks]
     tiles = [(f"{row.score:.4f}", f"score with {row.n_models} models")]
     if form.share:
-        tiles.append((f"{form.share.value:.0%}", f"of the attainable {form.null.value:.3f}"))
+        tiles.append((percent(form.share.value), f"of the attainable {form.null.value:.3f}"))
     if form.predicted and (share := expected_share(form)):
-        tiles.append((f"{form.predicted.value:.4f}", f"expected with {N_CHECKPOINTS} models, {share.value:.0%}"))
+        tiles.append((f"{form.predicted.value:.4f}", f"expected with {N_CHECKPOINTS} models, {percent(share.value)}"))
     tiles.append((f"{row.mean_epsilon:.2f}", f"mean epsilon; chance gives {evidence.null.mean_epsilon:.2f}"))
     tiles.append((f"{row.retain_ratio:.2f} · {row.test_ratio:.2f}", "retain and test accuracy, times the retrained"))
     if row.seconds:
@@ -110,7 +110,8 @@ def _rulers(evidence: Evidence, name: str) -> list[dict]:
     if evidence.starter and evidence.starter != name:
         score = forms[evidence.starter].score
         marks.append(plots.Mark("starter's fine-tuning", score.value, score.low, score.high))
-    own = plots.Mark(name, form.score.value, form.score.low, form.score.high, "unlearned")
+    label = f"{name} (the starter's own)" if evidence.starter == name else name
+    own = plots.Mark(label, form.score.value, form.score.low, form.score.high, "unlearned")
     end = None
     marks.append(own)
     if form.null:
@@ -243,13 +244,13 @@ def _accuracies(evidence: Evidence, name: str) -> list[dict]:
         )
     ]
     for part, title in (("forget", "forgotten images"), ("test", "test images")):
-        figure, text = _by_class(evidence, name, part)
+        figure, text = _by_class(evidence, name, part, f"accuracy by class, {title}")
         if figure is not None:
             found.append(picture(figure, f"Accuracy by class on the {title}: {text}", f"By class, {title}: {text}"))
     return found
 
 
-def _by_class(evidence: Evidence, name: str, part: str) -> tuple[Any, str]:
+def _by_class(evidence: Evidence, name: str, part: str, title: str) -> tuple[Any, str]:
     """The picture of one part's accuracies by class, and its sentence; (None, "") where there is one class only."""
     samples, names = evidence.samples, evidence.workspace.splits.class_names
     labels = samples.retrained.labels[part]
@@ -267,7 +268,7 @@ def _by_class(evidence: Evidence, name: str, part: str) -> tuple[Any, str]:
     if len(shown) < len(classes):
         text += f" The {len(shown)} furthest of {len(classes)} classes."
     labels_shown = [str(names[c]) for c in classes[shown]]
-    return plots.class_accuracies(labels_shown, u[:, shown], r[:, shown]), text
+    return plots.class_accuracies(labels_shown, u[:, shown], r[:, shown], title), text
 
 
 def _time(evidence: Evidence, timing: Timing) -> Any:

@@ -33,9 +33,7 @@ class Timing:
             text += f"; the run took {format_duration(self.whole_s)} from start to end, by its ledger"
         if np.isfinite(self.limit_s):
             used = self.seconds.sum() / self.limit_s
-            text += (
-                f"; its time limit was {format_duration(self.limit_s)}, of which one process would have used {used:.0%}"
-            )
+            text += f"; the run's limit was {format_duration(self.limit_s)}, of which one process would use {used:.0%}"
         if self.steps is not None:
             text += f"; {self.steps} steps were granted to each"
         if self.revised:

@@ -149,6 +149,10 @@ def main_fault(assessment: Assessment, form: Form) -> str:
     )
 
 
+def percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.1%}"
+
+
 def _percent(interval: Interval) -> str:
     digits = 0 if interval.value >= 0.1 else 1
     return f"{interval.value:.{digits}%} [{interval.low:.{digits}%}, {interval.high:.{digits}%}]"

@@ -51,7 +51,7 @@ def accuracies(
 
 
 @styled
-def class_accuracies(names: Sequence[str], unlearned: np.ndarray, retrained: np.ndarray) -> "Figure":
+def class_accuracies(names: Sequence[str], unlearned: np.ndarray, retrained: np.ndarray, title: str = "") -> "Figure":
     """Accuracy on each class, (n_models, n_classes): means, bars of one standard deviation over models."""
     figure, axis = new_figure(0.9 + 0.3 * len(names))
     lines = -np.arange(len(names), dtype=float)
@@ -67,6 +67,7 @@ def class_accuracies(names: Sequence[str], unlearned: np.ndarray, retrained: np.
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.locator_params(axis="x", nbins=6)
     axis.grid(axis="x")
+    axis.set_title(title, fontsize=10)
     legend_below(figure, axis)
     return figure
 
