@@ -1,6 +1,7 @@
 """Do the intervals hold? Coverage on simulated pools whose truth is known.
 
 python -m benchmarks.bench_intervals            about half an hour on two cores
+python -m benchmarks.bench_intervals --only quality    a part again, the others kept as recorded
 python -m benchmarks.bench_intervals --quick    few repetitions, nothing recorded
 
 Writes results/intervals.json and results/intervals.png. The truth of an interval for F is the mean F of independent
@@ -8,6 +9,7 @@ draws of models and examples at the same size. Nominal level everywhere: 95%.
 """
 
 import argparse
+import json
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -49,15 +51,17 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", help="a part of the results: quality, prediction_at_512, null, epsilon_lower_bound")
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing recorded")
     options = parser.parse_args(argv[1:])
     n = 8 if options.quick else options.repetitions
-    jobs = jobs_of(n, quick=options.quick)
+    jobs = [(part, job) for part, job in jobs_of(n, quick=options.quick) if options.only in (None, part)]
+    results = json.loads((RESULTS / "intervals.json").read_text())["results"] if options.only else {}
     start = time.perf_counter()
     with ProcessPoolExecutor(options.workers) as pool:
         futures = [(part, pool.submit(job)) for part, job in jobs]
         found = [(part, future.result()) for part, future in tqdm(futures)]
-    results = {part: [row for p, row in found if p == part] for part in dict.fromkeys(p for p, _ in found)}
+    results |= {part: [row for p, row in found if p == part] for part in dict.fromkeys(p for p, _ in found)}
     results["lowest_coverage_of_quality"] = min(row["coverage"] for row in results["quality"])
     results["lowest_coverage_of_prediction_at_512"] = min(row["coverage"] for row in results["prediction_at_512"])
     results["seconds"] = round(time.perf_counter() - start)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from kit.errors import InputError
 from local_eval.metric.checks import as_floats, check_finite
@@ -59,11 +60,19 @@ class Accuracies:
         return float(retain * self.test_u.mean() / self.test_r.mean())
 
 
-def log_interval(value: float, standard_error: float, level: float = 0.95, highest: float = np.inf) -> Interval:
-    """Normal on the logarithm: F lies above 0 and its error is in proportion to it."""
+def log_interval(
+    value: float,
+    standard_error: float,
+    level: float = 0.95,
+    highest: float = np.inf,
+    n_parts: int | None = None,
+) -> Interval:
+    """Normal on the logarithm: F lies above 0 and its error is in proportion to it. n_parts: parts of the models that
+    the error was estimated from; few of them may have said too little, so Student's t takes the normal's place."""
     if not value > 0:
         raise InputError(f"the value is {value}: an interval on the logarithm needs one above 0")
-    factor = np.exp(norm.ppf(0.5 + level / 2) * standard_error / value)
+    quantile = norm.ppf(0.5 + level / 2) if n_parts is None else student_t.ppf(0.5 + level / 2, n_parts - 1)
+    factor = np.exp(quantile * standard_error / value)
     return Interval(value, value / factor, min(value * factor, highest), standard_error, level)
 
 
@@ -71,7 +80,8 @@ def quality_interval(resamples: Resamples, level: float = 0.95) -> Interval:
     """F with its interval over models and examples."""
     if resamples.quality == 0:
         return _zero_interval(len(resamples.points), level)
-    return log_interval(resamples.quality, np.sqrt(resamples.quality_variance), level, highest=1.0)
+    error = np.sqrt(resamples.quality_variance)
+    return log_interval(resamples.quality, error, level, highest=1.0, n_parts=len(resamples.part_points))
 
 
 def _zero_interval(n_examples: int, level: float) -> Interval:
@@ -100,7 +110,8 @@ def score_interval(resamples: Resamples, accuracies: Accuracies, level: float = 
     variance = ratio**2 * resamples.quality_variance
     variance += (quality * ratio) ** 2 * ratio_variance(accuracies)
     total = variance + 2 * quality * ratio * covariance
-    return log_interval(quality * ratio, np.sqrt(max(total, variance / 2)), level)
+    error = np.sqrt(max(total, variance / 2))
+    return log_interval(quality * ratio, error, level, n_parts=len(resamples.part_points))
 
 
 def probability_above(

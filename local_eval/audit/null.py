@@ -109,4 +109,4 @@ def share_of_attainable(
     relative += null.n_effect_error**2
     if accuracies is not None:
         relative += ratio_variance(accuracies)
-    return log_interval(share, share * np.sqrt(relative), level)
+    return log_interval(share, share * np.sqrt(relative), level, n_parts=len(resamples.part_points))
