@@ -1,7 +1,7 @@
 """Every method on CIFAR-10 beside doing nothing and retraining: scores with intervals, accuracies, distances, seconds.
 
 python -m benchmarks.bench_methods random SOURCE    500 of 10,000 images forgotten, 64 models a method
-python -m benchmarks.bench_methods class SOURCE     one class forgotten, 16 models a method
+python -m benchmarks.bench_methods class SOURCE     one class forgotten, 8 models a method
 python -m benchmarks.bench_methods random SOURCE --only finetune,ssd    some of them, nothing recorded
 
 SOURCE: as for local_eval, such as cifar10. Each method has the hyper-parameters that benchmarks.bench_sweeps found best
@@ -24,7 +24,7 @@ from local_eval.report.table import aligned
 from local_eval.retrained import fill_retrained
 from local_eval.unlearned import fill_unlearned
 
-N_MODELS = {"random": 64, "class": 16}
+N_MODELS = {"random": 64, "class": 8}
 
 
 def main(argv: list[str]) -> None:
