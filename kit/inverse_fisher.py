@@ -33,16 +33,16 @@ def inverse_product(gradients: Tensor, vectors: Tensor, damping: float, block: i
     return found.reshape(vectors.shape)
 
 
-def solve(gram: Tensor, products: Tensor, damping: float) -> Tensor:
-    """c with (m damping I + G G^T) c = G v, (m, r) float64, of gram = G G^T (m, m) and products = G v (m, r)."""
+def solve(inner: Tensor, products: Tensor, damping: float) -> Tensor:
+    """c with (m damping I + G G^T) c = G v, (m, r) float64, from inner = G G^T (m, m) and products = G v (m, r)."""
     if not damping > 0:
         raise InputError(f"damping is {damping}: F has an inverse only with a positive one")
-    system = gram.to(torch.float64, copy=True)
-    system.diagonal().add_(len(gram) * damping)
+    system = inner.to(torch.float64, copy=True)
+    system.diagonal().add_(len(inner) * damping)
     factor, failed = torch.linalg.cholesky_ex(system)
     if failed:
         raise InputError(
-            f"damping {damping:g} is too small for the precision of {len(gram)} gradients, or one is not finite: "
+            f"damping {damping:g} is too small for the precision of {len(inner)} gradients, or one is not finite: "
             "raise it, or take the model in float64"
         )
     return torch.cholesky_solve(products.double(), factor)

@@ -183,11 +183,8 @@ class _CroppedKernels(TorchFunctionMode):
 def _cropped(n_in: int, n_taps: int, stride: int, padding: int, dilation: int) -> tuple[slice, int]:
     """The taps along one axis from the first to the last that touches an input pixel, and the padding they need."""
     n_out = (n_in + 2 * padding - dilation * (n_taps - 1) - 1) // stride + 1
-    touching = []
-    for tap in range(n_taps):
-        pixels, _ = _touched(n_in, n_out, stride, tap * dilation - padding)
-        if pixels.start < pixels.stop:
-            touching.append(tap)
+    touched = [_touched(n_in, n_out, stride, tap * dilation - padding)[0] for tap in range(n_taps)]
+    touching = [tap for tap, pixels in enumerate(touched) if pixels.start < pixels.stop] or range(n_taps)
     first, last = touching[0], touching[-1]
     left = padding - first * dilation
     same_size = (n_in + 2 * left - dilation * (last - first) - 1) // stride + 1 == n_out

@@ -81,7 +81,7 @@ def _whole(gradients: Gradients, vectors: Named, damping: float, block: None, me
     lower = gradients.images.new_zeros(m, m, dtype=torch.float64)
     products = lower.new_zeros(m, n_vectors)
     for group in _groups(gradients, [[name] for name in vectors], memory):
-        for part in _parts(gradients, {name for names in group for name in names}):
+        for part in _parts(gradients, [name for names in group for name in names]):
             _add_inner_products(lower, part, memory / 4)
             products += _products(part, part.slot(vectors[part.parameter]))
     coefficients = solve(mirrored(lower), products, damping)
@@ -94,7 +94,7 @@ def _blockwise(gradients: Gradients, vectors: Named, damping: float, block: int,
     found, start = torch.empty_like(flat), 0
     for group in _groups(gradients, _blocks(vectors, block), memory):
         parts: dict[str, list[Outer]] = {}
-        for part in _parts(gradients, {name for pieces in group for name in pieces}):
+        for part in _parts(gradients, list(dict.fromkeys(name for pieces in group for name in pieces))):
             parts.setdefault(part.parameter, []).append(part)
         for pieces in group:
             rows = [_columns(parts[name], vectors[name].shape[1:], *ends) for name, ends in pieces.items()]
@@ -121,8 +121,7 @@ def _blocks(vectors: Named, block: int) -> list[dict[str, tuple[int, int]]]:
 
 
 def _groups(gradients: Gradients, items: list[Collection[str]], memory: float) -> Iterator[list[Collection[str]]]:
-    """Items, parameter names each, in turn: as many together as what is kept of their layers
-    fits."""
+    """Items, parameter names each, in turn, as many together as `memory` holds what is kept of their layers."""
     first = replace(gradients, images=gradients.images[:1], output_gradients=gradients.output_gradients[:1], size=1)
     cost = {
         prefix: sum(tensor.numel() * tensor.element_size() for tensor in pair) * len(gradients.images)
@@ -142,9 +141,10 @@ def _prefix(name: str) -> str:
     return name[: name.rfind(".") + 1]
 
 
-def _parts(gradients: Gradients, names: set[str]) -> Iterator[Outer]:
+def _parts(gradients: Gradients, names: list[str]) -> Iterator[Outer]:
     """The gradients of these parameters as factors, m rows each."""
-    layers = {prefix: module for prefix, module in gradients.layers.items() if prefix in map(_prefix, names)}
+    layers = {_prefix(name): gradients.layers.get(_prefix(name)) for name in names}
+    layers = {prefix: module for prefix, module in layers.items() if module is not None}
     kept = _captured(gradients, layers)
     for prefix in list(kept):
         for part in factors(prefix, layers[prefix], *kept.pop(prefix)):
@@ -228,9 +228,7 @@ def _products(part: Outer, vectors: Tensor) -> Tensor:
 def _combined(gradients: Gradients, coefficients: Tensor, vectors: Named) -> Named:
     """G^T c for the columns of coefficients (m, r): name -> (r, *shape), a weighted backward pass for each."""
     each = (coefficients / gradients.size).repeat_interleave(gradients.size, dim=0).to(gradients.output_gradients)
-    total = {
-        name: torch.zeros(vector.shape, dtype=vector.dtype, device=vector.device) for name, vector in vectors.items()
-    }
+    total = {name: vector.new_zeros(vector.shape) for name, vector in vectors.items()}
     others = [name for name in vectors if _prefix(name) not in gradients.layers]
     index = 0
 

@@ -114,7 +114,7 @@ def test_ssd_with_squared_batch_means(model, loaders):
     means = {}
     for part in ("forget", "retain"):
         images, labels = examples(getattr(loaders, part))
-        rows = loop_gradients(model, images, labels)
+        rows = list(loop_gradients(model, images, labels))
         means[part] = {name: (sum(row[name] for row in rows) / len(rows)).square() for name in rows[0]}
     single = make_loaders(*(loader.dataset for loader in loaders), batch_size=40, loader=TensorLoader)
     found = unlearned("ssd", model, single, "per_sample=false", "whole_set=false", "alpha=1")
