@@ -83,7 +83,9 @@ def every_picture():
         "score seconds": plots.score_seconds(marks, [0.1, 0.1], 0.17, 2.0),
         "agreement": plots.agreement({"a": 0.5, "b": float("nan")}),
         "strips": plots.strips(
-            {"m": u[:, 0], "retrained": r[:, 0]}, {"m": "unlearned", "retrained": "retrained"}
+            {"m " + "x" * 40: u[:, 0], "retrained": r[:, 0]},
+            dict.fromkeys(("m " + "x" * 40, "retrained"), "unlearned"),
+            {"retrained": "ε 1"},
         ),
     }  # fmt: skip
 

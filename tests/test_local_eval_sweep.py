@@ -11,6 +11,7 @@ from kit.errors import BrokenModelError, InputError
 from local_eval import unlearned
 from local_eval.__main__ import main
 from local_eval.report.sweep import sweep_table
+from local_eval.report.plots import colour
 from local_eval.report.sweep_plot import _positions, plot_sweep
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace, reopen
@@ -191,8 +192,8 @@ def test_values_lie_by_size_where_there_is_room_and_in_order_elsewhere():
 def test_the_picture_shows_something_of_every_line(sweep, tmp_path):
     path = plot_sweep(sweep, sweep.outcomes[0], tmp_path / "sweep.png")
     pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
-    for colour in ("0072B2", "D55E00", "009E73", "333333"):
-        assert (pixels == list(bytes.fromhex(colour))).all(axis=1).sum() > 50, colour
+    for role in ("retain", "forget", "test", "ink"):
+        assert (pixels == list(bytes.fromhex(colour(role)[1:]))).all(axis=1).sum() > 50, role
 
 
 COMMON = ["--quiet", "--workers", "1", "--method", "random_perturbation"]

@@ -1,6 +1,7 @@
 """The page of several methods: who leads and how surely, what each lacks, and whether other measures agree."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def _leader(evidence: Evidence) -> tuple[str, bool | None, list[str]]:
     reasons = list(found.reasons)
     if others and (above := evidence.probability_above(first, others[0])) is not None:
         reasons.insert(0, f"{first} scores above {others[0]}, the next, with a probability of {sure(above)}.")
-    return f"{first} leads. {found.headline}", found.upload, reasons
+    return f"{first} leads: {found.headline[0].lower()}{found.headline[1:]}", found.upload, reasons
 
 
 def _board(evidence: Evidence, pages: Mapping[str, str]) -> dict[str, Any]:
@@ -86,14 +87,14 @@ def _board(evidence: Evidence, pages: Mapping[str, str]) -> dict[str, Any]:
     lines = []
     if NULL in evidence.rows:
         names.insert(0, NULL)
-    for name in names:
+    for place, name in enumerate(names, 0 if NULL in names else 1):
         row = evidence.rows[name]
         form = evidence.assessments[name].forms[evidence.attacks] if name in evidence.assessments else None
         score = form.score if form else None
         share = expected_share(form) if form else None
         lines.append(
             {
-                "name": name.split(" (")[0] if name != NULL else "null: retrained against retrained",
+                "name": f"{place} {name}" if name != NULL else "null: retrained against retrained",
                 "page": pages.get(name),
                 "texts": [
                     _upload(evidence, name),
@@ -139,16 +140,17 @@ def _pictures(evidence: Evidence) -> list[dict]:
             "Scores with 95% intervals over models and images, up to the null, the most there is to reach.",
         )
     ]
-    timed = [mark for mark in marks if evidence.rows[mark.label].seconds > 0]
+    timed = [(place, mark) for place, mark in enumerate(marks, 1) if evidence.rows[mark.label].seconds > 0]
     if timed and null:
         retraining = evidence.samples.retrained.seconds.mean()
-        seconds = [evidence.rows[mark.label].seconds for mark in timed]
+        seconds = [evidence.rows[mark.label].seconds for _, mark in timed]
+        told = "; ".join(f"{p} {m.label}, {format_duration(s)}" for (p, m), s in zip(timed, seconds, strict=True))
+        numbered = [replace(mark, label=str(place)) for place, mark in timed]
         found.append(
             picture(
-                plots.score_seconds(timed, seconds, null.value, float(retraining) or None),
-                "Score against seconds a checkpoint: "
-                + "; ".join(f"{m.label} {m.value:.4f} in {s:.1f} s" for m, s in zip(timed, seconds, strict=True)),
-                "What a score costs: seconds a checkpoint on one process of this machine.",
+                plots.score_seconds(numbered, seconds, null.value, float(retraining) or None),
+                f"Score against seconds a checkpoint: {told}",
+                f"What a score costs in time of one process of this machine: {told}.",
             )
         )
     return found
@@ -205,14 +207,17 @@ def _images(evidence: Evidence) -> list[dict]:
         roles = dict.fromkeys(confidences, "unlearned") | {"retrained": "retrained"}
         confidences["retrained"] = samples.retrained.confidence[:, row]
         what = str(splits.class_names[int(splits.forget.labels[row])])
-        told = ", ".join(f"{name} {epsilons[name][row]:.1f}" for name in evidence.pools)
+        told = {name: f"ε {epsilons[name][row]:.1f}" for name in evidence.pools}
         cards.append(
             {
                 "image": png_uri(splits.forget.images[row]),
                 "alt": f"forgotten image {splits.forget.ids[row]}, {what}",
                 "name": what,
-                "lines": [f"epsilon: {told}", str(splits.forget.ids[row])],
-                "picture": picture(plots.strips(confidences, roles), f"Confidences on this image; epsilon: {told}"),
+                "lines": [str(splits.forget.ids[row])],
+                "picture": picture(
+                    plots.strips(confidences, roles, told),
+                    "Confidences on this image: " + ", ".join(f"{name} {note}" for name, note in told.items()),
+                ),
             }
         )
     return cards

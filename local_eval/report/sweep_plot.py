@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from local_eval.evaluate import NULL
+from local_eval.report.plots.style import MARKERS, colour, styled
 from local_eval.sweep import Outcome, Sweep
 
-LINES = {  # part -> label, colour (Okabe and Ito's, told apart by everyone), marker
-    "retain": ("retain", "#0072B2", "o"),
-    "forget": ("forget", "#D55E00", "s"),
-    "test": ("test", "#009E73", "^"),
+LINES = {  # part -> label, colour, marker
+    "retain": ("retain", colour("retain"), MARKERS["retain"]),
+    "forget": ("forget", colour("forget"), MARKERS["forget"]),
+    "test": ("test", colour("test"), MARKERS["test"]),
     "forgotten_test": ("test, forgotten classes", "#CC79A7", "v"),
 }
-SCORE = "#333333"
+SCORE = colour("ink")
 BEST = "#E69F00"
 MOST_COLUMNS = 4
 _ROOM = 0.08  # of the axis: what a tick's label takes
 
 
+@styled
 def plot_sweep(sweep: Sweep, best: Outcome | None, path: Path) -> Path:
     """Write the picture as PNG.
 
@@ -86,24 +88,24 @@ def _series(chosen: Sequence[Outcome], x: Mapping[Any, float], along: str) -> li
 
 def _accuracies(axis: Any, sweep: Sweep, chosen: Sequence[Outcome], x: Mapping[Any, float], along: str) -> None:
     series = _series(chosen, x, along)
-    for part, (label, colour, marker) in LINES.items():
+    for part, (label, hue, marker) in LINES.items():
         if part not in sweep.retrained:
             continue
-        axis.axhline(sweep.retrained[part], color=colour, linestyle="--", linewidth=1, alpha=0.8)
+        axis.axhline(sweep.retrained[part], color=hue, linestyle="--", linewidth=1, alpha=0.8)
         means = [getattr(o.row, f"{part}_accuracy") for _, o in series]
         spreads = [o.spread[part] for _, o in series]
         axis.errorbar(
             [at for at, _ in series],
             means,
             spreads,
-            color=colour,
+            color=hue,
             marker=marker,
             markersize=5,
             linewidth=1.6,
             elinewidth=1,
             label=label,
         )
-    axis.plot([], [], color="0.4", linestyle="--", linewidth=1, label="retrained")
+    axis.plot([], [], color=colour("quiet"), linestyle="--", linewidth=1, label="retrained")
     axis.plot([], [], color=BEST, linewidth=6, alpha=0.35, label="best")
     axis.set_ylim(-0.03, 1.03)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from local_eval.report.plots.score import Mark
-from local_eval.report.plots.style import MARKERS, colour, new_figure, styled
+from local_eval.report.plots.style import MARKERS, colour, legend_below, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,54 +14,43 @@ if TYPE_CHECKING:
 
 @styled
 def score_seconds(marks: Sequence[Mark], seconds: Sequence[float], null: float, retraining_s: float | None) -> "Figure":
-    """Score with its interval against the seconds of one checkpoint; the null and a retraining's time as lines."""
+    """Score with its interval against the seconds of one checkpoint; the null and a retraining's time as lines.
+
+    Labels stand beside the marks and have to be short, such as places on the leaderboard.
+    """
     figure, axis = new_figure(3.8)
     times = np.asarray(seconds, float)
     for mark, time in zip(marks, times, strict=True):
         if mark.low is not None and mark.high is not None:
             axis.plot([time, time], [mark.low, mark.high], color=colour(mark.role), linewidth=2.4)
         axis.plot(time, mark.value, MARKERS["unlearned"], color=colour(mark.role), markersize=7)
-    axis.axhline(null, color=colour("retrained"), linewidth=1.4, linestyle="--")
-    axis.annotate(
-        "null: a perfect unlearner", (0, null), (4, 4), xycoords=("axes fraction", "data"),
-        textcoords="offset points", color=colour("retrained"), fontsize=10,
-    )  # fmt: skip
-    right = 1.15 * max(times.max(), retraining_s or 0.0)
+    axis.axhline(null, color=colour("retrained"), linewidth=1.6, linestyle="--", label="null")
     if retraining_s:
-        axis.axvline(retraining_s, color=colour("retrained"), linewidth=1.4, linestyle="--")
-        axis.annotate(
-            "one retraining", (retraining_s, 0.9), (-4, 0), xycoords=("data", "axes fraction"),
-            textcoords="offset points", ha="right", color=colour("retrained"), fontsize=10,
-        )  # fmt: skip
-    axis.set_xlim(0, right)
-    axis.set_ylim(-0.03 * null, 1.15 * max(null, *(mark.high or mark.value for mark in marks)))
-    for mark, (x, y, side) in zip(marks, _label_places(marks, times, right, axis.get_ylim()), strict=True):
-        axis.annotate(
-            mark.label, (x, y), (9 if side == "left" else -9, 0), textcoords="offset points", ha=side, va="center",
-            fontsize=10,
-        )  # fmt: skip
+        axis.axvline(retraining_s, color=colour("retrained"), linewidth=1.6, linestyle=":", label="one retraining")
+    right, top = (1.15 * max(values, default=0.0) for values in ([*times, retraining_s or 0.0], _tops(marks, null)))
+    axis.set(xlim=(0, right), ylim=(-0.04 * top, top))
+    for mark, (x, y) in zip(marks, _label_places(marks, times, right, 1.04 * top), strict=True):
+        axis.annotate(mark.label, (x, y), (9, 0), textcoords="offset points", va="center", weight="bold")
     axis.set_xlabel("seconds a checkpoint")
     axis.set_title("score", fontsize=10)
     axis.grid()
+    legend_below(figure, axis)
     return figure
 
 
-def _label_places(
-    marks: Sequence[Mark], times: np.ndarray, right: float, limits: tuple[float, float]
-) -> list[tuple[float, float, str]]:
-    """Where each label stands, as (x, y, horizontal alignment): beside its mark, moved up where it would lie on one
-    placed before."""
-    height, character = 0.075 * (limits[1] - limits[0]), 0.02 * right
-    placed: list[tuple[float, float, str]] = []
-    spans: list[tuple[float, float, float]] = []
+def _tops(marks: Sequence[Mark], null: float) -> list[float]:
+    return [null, *(mark.high or mark.value for mark in marks)]
+
+
+def _label_places(marks: Sequence[Mark], times: np.ndarray, right: float, height: float) -> list[tuple[float, float]]:
+    """Where each label stands: beside its mark, moved up where it would lie on one placed before."""
+    line, character = 0.07 * height, 0.03 * right
+    placed: list[tuple[float, float]] = []
     for mark, time in zip(marks, times, strict=True):
-        side, width = ("left" if time < 0.55 * right else "right"), character * (len(mark.label) + 2)
-        low, high = (time, time + width) if side == "left" else (time - width, time)
         y = mark.value
-        while any(abs(y - other) < height and low < end and start < high for start, end, other in spans):
-            y += height
-        spans.append((low, high, y))
-        placed.append((float(time), y, side))
+        while any(abs(y - other) < line and abs(time - x) < character * (len(mark.label) + 1) for x, other in placed):
+            y += line
+        placed.append((float(time), y))
     return placed
 
 
@@ -83,9 +72,10 @@ def agreement(measures: Mapping[str, float]) -> "Figure":
 
 
 @styled
-def strips(samples: Mapping[str, np.ndarray], role_of: Mapping[str, str]) -> "Figure":
-    """One example's confidences under several pools, a line each, (n_models,) dots; the mean as a bar."""
-    figure, axis = new_figure(0.35 + 0.3 * len(samples), width=3.6)
+def strips(samples: Mapping[str, np.ndarray], role_of: Mapping[str, str], notes: Mapping[str, str]) -> "Figure":
+    """One example's confidences under several pools, a line each, (n_models,) dots; the mean as a bar, a note at the
+    end of the line."""
+    figure, axis = new_figure(0.4 + 0.36 * len(samples), width=4.4)
     rng = np.random.default_rng(0)
     for line, (name, values) in enumerate(samples.items()):
         role = role_of[name]
@@ -94,11 +84,20 @@ def strips(samples: Mapping[str, np.ndarray], role_of: Mapping[str, str]) -> "Fi
             values, -line + scatter, MARKERS[role], color=colour(role), markersize=2.8, alpha=0.5, markeredgewidth=0
         )
         axis.plot([np.mean(values)] * 2, [-line - 0.3, -line + 0.3], color=colour(role), linewidth=2.4)
-    labels = [name if len(name) <= 20 else name[:19] + "…" for name in samples]
-    axis.set_yticks([-line for line in range(len(samples))], labels)
+        axis.annotate(
+            notes.get(name, ""), (1, -line), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", fontsize=10,
+        )  # fmt: skip
+    axis.set_yticks([-line for line in range(len(samples))], [_in_two_lines(name) for name in samples], fontsize=9)
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(-len(samples) + 0.45, 0.55)
     axis.spines["left"].set_visible(False)
     axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="x")
     return figure
+
+
+def _in_two_lines(name: str, width: int = 20) -> str:
+    """A method's name and its hyper-parameters, each shortened in the middle where it is too long."""
+    lines = name.split(" ", 1)
+    return "\n".join(line if len(line) <= width else f"{line[: width - 9]}…{line[-8:]}" for line in lines)

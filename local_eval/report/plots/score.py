@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINE = 0.42  # inches a line of a ruler takes
+_LINE = 0.46  # inches a line of a ruler takes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def ruler(marks: Sequence[Mark], end: float | None = None, digits: int = 4) -> "
         axis.annotate(
             mark.label,
             (0, y),
-            (2, 7),
+            (2, 8),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             weight=weight,
@@ -56,7 +56,7 @@ def ruler(marks: Sequence[Mark], end: float | None = None, digits: int = 4) -> "
         axis.annotate(
             f"{mark.value:.{digits}f}",
             (1, y),
-            (0, 7),
+            (0, 8),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             ha="right",
