@@ -19,7 +19,7 @@ from kit.inverse_fisher import add_lower, inverse_product, mirrored, solve, subt
 from kit.layer_gradients import Outer, evaluating, factors, forward, known_layers, other_factors, sums
 
 _BATCH = 64  # images in one pass of the net
-_TILE = 256  # rows of G G^T that are worked on at a time
+_PAIRED = 256  # rows of G G^T that are worked on at a time
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,8 @@ def _add_inner_products(lower: Tensor, part: Outer, memory: float) -> None:
             add_lower(lower, _written(part.channels(start, start + step)))
         return
     left, right = part.left, part.inputs()
-    for start in range(0, len(part), _TILE):
-        stop = min(start + _TILE, len(part))
+    for start in range(0, len(part), _PAIRED):
+        stop = min(start + _PAIRED, len(part))
         total = left.new_zeros(stop - start, stop)
         for a in range(n_positions):
             for b in range(n_positions):
