@@ -68,7 +68,10 @@ SWEEPS = {
             ["share=0.01,0.02,0.1", "epochs=1", "lr=0.01", FAST],
             ["share=0.001,0.003,0.01,0.02,0.05", "epochs=0"],  # Sapienza, figure 9
         ],
-        "ssd": [["alpha=1,2,5,10,20,50"]],  # Sapienza, figure 14: no fine-tuning
+        "ssd": [
+            ["alpha=1,2,5,10,20,50"],
+            ["alpha=1,2,5,10,20,50", "whole_set=false"],  # Sapienza, figure 14: no fine-tuning
+        ],
         "fisher_forgetting": [["alpha=1e-7,1e-6,1e-5,1e-4", "forget_class=3"]],
         "ssse": [["eps=1e-5,3e-5,1e-4,3e-4,1e-3,1e-2"]],
         "retrain": [["epochs=1,3", "lr=0.1,0.3", FAST]],
