@@ -10,8 +10,8 @@ from PIL import Image
 from kit.errors import BrokenModelError, InputError
 from local_eval import unlearned
 from local_eval.__main__ import main
-from local_eval.report.sweep import sweep_table
 from local_eval.report.plots import colour
+from local_eval.report.sweep import sweep_table
 from local_eval.report.sweep_plot import _positions, plot_sweep
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace, reopen
