@@ -72,8 +72,8 @@ class Odd(nn.Module):
         self.tokens = nn.Linear(7, 8)
         self.norm = nn.LayerNorm(8)
         self.twice = nn.Linear(8, 8)
-        self.tied = nn.Linear(8, 8)
-        self.tied.weight = self.twice.weight
+        self.first, self.tied = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.tied.weight = self.first.weight
         self.scale = nn.Parameter(torch.ones(()))
         self.statistics = nn.BatchNorm1d(8)
         self.unused = nn.Linear(2, 2)
@@ -82,7 +82,7 @@ class Odd(nn.Module):
     def forward(self, images):
         maps = self.convolutions((images - 128) / 64)
         tokens = self.norm(self.tokens(maps.flatten(2).transpose(1, 2)))
-        tokens = self.tied(self.twice(torch.tanh(self.twice(tokens))))
+        tokens = self.tied(torch.tanh(self.first(self.twice(torch.tanh(self.twice(tokens))))))
         return self.fc(self.statistics(tokens.mean(1) * self.scale))
 
 
@@ -100,7 +100,9 @@ def test_layers_of_all_kinds_go_the_right_way(size):
     images = images.double()
     layers = known_layers(net.eval(), images)
     assert {"convolutions.0.", "convolutions.3.", "tokens.", "statistics.", "fc."} <= layers.keys()
-    assert layers.keys().isdisjoint({"twice.", "tied.", "norm.", "unused.", "convolutions.5.", "convolutions.6."})
+    assert layers.keys().isdisjoint(
+        {"twice.", "first.", "tied.", "norm.", "unused.", "convolutions.5.", "convolutions.6."}
+    )
     expected = loop_diagonal(net, images, labels)
     assert "convolutions.0.bias" not in expected
     assert_close(diagonal(net, batches(images, labels, 3)), expected, 1e-12)
