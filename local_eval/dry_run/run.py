@@ -93,18 +93,23 @@ def _run_notebook(program: Program, box: Sandbox, watch: "_Watch") -> tuple[str 
         connection_file=str(box.folder / "connection.json"),
     )
     notebook = nbformat.from_dict(program.notebook)
-    client = NotebookClient(notebook, km=manager, timeout=None, store_widget_state=False, record_timing=False)
+    client = NotebookClient(
+        notebook, km=manager, timeout=None, startup_timeout=300, store_widget_state=False, record_timing=False
+    )
     watch.pid = lambda: getattr(manager.provisioner, "pid", None)
     failure = None
+    output = (box.folder / "kernel.txt").open("w")  # what does not come through the kernel's own channels
     try:
-        client.execute(cwd=str(box.kaggle / "working"), env=box.environment)
+        client.execute(cwd=str(box.kaggle / "working"), env=box.environment, stdout=output, stderr=subprocess.STDOUT)
     except CellExecutionError as error:
         failure = f"{error.ename}: {error.evalue}"
     except (DeadKernelError, RuntimeError) as error:
         failure = "died" if isinstance(error, DeadKernelError) or watch.reason else str(error)
     finally:
         watch.end_program()
-    return failure, _text_of(notebook), notebook
+        output.close()
+    text = _text_of(notebook)
+    return failure, text or (box.folder / "kernel.txt").read_text(errors="replace"), notebook
 
 
 def _run_script(program: Program, box: Sandbox, watch: "_Watch") -> tuple[str | None, str, None]:

@@ -18,6 +18,7 @@ from kit.errors import InputError
 
 INSIDE = Path(__file__).parent / "inside"
 TOOLS = ("zip", "nvidia-smi", "wget", "curl", "git", "apt-get", "apt", "conda")
+_LONGEST_TEMPORARY = 70  # sockets lie below it, whose paths may have hardly more than 100 characters
 _DROPPED = ("PYTHON", "PIP_", "JUPYTER", "IPYTHON", "KAGGLE", "TORCHINDUCTOR", "TRITON", "VIRTUAL_ENV_PROMPT")
 
 
@@ -64,8 +65,8 @@ def sandbox(
     None for where the system offers them; True raises InputError where it does not. script: name of a script to be
     run, which belongs to /kaggle/src.
     """
-    # A short path, because sockets lie below it and their paths may have hardly more than 100 characters.
-    folder = Path(tempfile.mkdtemp(prefix="dry-run-")).resolve()
+    long = len(tempfile.gettempdir()) > _LONGEST_TEMPORARY
+    folder = Path(tempfile.mkdtemp(prefix="dry-run-", dir="/tmp" if long else None)).resolve()
     try:
         for name in ("kaggle/working", "kaggle/tmp", "kaggle/src", "kaggle/input", "tmp", "home", "root", "bin"):
             (folder / name).mkdir(parents=True)

@@ -49,7 +49,7 @@ def stand_in(
     """
     tree = Path(data)
     if setting is None and (tree / f"{SPLITS[0]}.csv").is_file():
-        return _described(tree, None)
+        return described(tree, None)
     workspace = reopen(setting) if setting else _small_workspace(data, work_dir, progress=progress, **options)
     if workspace.setting.architecture != "resnet18":
         raise InputError(
@@ -59,7 +59,7 @@ def stand_in(
     tree = workspace.folder / "tree"
     if not tree.exists():
         write_tree(workspace.splits, workspace.original().state_dict(), tree)
-    return _described(tree, workspace)
+    return described(tree, workspace)
 
 
 def _small_workspace(
@@ -85,7 +85,7 @@ def _some(part: Part) -> Part:
     return part.take(np.unique(np.linspace(0, len(part) - 1, N_HELD_OUT).astype(int)))
 
 
-def _described(tree: Path, workspace: Workspace | None) -> StandIn:
+def described(tree: Path, workspace: Workspace | None) -> StandIn:
     sizes = {split: len(read_rows(tree / f"{split}.csv")) for split in SPLITS}
     retain = read_split(tree, SPLITS[0], progress=False)
     return StandIn(tree, sizes, load_original(tree).state_dict(), retain.images[:N_CHECKED], workspace)

@@ -66,11 +66,10 @@ def build_root(sandbox: str) -> str:
         os.mkdir(f"{root}/{name}")
         _bind(f"{sandbox}/{name}", f"{root}/{name}")
     for name in sorted(os.listdir("/tmp")):
-        if not os.path.lexists(f"{root}/tmp/{name}"):
-            try:
-                _show(f"/tmp/{name}", f"{root}/tmp/{name}", readonly=True)
-            except OSError:  # sockets, files of others
-                continue
+        try:
+            _show(f"/tmp/{name}", f"{root}/tmp/{name}", readonly=True)
+        except OSError:  # files of others, or gone in the meantime
+            continue
     _call("mount", b"tmpfs", f"{root}/dev/shm".encode(), b"tmpfs", 0, None)
     _bind(sandbox, root + sandbox, below=False)
     _bind(f"{sandbox}/kaggle/input", f"{root}/kaggle/input")
@@ -80,10 +79,11 @@ def build_root(sandbox: str) -> str:
 
 def _show(source: str, target: str, *, readonly: bool) -> None:
     if os.path.islink(source):
-        os.symlink(os.readlink(source), target)
+        if not os.path.lexists(target):
+            os.symlink(os.readlink(source), target)
         return
     if os.path.isdir(source):
-        os.mkdir(target)
+        os.makedirs(target, exist_ok=True)  # the sandbox's /tmp has it from an earlier launch
     else:
         os.close(os.open(target, os.O_CREAT))
     _bind(source, target)

@@ -20,7 +20,19 @@ _ACTIONS = (
 
 
 def hooks() -> dict[str, Callable[[ModuleType], object]]:
-    return {"torch": install}
+    return {"torch": install, "torch.utils.data.dataloader": _nothing_pinned}
+
+
+def _nothing_pinned(module: ModuleType) -> None:
+    """Pinned memory is the GPU driver's."""
+    plain = module.DataLoader.__init__
+
+    @wraps(plain)
+    def init(self, *args, **kwargs):
+        kwargs.pop("pin_memory", None)
+        return plain(self, *args, **kwargs)
+
+    module.DataLoader.__init__ = init
 
 
 def install(torch: ModuleType) -> None:

@@ -14,14 +14,20 @@ class Recorder:
         self.settings = settings
         self.cells: dict[str, int] = {}  # file name of a compiled cell -> its execution count
         self.current_cell = 0
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._events = os.open(f"{settings.sandbox}/events.jsonl", flags)
+        self._open()
         self._reads = os.open(f"{settings.sandbox}/reads", os.O_RDWR | os.O_APPEND | os.O_CREAT)
         self.forget_reads()
 
     def record(self, event: str, **facts: object) -> None:
         line = json.dumps({"event": event, "pid": os.getpid(), "t": time.monotonic(), **facts})
-        os.write(self._events, line.encode() + b"\n")
+        try:
+            os.write(self._events, line.encode() + b"\n")
+        except OSError:  # a child process that closed all files, on its way to another program
+            self._open()
+            os.write(self._events, line.encode() + b"\n")
+
+    def _open(self) -> None:
+        self._events = os.open(f"{self.settings.sandbox}/events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note_read(self) -> None:
         """An image is read; where the first one was is kept until `forget_reads`."""

@@ -227,6 +227,7 @@ def _on_script_magics(redirect: Redirect) -> Callable[[ModuleType], None]:
     def hook(module: ModuleType) -> None:
         plain = module.ScriptMagics.shebang
 
+        @wraps(plain)  # with the options that its decorators hung on it
         def shebang(self, line, cell):
             return plain(self, redirect.text(line), redirect.text(cell))
 

@@ -1,0 +1,399 @@
+"""Competition notebooks for the tests of the dry run: the starter as the contract describes it, and what others make
+of it, each with one part replaced."""
+
+from pathlib import Path
+
+import nbformat
+
+# ruff: noqa: E501 - programs as texts
+from notebooks.percent import notebook_of, script_of
+
+IMPORTS = """\
+import os
+import subprocess
+
+import pandas as pd
+from torchvision.io import read_image
+import torch
+import torch.nn as nn
+from torch import optim
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import resnet18
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE != "cuda":
+    raise RuntimeError("Make sure you have added an accelerator to your notebook; the submission will fail otherwise!")
+ROOT = "/kaggle/input/neurips-2023-machine-unlearning/"
+"""
+DATA = """\
+def load_example(row):
+    return {
+        "image": read_image(row["image_path"]),
+        "image_id": row["image_id"],
+        "age_group": row["age_group"],
+        "age": row["age"],
+        "person_id": row["person_id"],
+    }
+
+
+class HiddenDataset(Dataset):
+    def __init__(self, split="train"):
+        super().__init__()
+        self.examples = []
+        df = pd.read_csv(f"{ROOT}{split}.csv")
+        df["image_path"] = df["image_id"].apply(
+            lambda x: os.path.join(ROOT, "images", x.split("-")[0], x.split("-")[1] + ".png")
+        )
+        df = df.sort_values(by="image_path")
+        df.apply(lambda row: self.examples.append(load_example(row)), axis=1)
+        if len(self.examples) == 0:
+            raise ValueError("No examples.")
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, idx):
+        example = self.examples[idx]
+        example["image"] = example["image"].to(torch.float32)
+        return example
+
+
+def get_dataset(batch_size):
+    splits = [HiddenDataset(split=split) for split in ("retain", "forget", "validation")]
+    return [DataLoader(split, batch_size=batch_size, shuffle=True) for split in splits]
+"""
+METHOD = """\
+def unlearning(net, retain_loader, forget_loader, val_loader):
+    criterion = nn.CrossEntropyLoss()
+    optimizer = optim.SGD(net.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
+    scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=1)
+    net.train()
+    for sample in retain_loader:
+        inputs, targets = sample["image"].to(DEVICE), sample["age_group"].to(DEVICE)
+        optimizer.zero_grad()
+        loss = criterion(net(inputs), targets)
+        loss.backward()
+        optimizer.step()
+    scheduler.step()
+    net.eval()
+"""
+RUN = """\
+if os.path.exists("/kaggle/input/neurips-2023-machine-unlearning/empty.txt"):
+    subprocess.run("touch submission.zip", shell=True)
+else:
+    os.makedirs("/kaggle/tmp", exist_ok=True)
+    retain_loader, forget_loader, validation_loader = get_dataset(64)
+    net = resnet18(weights=None, num_classes=10)
+    net.to(DEVICE)
+    for i in range(512):
+        net.load_state_dict(torch.load("/kaggle/input/neurips-2023-machine-unlearning/original_model.pth"))
+        unlearning(net, retain_loader, forget_loader, validation_loader)
+        state = net.state_dict()
+        torch.save(state, f"/kaggle/tmp/unlearned_checkpoint_{i}.pth")
+
+    unlearned_ckpts = os.listdir("/kaggle/tmp")
+    if len(unlearned_ckpts) != 512:
+        raise RuntimeError("Expected exactly 512 checkpoints. The submission will throw an exception otherwise.")
+    subprocess.run("zip submission.zip /kaggle/tmp/*.pth", shell=True)
+"""
+STARTER = (IMPORTS, DATA, METHOD, RUN)
+
+
+def changed(*changes: tuple[str, str], more: str = "") -> tuple[str, ...]:
+    """The starter's cells with texts replaced, each of which must be there; `more` is a last cell."""
+    cells = STARTER
+    for old, new in changes:
+        assert any(old in cell for cell in cells), old
+        cells = tuple(cell.replace(old, new) for cell in cells)
+    return (*cells, more) if more else cells
+
+
+def write(path: Path, cells: tuple[str, ...]) -> Path:
+    """As a notebook or, by the path's suffix, as a script."""
+    code = [("code", cell) for cell in cells]
+    if path.suffix == ".py":
+        path.write_text(script_of(code))
+    else:
+        nbformat.write(notebook_of([("markdown", "# A notebook"), *code]), path)
+    return path
+
+
+TRAIN = "    net.train()\n"
+SAVE = 'torch.save(state, f"/kaggle/tmp/unlearned_checkpoint_{i}.pth")'
+LOAD = '        net.load_state_dict(torch.load("/kaggle/input/neurips-2023-machine-unlearning/original_model.pth"))\n'
+CALL = "unlearning(net, retain_loader, forget_loader, validation_loader)"
+COUNT = """\
+    unlearned_ckpts = os.listdir("/kaggle/tmp")
+    if len(unlearned_ckpts) != 512:
+        raise RuntimeError("Expected exactly 512 checkpoints. The submission will throw an exception otherwise.")
+"""
+ZIP = 'subprocess.run("zip submission.zip /kaggle/tmp/*.pth", shell=True)'
+KEEP = '        example["image"] = example["image"].to(torch.float32)\n'
+
+# fault -> (cells, name of the check that fails, texts in what it found)
+FAULTS = {
+    "the zip step is forgotten": (changed((ZIP, "pass")), "archive", ["does not exist"]),
+    "the archive has another name": (
+        changed(("zip submission.zip", "zip results.zip")),
+        "archive",
+        ["does not exist"],
+    ),
+    "names without folders": (changed(("zip sub", "zip -j sub")), "members", ["'unlearned_checkpoint_0.pth'"]),
+    "wrong keys": (
+        changed((SAVE, SAVE.replace("state,", '{"model." + k: v for k, v in state.items()},'))),
+        "tensors",
+        ["entries are missing, first conv1.weight"],
+    ),
+    "wrong shapes": (
+        changed((SAVE, f'state["fc.weight"] = state["fc.weight"][:5]\n        {SAVE}')),
+        "tensors",
+        ["fc.weight has shape (5, 512)"],
+    ),
+    "integers instead of floats": (
+        changed((SAVE, f'state["fc.weight"] = state["fc.weight"].to(torch.int8)\n        {SAVE}')),
+        "tensors",
+        ["fc.weight is torch.int8"],
+    ),
+    "not a number": (
+        changed((SAVE, f'state["fc.bias"] = state["fc.bias"] / 0\n        {SAVE}')),
+        "tensors",
+        ["NaN or infinite"],
+    ),
+    "copies of the original": (changed((CALL, "pass")), "all different", ["equals"]),
+    "a deterministic method": (
+        changed((METHOD, "def unlearning(net, *loaders):\n    net.fc.weight.data.mul_(0.9)\n")),
+        "all different",
+        ["equals"],
+    ),
+    "a stray file": (
+        changed(
+            (COUNT, ""),
+            ("    for i in range(512)", "    open('/kaggle/tmp/notes.txt', 'w').close()\n    for i in range(512)"),
+        ),
+        "/kaggle/tmp",
+        ["/kaggle/tmp/notes.txt"],
+    ),
+    "a fixed seed inside the function": (
+        changed((TRAIN, "    torch.manual_seed(42)\n" + TRAIN)),
+        "seeds",
+        ["torch is seeded with 42 in every run at cell 3, line 5: torch.manual_seed(42)"],
+    ),
+    "the data is read in every run": (
+        changed((CALL, "unlearning(net, *get_dataset(64))")),
+        "data",
+        ["images are read again in one run at cell 2, line 3"],
+    ),
+    "augmentation in the cached images": (
+        changed(
+            (KEEP, KEEP + '        example["image"] = example["image"].flip(-1)\n'),
+            ("inputs, targets", "\n        inputs, targets"),
+        ),
+        "cached images",
+        ["HiddenDataset keeps change from run to run at cell 2, line 29"],
+    ),
+    "normalisation in the cached images": (
+        changed((KEEP, KEEP.replace(".to(torch.float32)", ".to(torch.float32) / 255"))),
+        "cached images",
+        ["change from run to run"],
+    ),
+    "normalised inputs": (
+        changed(('sample["image"].to(DEVICE)', '(sample["image"].to(DEVICE) - 127) / 64')),
+        "inputs",
+        ["values of at most"],
+    ),
+    "modules of the shared net": (
+        changed((TRAIN, "    net.fc = nn.Linear(512, 10).to(DEVICE)\n" + TRAIN)),
+        "shared net",
+        ["fc of the net that all runs share is replaced at cell 3, line 5: net.fc = nn.Linear(512, 10)"],
+    ),
+    "another architecture": (
+        changed((TRAIN, "    net.conv1.stride = (1, 1)\n" + TRAIN)),
+        "shared net",
+        ["no longer the architecture"],
+    ),
+    "BatchNorm statistics reset": (
+        changed(
+            (
+                "    net.eval()",
+                "    for m in net.modules():\n        if isinstance(m, nn.BatchNorm2d):\n"
+                "            m.reset_running_stats()",
+            )
+        ),
+        "BatchNorm",
+        ["bn1 records statistics of other inputs"],
+    ),
+    "pip without internet": (
+        changed(("import os\n", "!pip install a-package-that-is-not-here\nimport os\n")),
+        "offline",
+        ["`pip install a-package-that-is-not-here` needs the internet at cell 1, line 1"],
+    ),
+    "use of the network": (
+        changed(
+            (
+                "import os\n",
+                "import os\nimport urllib.request\ntry:\n    urllib.request.urlopen('https://example.com')"
+                "\nexcept OSError:\n    pass\n",
+            )
+        ),
+        "offline",
+        ["example.com is asked for at cell 1, line 4"],
+    ),
+    "a long loop": (
+        changed(("    for sample in retain_loader", "    for sample in [s for _ in range(15) for s in retain_loader]")),
+        "time",
+        ["checkpoints of 15.0 epochs"],
+    ),
+    "checkpoints kept beside the archive": (
+        changed(
+            ("/kaggle/tmp/unlearned_checkpoint", "/kaggle/working/kaggle/tmp/unlearned_checkpoint"),
+            ('makedirs("/kaggle/tmp"', 'makedirs("/kaggle/working/kaggle/tmp"'),
+            (COUNT, ""),
+            ("/kaggle/tmp/*.pth", "kaggle/tmp/*.pth"),
+        ),
+        "size",
+        ["in /kaggle/working for 512 checkpoints"],
+    ),
+}
+
+# bad input -> (cells, name of the check that fails, texts in what it found, text in the last output)
+BAD = {
+    "a crash half-way": (
+        changed((SAVE, f"{SAVE}\n        print('saved', i)\n        assert i < 1, 'half-way'")),
+        "run",
+        ["AssertionError: half-way at cell 4, line 13: assert i < 1"],
+        "saved 1",
+    ),
+    "a syntax error": (
+        changed(("def unlearning(net", "def unlearning(net]")),
+        "run",
+        ["SyntaxError", "cell 3, line 1"],
+        "",
+    ),
+    "a hang": (
+        changed((SAVE, f"{SAVE}\n        print('waiting', flush=True)\n        while True: pass")),
+        "run",
+        ["did not end within", "cell 4, line 13: while True: pass"],
+        "waiting",
+    ),
+    "writing elsewhere": (
+        changed((SAVE, "torch.save(state, f'/var/unlearned_checkpoint_{i}.pth')")),
+        "writes",
+        ["/var/unlearned_checkpoint_0.pth is written at cell 4, line 11: torch.save(state"],
+        "",
+    ),
+    "filling the disk": (
+        changed((SAVE, f"{SAVE}\n        open('/kaggle/working/big', 'wb').truncate(10**11)")),
+        "run",
+        ["File too large", "cell 4, line 12: open('/kaggle/working/big'"],
+        "",
+    ),
+    "processes left behind": (
+        changed((ZIP, ZIP + "\n    subprocess.Popen(['sleep', '1000'])")),
+        "processes",
+        ["`sleep 1000` still runs at the end at cell 4, line 18: subprocess.Popen(['sleep', '1000'])"],
+        "",
+    ),
+    "processes without end": (
+        changed(
+            (TRAIN, "    for _ in range(2000):\n        os.fork() or (__import__('time').sleep(1000), os._exit(0))\n")
+        ),
+        "run",
+        ["it started more than"],
+        "",
+    ),
+    "fewer checkpoints": (
+        changed((COUNT, ""), (SAVE, f"if i != 1: {SAVE}")),
+        "members",
+        ["missing such as kaggle/tmp/unlearned_checkpoint_1.pth"],
+        "adding: kaggle/tmp/unlearned_checkpoint_0.pth",
+    ),
+    "pickled code": (changed((SAVE, SAVE.replace("state,", "net,"))), "tensors", ["does not load"], ""),
+    "a killed kernel": (
+        changed((SAVE, f"{SAVE}\n        os.kill(os.getpid(), 9)")),
+        "run",
+        ["the process died", "cell 4"],
+        "",
+    ),
+}
+
+# styles that are no faults
+STYLES = {
+    "float16": changed(
+        (SAVE, SAVE.replace("state,", "{k: v.half() if v.is_floating_point() else v for k, v in state.items()},"))
+    ),
+    "returns the net and takes a fifth argument": changed(
+        ("forget_loader, val_loader):", "forget_loader, val_loader, epochs=1):"),
+        ("    net.eval()\n", "    net.eval()\n    return net\n"),
+        (CALL, "net = unlearning(net, retain_loader, forget_loader, validation_loader, 1)"),
+    ),
+    "concatenated data sets": changed(
+        (
+            "    criterion =",
+            "    from torch.utils.data import ConcatDataset\n"
+            "    both = ConcatDataset([retain_loader.dataset, val_loader.dataset])\n"
+            "    retain_loader = DataLoader(both, batch_size=64, shuffle=True)\n    criterion =",
+        ),
+    ),
+    "a data set of tuples, subclassed": changed(
+        (
+            "def get_dataset",
+            "class Tuples(HiddenDataset):\n    def __getitem__(self, idx):\n"
+            "        example = super().__getitem__(idx)\n        return example['image'], example['age_group']\n\n\ndef get_dataset",
+        ),
+        ("HiddenDataset(split=split)", "Tuples(split=split)"),
+        (
+            'inputs, targets = sample["image"].to(DEVICE), sample["age_group"].to(DEVICE)',
+            "inputs, targets = (part.to(DEVICE, non_blocking=True) for part in sample)",
+        ),
+    ),
+    "magics, class weights, imports": (
+        "pip install -q torch",
+        *changed(
+            (
+                "import os\n",
+                "%matplotlib inline\nimport os, json\nimport matplotlib.pyplot as plt\n"
+                "from sklearn.linear_model import LogisticRegression\nfrom tqdm.notebook import tqdm\n!nvidia-smi\n",
+            ),
+            (
+                "    criterion = nn.CrossEntropyLoss()",
+                "    counts = json.load(open(ROOT + 'age_class_weights.json'))\n"
+                "    weights = torch.tensor([1 / max(1, counts[str(c)]) for c in range(10)], device=DEVICE)\n"
+                "    criterion = nn.CrossEntropyLoss(weight=weights.cuda())",
+            ),
+            more="!du -sh /kaggle/tmp\n!ls /kaggle/working\nplt.plot([1, 2]); plt.show()",
+        ),
+    ),
+    "mixed precision, a layer of width 512, a constant": changed(
+        ("for i in range(512)", "for i in range(N)"),
+        ("!= 512", "!= N"),
+        ("    os.makedirs", "    N = 512\n    assert net_width == 512\n    os.makedirs"),
+        (
+            "    criterion =",
+            "    scaler = torch.cuda.amp.GradScaler()\n    head = nn.Linear(512, 10).cuda()\n    criterion =",
+        ),
+        (
+            "        loss = criterion(net(inputs), targets)\n        loss.backward()\n        optimizer.step()\n",
+            "        with torch.autocast('cuda'):\n            loss = criterion(net(inputs), targets)\n"
+            "        scaler.scale(loss).backward()\n        scaler.step(optimizer)\n        scaler.update()\n",
+        ),
+        ("def unlearning", "net_width = resnet18(num_classes=10).fc.in_features\n\n\ndef unlearning"),
+        (".to(DEVICE)\n    for i", ".cuda()\n    for i"),
+        ('original_model.pth")', 'original_model.pth", map_location=torch.device(DEVICE))'),
+    ),
+    "random seeds, workers, a deep copy": changed(
+        (
+            TRAIN,
+            "    torch.manual_seed(int.from_bytes(os.urandom(4), 'little'))\n    teacher = copy.deepcopy(net)\n"
+            + TRAIN,
+        ),
+        ("import os\n", "import copy\nimport os\n"),
+        ("shuffle=True)", "shuffle=True, num_workers=1, pin_memory=True)"),
+    ),
+    "cells in shell and timed": (
+        IMPORTS,
+        DATA,
+        "%%time\n" + METHOD,
+        "%%bash\nls /kaggle/input/*/retain.csv\nmkdir -p /kaggle/tmp\n",
+        RUN,
+    ),
+}

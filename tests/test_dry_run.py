@@ -1,0 +1,115 @@
+"""Dry runs of whole programs: what is right passes, what is wrong is caught with its line, nothing is left behind."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import data_stubs
+from data_stubs.kaggle_tree import write_tree
+from kit.competition import resnet18
+from local_eval.dry_run.command import dry_run, lines_of
+from local_eval.dry_run.program import read_program
+from local_eval.dry_run.stand_in import described
+from tests.dry_run_programs import BAD, FAULTS, STARTER, STYLES, changed, write
+
+N = 2
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A stand-in of few images; its ResNet-18 is untrained but for the BatchNorm statistics."""
+    splits = data_stubs.load("synthetic", forget="random:16", n_train=80)
+    splits = replace(splits, validation=splits.validation.take(np.arange(24)), test=splits.test.take(np.arange(24)))
+    torch.manual_seed(0)
+    net = resnet18()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        net.train()(torch.tensor(splits.retain.images).float())
+    tree = write_tree(splits, net.state_dict(), tmp_path_factory.mktemp("dry-run") / "tree")
+    return described(tree, None)
+
+
+@pytest.fixture
+def run(tiny, tmp_path, monkeypatch):
+    """Write cells as a program and execute it; nothing may be left of it."""
+    temporary = Path(tempfile.mkdtemp())
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    def execute(cells, name="program.ipynb", n_models=N, **options):
+        program = read_program(write(tmp_path / name, cells))
+        result = dry_run(
+            program, tiny, n_models, timeout_s=options.pop("timeout_s", 120), workers=1, progress=False, **options
+        )
+        assert list(temporary.iterdir()) == []
+        return result
+
+    yield execute
+    temporary.rmdir()
+
+
+def failed(result):
+    return {check.name: check.found for check in result.checks if not check.ok}
+
+
+def same_texts(found, texts):
+    return all(text in found for text in texts)
+
+
+def check_fault(result, name, texts):
+    found = failed(result)
+    assert name in found, lines_of(result)
+    assert same_texts(found[name], texts), found[name]
+    assert all(check.remedy for check in result.checks if not check.ok)
+    assert result.exit_code in (1, 2)
+
+
+# -- what is right ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("namespaces", [None, False], ids=["as the system allows", "hooks alone"])
+def test_the_starter_passes(run, namespaces):
+    result = run(STARTER, "starter.ipynb", namespaces=namespaces)
+    assert failed(result) == {}
+    assert result.exit_code == 0
+    assert [(change.number, change.line) for change in result.changes] == [(4, 8), (4, 15)]
+    assert "2 instead of 512" in lines_of(result)[0]
+
+
+def test_a_script_passes(run):
+    result = run(STARTER, "starter.py", namespaces=False)
+    assert failed(result) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("namespaces", [None, False], ids=["as the system allows", "hooks alone"])
+@pytest.mark.parametrize("name", STYLES)
+def test_no_style_is_a_fault(run, name, namespaces):
+    result = run(STYLES[name], namespaces=namespaces)
+    assert failed(result) == {}, lines_of(result)
+
+
+# -- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_caught_with_its_line(run, name):
+    cells, check, texts = FAULTS[name]
+    check_fault(run(cells), check, texts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("namespaces", [None, False], ids=["as the system allows", "hooks alone"])
+@pytest.mark.parametrize("name", BAD)
+def test_bad_programs_are_survived_and_told(run, name, namespaces):
+    cells, check, texts, output = BAD[name]
+    result = run(cells, namespaces=namespaces, timeout_s=45)
+    check_fault(result, check, texts)
+    assert result.exit_code == 2
+    assert output in "\n".join(lines_of(result))
