@@ -131,6 +131,8 @@ def _open(
 
 
 def _pool(path: Path, workspace: Workspace, args: argparse.Namespace) -> ModelPool:
+    if not path.exists():
+        raise InputError(f"{path}: does not exist: run the step that makes it, or mend the name")
     if path.suffix == ".zip":
         return fill_from_archive(workspace, path, workers=args.workers or n_cores(), progress=not args.quiet)
     return ModelPool.open(path)

@@ -14,9 +14,10 @@ from kit.competition import resnet18
 from local_eval.dry_run.command import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import described
-from tests.dry_run_programs import BAD, FAULTS, STARTER, STYLES, changed, write
+from tests.dry_run_programs import BAD, FAULTS, STARTER, STYLES, write
 
 N = 2
+pytestmark = pytest.mark.slow  # whole programs with a ResNet-18: minutes
 
 
 @pytest.fixture(scope="session")

@@ -181,7 +181,7 @@ def test_a_comparison_with_one_broken_and_one_missing_compares_the_rest(copied):
         (pools[1] / f"model_{index:05d}.npz").unlink()
     assert main(["report", *map(str, pools), str(folder / "never-made"), "--quiet", "--no-saliency"]) == 1
     page = read(folder / "comparison.html")
-    assert "never-made" in page.text and "cannot be read" in page.text
+    assert "never-made: does not exist" in page.text
     assert "model_00000.npz: has NaN" in page.text
     assert f"holds 4 of {N} models" in page.text
     assert "finetune leads" in page.text and page.of("svg")
@@ -197,6 +197,18 @@ def test_too_few_models_give_a_page_without_pictures_of_chance(copied):
     assert len(page.of("svg")) == 5, "accuracies and time need few models"
 
 
+def test_an_interrupted_pool_says_that_it_holds_the_others_back(copied):
+    folder, pools = copied
+    (pools[0] / "model_00003.npz").unlink()
+    assert main(["report", *map(str, pools[:2]), "--quiet", "--no-saliency", "--n-models", str(N)]) == 1
+    assert f"holds 3 of {N} models" in read(folder / "comparison.html").text
+    shutil.copy(pools[0] / "model_00002.npz", pools[0] / "model_00003.npz")
+    for pool in (pools[1], folder / "retrained"):
+        shutil.copy(pool / "model_00002.npz", pool / f"model_{N:05d}.npz")
+    assert main(["report", *map(str, pools[:2]), "--quiet", "--no-saliency"]) == 0
+    assert f"Only {N} models of each kind are counted, as finetune has no more" in read(pools[1] / "report.html").text
+
+
 def test_without_retrained_models_the_page_says_so(copied):
     folder, pools = copied
     shutil.rmtree(folder / "retrained")
@@ -206,7 +218,7 @@ def test_without_retrained_models_the_page_says_so(copied):
 
 def test_a_folder_that_is_no_pool_is_one_line(filled, capsys):
     assert main(["report", str(filled[0] / "nothing")]) == 2
-    assert "is" in capsys.readouterr().err
+    assert "nothing: does not exist" in capsys.readouterr().err
     assert main(["report", str(filled[1][0]), "--n-models", "1"]) == 2
 
 

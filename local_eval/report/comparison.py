@@ -99,7 +99,7 @@ def _board(evidence: Evidence, pages: Mapping[str, str]) -> dict[str, Any]:
                 "texts": [
                     _upload(evidence, name),
                     f"{row.score:.4f}",
-                    f"{score.low:.4f} to {score.high:.4f}" if score else "-",
+                    f"{score.low:.4f}–{score.high:.4f}" if score else "-",
                     percent(form.share.value) if form and form.share else "-",
                     f"{form.predicted.value:.4f} ({percent(share.value)})"
                     if form and form.predicted and share
@@ -169,7 +169,7 @@ def _order(evidence: Evidence) -> dict[str, Any]:
     for name in names:
         cells = [None if other == name else evidence.probability_above(name, other) for other in names]
         lines.append({"name": name, "cells": cells, "place": 1 + sum(1 - p for p in cells if p is not None)})
-    return {"names": names, "lines": lines}
+    return {"lines": lines}
 
 
 def _agreement(evidence: Evidence) -> Any:

@@ -23,8 +23,9 @@ STARTER = "starter's fine-tuning"
 @dataclass(frozen=True)
 class Evidence:
     """pools: what was asked for and can be read, by name; faults: name -> what is wrong with the others, and "" -> what
-    leaves nothing to judge at all (samples are None then). starter: the name under which the starter's fine-tuning is
-    among the samples, None where the setting has none. assessments, above, measured are empty below FEWEST models."""
+    leaves nothing to judge at all (samples are None then); remark: why fewer models count than there are; starter: the
+    name under which the starter's fine-tuning is among the samples, None where the setting has none. assessments,
+    above, measured are empty below FEWEST models."""
 
     workspace: Workspace
     pools: Mapping[str, ModelPool]
@@ -39,6 +40,7 @@ class Evidence:
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     agreement: Agreement | None = None
     starter: str | None = None
+    remark: str = ""
 
     @property
     def null(self) -> Row | None:
@@ -70,10 +72,10 @@ def gather(
     faults = dict(faults or {})
     faults |= {name: reason for name, pool in pools.items() if (reason := broken_reason(pool))}
     pools = {name: pool for name, pool in pools.items() if name not in faults}
-    counts = [len(pool) for pool in (*pools.values(), retrained_pool(workspace))]
-    n = n_models or min([count for count in counts[:-1] if count >= FEWEST] or counts)
-    n = n if n_models else min(n, counts[-1])
-    starter, beside = _starter(workspace, pools, n)
+    counts = {name: _in_a_row(pool) for name, pool in {**pools, "retraining": retrained_pool(workspace)}.items()}
+    enough = {name: count for name, count in counts.items() if count >= FEWEST or name == "retraining"}
+    fewest = min(enough if len(enough) > 1 else counts, key=counts.__getitem__)
+    n, most = n_models or counts[fewest], max(counts.values())
     try:
         if n < 2:
             raise InputError(f"{n} models: the score compares distributions and needs at least 2, better 64 or more")
@@ -84,10 +86,13 @@ def gather(
     pools = {name: pool for name, pool in pools.items() if name not in faults}
     if "" in faults or not pools:
         return Evidence(workspace, pools, faults, spec, attacks)
+    starter, beside = _starter(workspace, pools, n)
     samples = read_samples(workspace, {**pools, **beside}, n)
     rows = {row.name: row for row in evaluate(samples, spec, FORMS[attacks])}
     apart = distances(samples)
     found = {"samples": samples, "rows": rows, "distances": apart, "starter": starter}
+    if n_models is None and n < most:
+        found["remark"] = f"Only {n} models of each kind are counted, as {fewest} has no more; others have {most}."
     if n >= FEWEST:
         assessments, above = assess(samples, spec, progress=progress)
         measured = measures(samples, apart)
@@ -108,9 +113,14 @@ def _unreadable(workspace: Workspace, pools: Mapping[str, ModelPool], n_models: 
         try:
             read_samples(workspace, {name: pool}, n_models)
         except InputError as error:
-            too_few = f"{pool.folder}: holds {len(pool)} of {n_models} models: run the step that fills it"
+            too_few = f"{pool.folder}: holds {_in_a_row(pool)} of {n_models} models: run the step that fills it"
             faults[name] = too_few if pool.missing(n_models) else str(error)
     return faults
+
+
+def _in_a_row(pool: ModelPool) -> int:
+    """How many models there are before the first that is missing."""
+    return pool.missing(len(pool) + 1)[0]
 
 
 def _starter(

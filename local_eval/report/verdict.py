@@ -34,7 +34,8 @@ def verdict(evidence: Evidence, name: str) -> Verdict:
     """Upload where the score expected at 512 models is at least the share of the attainable that the starter's
     fine-tuning reached on Kaggle, and not below what that fine-tuning gets in this setting."""
     if fault := evidence.faults.get("") or evidence.faults.get(name):
-        return Verdict(None, "Nothing can be said: the evaluation is broken", (fault + ".",), "")
+        mend = "Delete what is broken, run the command that made it again (it keeps the rest), then this one."
+        return Verdict(None, "Nothing can be said: the evaluation is broken", (fault.rstrip(".?") + ".", mend), "")
     n_models = evidence.rows[name].n_models
     if n_models < FEWEST:
         reason = (
@@ -111,7 +112,7 @@ def _about_score(evidence: Evidence, name: str, form: Form) -> list[str]:
 
 def _about_rest(evidence: Evidence, name: str, assessment: Assessment) -> list[str]:
     row, nothing = evidence.rows[name], evidence.rows[DO_NOTHING]
-    reasons = []
+    reasons = [evidence.remark] if evidence.remark else []
     kept = row.retain_ratio * row.test_ratio
     if 1 - kept > _ACCURACY_LOST:
         reasons.append(

@@ -1,0 +1,135 @@
+"""Activation maps and the models behind them; the time of checkpoints from pool and ledger."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kit.emit import emit
+from kit.errors import InputError
+from kit.methods import get_method
+from local_eval.archived import fill_from_archive
+from local_eval.models import smallconv
+from local_eval.pool import logits_of
+from local_eval.report import saliency
+from local_eval.report.saliency import class_activation, nets_of
+from local_eval.report.timing import timing_of
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting, open_workspace
+from local_eval.unlearned import fill_unlearned
+
+SETTING = Setting(source="digits", n_train=300, forget="random:30", architecture="tinyconv", epochs=1)
+OPTIONS = {"workers": 1, "progress": False}
+
+
+class LeftSighted(nn.Module):
+    """Sees nothing of the right half."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1), nn.Linear(5, 3)
+
+    def features(self, x):
+        x = F.relu(self.first(x))
+        return torch.cat([x[..., :4], torch.zeros_like(x[..., 4:])], -1)
+
+    def head(self, features):
+        return self.fc(F.relu(self.second(features)).mean((2, 3)))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+@pytest.fixture
+def seen():
+    torch.manual_seed(0)
+    return LeftSighted(), torch.rand(6, 3, 8, 8) * 255, torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def test_maps_are_positive_gradient_times_activation_image_by_image(seen):
+    net, images, labels = seen
+    found = class_activation(net, images, labels)
+    for i in range(len(images)):
+        features = net.features(images[i : i + 1]).detach().requires_grad_()
+        logits = net.head(features)
+        logits[0, labels[i]].backward()
+        expected = sum(
+            torch.clamp(features.grad[0, channel], min=0) * features[0, channel].detach() for channel in range(4)
+        ).clamp(min=0)
+        expected = expected / expected.max() if expected.max() > 0 else expected
+        np.testing.assert_allclose(found.maps[i], expected.numpy(), atol=1e-5)
+        assert found.probability[i] == pytest.approx(logits.softmax(1)[0, labels[i]].item(), rel=1e-4)
+    assert found.maps.max() == 1 and (found.maps[..., 4:] == 0).all(), "what it cannot see does not speak"
+
+
+def test_the_layer_still_has_places():
+    net = smallconv()
+    assert saliency._layer(net, torch.zeros(1, 3, 32, 32)) is net.stages[1][0], "8 x 8; the next has 4 x 4"
+    with pytest.raises(InputError, match="convolutions"):
+        class_activation(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.zeros(1, 3, 2, 2), torch.tensor([0]))
+
+
+def test_it_leaves_the_net_as_it_was(seen):
+    net, images, labels = seen
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    class_activation(net, images, labels)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in net.modules())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    workspace = open_workspace(SETTING, tmp_path_factory.mktemp("runs"))
+    fill_retrained(workspace, 1, **OPTIONS)
+    return workspace
+
+
+def test_models_made_again_are_those_of_the_pools(workspace):
+    pool = fill_unlearned(workspace, "random_perturbation", 1, settings=["beta=0.3"], seed=3, **OPTIONS)
+    found = nets_of(workspace, pool, 1.0, 1.0)
+    assert list(found.nets) == ["original", "unlearned", "retrained"] and not found.missing
+    for name, kept in (("unlearned", pool), ("retrained", fill_retrained(workspace, 1, **OPTIONS))):
+        again = logits_of(found.nets[name], workspace.evaluated())
+        assert np.array_equal(again["forget"], kept.read(1)["forget"][0]), name
+
+
+def test_what_is_too_dear_or_unknown_is_left_out_with_a_sentence(workspace, participant):
+    pool = fill_unlearned(workspace, "do_nothing", 1, **OPTIONS)
+    found = nets_of(workspace, pool, 1.0, 1000.0)
+    assert list(found.nets) == ["original", "unlearned"]
+    assert "retrained model is left out" in found.missing[0] and "16 min 40 s" in found.missing[0]
+    path = participant("def unlearning(net, a, b, c): net.fc.bias.data += 1")
+    mine = fill_unlearned(workspace, path, 1, **OPTIONS)
+    given = workspace.original()
+    found = nets_of(workspace, mine, 1.0, 1.0, retrained=given)
+    assert "mine is a file of its own" in found.missing[0]
+    assert found.nets["retrained"] is given
+
+
+def test_an_archive_gives_its_weights_and_its_ledger_the_time(workspace, tmp_path):
+    method = get_method("finetune")
+    result = emit(
+        method,
+        workspace.original(),
+        workspace.loaders(method.loader),
+        out=tmp_path,
+        n_checkpoints=2,
+        progress=False,
+    )
+    pool = fill_from_archive(workspace, result.archive, **OPTIONS)
+    found = nets_of(workspace, pool, 1000.0, 1000.0, archive=result.archive)
+    again = logits_of(found.nets["unlearned"], workspace.evaluated())
+    assert np.array_equal(again["test"], pool.read(1)["test"][0])
+    assert "give the archive itself" in nets_of(workspace, pool, 1.0, 1000.0).missing[0]
+    timing = timing_of(pool, pool.read(2)["seconds"], result.archive)
+    np.testing.assert_allclose(timing.seconds, result.checkpoint_s, atol=1e-5)
+    assert timing.whole_s is not None and "by its ledger" in timing.sentence()
+
+
+def test_a_pool_knows_its_limit(workspace):
+    pool = fill_unlearned(workspace, "finetune", 1, settings=["lr=0.01"], limit="60s", **OPTIONS)
+    timing = timing_of(pool, pool.read(1)["seconds"])
+    assert timing.limit_s == 60 and timing.steps == 5
+    assert "the run's limit was 60.0 s" in timing.sentence() and "5 steps were granted to each" in timing.sentence()
