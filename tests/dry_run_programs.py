@@ -189,7 +189,7 @@ FAULTS = {
             ("inputs, targets", "\n        inputs, targets"),
         ),
         "cached images",
-        ["HiddenDataset keeps change from run to run at cell 2, line 29"],
+        ["HiddenDataset keeps change from run to run at cell 2, line 27"],
     ),
     "normalisation in the cached images": (
         changed((KEEP, KEEP.replace(".to(torch.float32)", ".to(torch.float32) / 255"))),

@@ -17,7 +17,7 @@ from kit.fisher import (
     squared_batch_means,
     true_labels,
 )
-from kit.layer_gradients import evaluating, forward, known_layers
+from kit.layer_gradients import Outer, evaluating, forward, known_layers, squares
 from kit.submission import state_hash
 from local_eval.models import build
 from tests.reference_fisher import golatkar_diagonal, loop_diagonal, loop_gradients
@@ -63,7 +63,8 @@ class Odd(nn.Module):
             nn.BatchNorm2d(6),
             nn.Conv2d(6, 8, 3, padding=2, dilation=2),
             nn.ReLU(inplace=True),
-            nn.Conv2d(8, 8, 3, groups=2, padding="same"),
+            nn.Conv2d(8, 8, 3, groups=2, padding=1),
+            nn.Conv2d(8, 8, 3, padding="same"),
             nn.Conv2d(8, 5, 4, stride=3, padding=1, padding_mode="reflect"),
             nn.GELU(),
             nn.Conv2d(5, 6, 3, stride=2, padding=1),
@@ -101,12 +102,21 @@ def test_layers_of_all_kinds_go_the_right_way(size):
     layers = known_layers(net.eval(), images)
     assert {"convolutions.0.", "convolutions.3.", "tokens.", "statistics.", "fc."} <= layers.keys()
     assert layers.keys().isdisjoint(
-        {"twice.", "first.", "tied.", "norm.", "unused.", "convolutions.5.", "convolutions.6."}
+        {"twice.", "first.", "tied.", "norm.", "unused.", "convolutions.5.", "convolutions.6.", "convolutions.7."}
     )
     expected = loop_diagonal(net, images, labels)
     assert "convolutions.0.bias" not in expected
     assert_close(diagonal(net, batches(images, labels, 3)), expected, 1e-12)
-    assert expected["convolutions.8.weight"].any()
+    assert expected["convolutions.9.weight"].any()
+
+
+@pytest.mark.parametrize("n_positions", [2, 3, 4, 9])
+def test_squares_of_sums_that_cancel_are_not_negative(n_positions):
+    torch.manual_seed(0)
+    left, right = torch.randn(200, n_positions, 1), torch.randn(200, n_positions, 5)
+    right[:, -1] = -(left[:, :-1] * right[:, :-1]).sum(1) / left[:, -1]
+    found = squares(Outer("weight", left, right, lambda tensor: tensor))
+    assert ((found >= 0) & (found < 1e-2)).all()
 
 
 def test_every_label_gives_golatkars_sum():
@@ -234,7 +244,13 @@ def test_dict_and_tuple_batches_give_the_same(loaders, model):
 def test_cropped_kernels_give_the_same_maps_and_gradients():
     torch.manual_seed(0)
     shapes = [(1, 3, 1, 1, 1), (2, 3, 2, 1, 1), (1, 5, 1, 2, 1), (1, 3, 1, 2, 2), (3, 3, 1, 1, 1), (1, 3, 3, 2, 1)]
-    for size, kernel, stride, padding, dilation in [*shapes, (2, 4, 1, 3, 1), (3, 2, 3, 0, 1), (1, 2, 1, 1, 2)]:
+    for size, kernel, stride, padding, dilation in [
+        *shapes,
+        (2, 4, 1, 3, 1),
+        (3, 2, 3, 0, 1),
+        (1, 2, 1, 1, 2),
+        (1, 2, 2, 2, 1),
+    ]:
         net = nn.Sequential(
             nn.Conv2d(2, 3, kernel, stride, padding, dilation), nn.Flatten(), nn.LazyLinear(10)
         ).double()
