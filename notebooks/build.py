@@ -1,85 +1,233 @@
-"""Build the notebooks from the scripts beside them, and check that the committed ones still equal a rebuild.
+"""Build notebooks: a method as a submission for Kaggle, and the notebooks that are kept here.
 
-python -m notebooks.build            build and execute every notebook
-python -m notebooks.build --check    exit code 1 where a committed notebook differs from its script
+python -m notebooks.build --method finetune --set lr=0.002 --out submission/finetune.ipynb
+python -m notebooks.build              build and execute every notebook kept here
+python -m notebooks.build --sources    write their sources anew and keep the outputs: seconds
+python -m notebooks.build --check      exit code 1 where a source differs from a rebuild
 
-A script holds its cells in the percent format: a line `# %%` begins a code cell, `# %% [markdown]` a text cell.
+Those kept here come from the scripts beside them (percent format) or, as submissions, from the methods of the kit.
 """
 
 import argparse
+import json
 import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from kit.cli import run as run_command
+from kit.errors import InputError
+from local_eval.dry_run.command import dry_run, lines_of
+from local_eval.dry_run.program import read_program
+from local_eval.dry_run.stand_in import stand_in
+from notebooks.percent import Cell, cells_of, notebook_of, script_of
+from notebooks.submission import Source, kernel_metadata, notebook_cells, paste_text, source_of, writefile_cells
 
 FOLDER = Path(__file__).parent
-KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+FORMS: dict[str, Callable[[Source], Sequence[Cell]]] = {
+    "notebook": notebook_cells,
+    "script": notebook_cells,
+    "writefile": writefile_cells,
+}
+SUBMISSIONS = {  # name of the folder -> method, settings, form
+    "finetune": ("finetune", [], "notebook"),
+    "finetune_multi_gpu": ("finetune", [], "writefile"),
+    "random_perturbation": ("random_perturbation", [], "notebook"),
+    "l2_penalty": ("l2_penalty", [], "notebook"),
+    "stochastic_teacher": ("stochastic_teacher", [], "notebook"),
+}
+N_EXECUTED = 8  # checkpoints that a kept submission makes when it is executed
+OUTPUTS = (
+    f"The outputs below are those of a dry run (`python -m local_eval dry-run`) on synthetic images with {N_EXECUTED} "
+    "checkpoints instead of 512."
+)
+METADATA_NAME = "kernel-metadata.json"  # what `kaggle kernels push` looks for
 
 
-def scripts() -> list[Path]:
-    """The scripts that are notebooks: those with cells."""
-    return [path for path in sorted(FOLDER.glob("*.py")) if path.read_text().startswith("# %%")]
+@dataclass(frozen=True)
+class Kept:
+    """A notebook of this folder: where it is, its cells, and what comes beside it."""
+
+    path: Path
+    cells: Sequence[Cell]
+    metadata: str | None = None  # kernel-metadata.json of a submission
 
 
-def cells_of(script: str) -> list[tuple[str, str]]:
-    """(kind, source) of each cell of a script in the percent format; kind is code or markdown."""
-    cells = []
-    for block in script.split("# %%")[1:]:
-        head, _, body = block.partition("\n")
-        if "[markdown]" in head:
-            lines = [line.removeprefix("#").removeprefix(" ") for line in body.strip().splitlines()]
-            cells.append(("markdown", "\n".join(lines)))
-        else:
-            cells.append(("code", body.strip()))
-    return cells
+def kept() -> list[Kept]:
+    """Every notebook of this folder as a build makes it."""
+    scripts = [path for path in sorted(FOLDER.glob("*.py")) if path.read_text().startswith("# %%")]
+    found = [Kept(path.with_suffix(".ipynb"), cells_of(path.read_text())) for path in scripts]
+    for name, (method, settings, form) in SUBMISSIONS.items():
+        source = source_of(method, settings)
+        (kind, explanation), *others = FORMS[form](source)
+        path = FOLDER / "submissions" / name / f"{name}.ipynb"
+        cells = [(kind, f"{explanation}\n\n{OUTPUTS}"), *others]
+        found.append(Kept(path, cells, _metadata(source, path.name, "your-name")))
+    return found
 
 
-def build(script: Path) -> nbformat.NotebookNode:
-    """The notebook of a script, without outputs; the same bytes each time."""
-    notebook = new_notebook(metadata={"kernelspec": KERNEL})
-    for number, (kind, source) in enumerate(cells_of(script.read_text())):
-        cell = new_code_cell(source) if kind == "code" else new_markdown_cell(source)
-        cell.id = f"cell-{number}"
-        notebook.cells.append(cell)
-    return notebook
+def _metadata(source: Source, code_file: str, user: str) -> str:
+    return json.dumps(kernel_metadata(source, code_file, user), indent=2) + "\n"
 
 
 def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Run every cell in a fresh kernel that starts in the project's top folder."""
-    client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(FOLDER.parent)}})
-    client.execute()
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of day: different each time
+    client = NotebookClient(
+        notebook, timeout=1800, resources={"metadata": {"path": str(FOLDER.parent)}}, record_timing=False
+    )
+    return client.execute()
+
+
+def execute_submission(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
+    """Run a submission as a dry run; the notebook with its outputs. InputError where Kaggle would not take it."""
+    data = stand_in("synthetic", FOLDER.parent / "runs", n_models=0, workers=None, progress=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        nbformat.write(notebook, path)
+        result = dry_run(read_program(path), data, N_EXECUTED, score=False)
+    if result.exit_code:
+        raise InputError(f"{name}: " + "; ".join(lines_of(result)))
+    return with_outputs(notebook, result.outcome.notebook)
+
+
+def with_outputs(notebook: nbformat.NotebookNode, executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`notebook` with the outputs of another that has as many cells of code."""
+    notebook = nbformat.from_dict(notebook)
+    cells, others = ([cell for cell in one.cells if cell.cell_type == "code"] for one in (notebook, executed))
+    if len(cells) != len(others):
+        raise InputError(f"{len(cells)} cells of code, but {len(others)} with outputs: execute it anew")
+    for cell, other in zip(cells, others, strict=True):
+        cell.outputs, cell.execution_count = other.outputs, other.execution_count
     return notebook
 
 
-def differences(script: Path) -> str | None:
-    """What makes the committed notebook differ from its script; None where nothing does."""
-    path = script.with_suffix(".ipynb")
-    if not path.exists():
-        return f"{path.name}: is missing"
-    committed = [(cell.cell_type, cell.source) for cell in nbformat.read(path, as_version=4).cells]
-    expected = cells_of(script.read_text())
-    if committed == expected:
-        return None
-    pairs = zip(committed, expected, strict=False)
-    cell = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), min(map(len, (committed, expected))))
-    return f"{path.name}: cell {cell} differs from {script.name}"
+def settled(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Texts as a terminal shows them in the end: pieces of a stream joined, of a progress bar its last state only."""
+    notebook = nbformat.from_dict(notebook)
+    for cell in notebook.cells:
+        joined: list[nbformat.NotebookNode] = []
+        for output in cell.get("outputs", []):
+            if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
+                joined[-1].text += output.text
+            else:
+                joined.append(output)
+        for output in joined:
+            if output.output_type == "stream":
+                lines = output.text.replace("\r\n", "\n").split("\n")
+                output.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in joined if one.output_type != "stream" or one.text.strip()]
+    return notebook
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m notebooks.build", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 where one differs")
-    if parser.parse_args(argv).check:
-        found = [difference for script in scripts() if (difference := differences(script))]
-        print("\n".join(found) or f"{len(scripts())} notebooks equal their scripts")
-        return 1 if found else 0
-    for script in scripts():
-        nbformat.write(execute(build(script)), script.with_suffix(".ipynb"))
-        print(f"built {script.with_suffix('.ipynb').name}")
+def differences(item: Kept) -> str | None:
+    """What makes a committed notebook differ from a rebuild; None where nothing does."""
+    name = item.path.relative_to(FOLDER)
+    if not item.path.exists():
+        return f"{name}: is missing"
+    committed = [(cell.cell_type, cell.source) for cell in nbformat.read(item.path, as_version=4).cells]
+    expected = [(cell.cell_type, cell.source) for cell in notebook_of(item.cells).cells]
+    for number in range(max(len(committed), len(expected))):
+        if committed[number : number + 1] != expected[number : number + 1]:
+            return f"{name}: cell {number} differs from a rebuild"
+    beside = item.path.with_name(METADATA_NAME)
+    if item.metadata is not None and (not beside.exists() or beside.read_text() != item.metadata):
+        return f"{beside.relative_to(FOLDER)}: differs from a rebuild"
+    return None
+
+
+def build(item: Kept, *, sources_only: bool = False) -> bool:
+    """Make one notebook and execute it; with sources_only it keeps its outputs, and False says that it was equal."""
+    if sources_only and differences(item) is None:
+        return False
+    notebook = notebook_of(item.cells)
+    if sources_only:
+        if not item.path.exists():
+            raise InputError(f"{item.path.relative_to(FOLDER)}: is missing: build it without --sources")
+        notebook = with_outputs(notebook, nbformat.read(item.path, as_version=4))
+    else:
+        notebook = execute(notebook) if item.metadata is None else execute_submission(notebook, item.path.name)
+    write(item.path, nbformat.writes(settled(notebook)) + "\n")
+    if item.metadata is not None:
+        write(item.path.with_name(METADATA_NAME), item.metadata)
+    return True
+
+
+def write(path: Path, text: str) -> None:
+    """A text file that appears whole or not at all; InputError where it cannot be written."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def build_method(args: argparse.Namespace) -> int:
+    """One method in the form that is asked for, to a file or printed."""
+    source = source_of(args.method, args.set)
+    if args.form == "cell":
+        text = paste_text(source)
+    elif args.form == "script":
+        text = script_of(notebook_cells(source))
+    else:
+        text = nbformat.writes(notebook_of(FORMS[args.form](source))) + "\n"
+    suffix = ".py" if args.form in ("script", "cell") else ".ipynb"
+    if args.out is None and args.form == "cell":
+        print(text, end="")
+        return 0
+    out = args.out or Path("runs/submissions") / source.name / (source.name + suffix)
+    if out.suffix != suffix:
+        raise InputError(f"--out {out}: a {args.form} is a {suffix} file")
+    written = [out]
+    write(out, text)
+    if args.form != "cell":
+        written.append(out.with_name(METADATA_NAME))
+        write(written[1], _metadata(source, out.name, args.user))
+    print("wrote " + ", ".join(map(str, written)))
+    if args.form != "cell":
+        print(f"next: python -m local_eval dry-run {out}; then kaggle kernels push -p {out.parent}")
     return 0
+
+
+def _command(args: argparse.Namespace) -> int:
+    if args.method:
+        return build_method(args)
+    if args.set or args.out:
+        raise InputError(f"{'--set' if args.set else '--out'} goes with --method: name the method to build")
+    items = kept()
+    if unknown := sorted(set(args.names) - {item.path.stem for item in items}):
+        known = ", ".join(item.path.stem for item in items)
+        raise InputError(f"{unknown[0]}: no such notebook here: there are {known}; --method builds a new one")
+    items = [item for item in items if not args.names or item.path.stem in args.names]
+    if args.check:
+        found = [difference for item in items if (difference := differences(item))]
+        print("\n".join(found) or f"{len(items)} notebooks equal a rebuild")
+        return 1 if found else 0
+    for item in items:
+        made = build(item, sources_only=args.sources)
+        print(f"{'built' if made else 'equal'} {item.path.relative_to(FOLDER)}", flush=True)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m notebooks.build", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="notebooks kept here (all)")
+    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 where one differs")
+    parser.add_argument("--sources", action="store_true", help="renew the sources only, outputs stay as they are")
+    parser.add_argument("--method", help="a name, or file.py[:function]: build its submission instead")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
+    parser.add_argument("--form", choices=(*FORMS, "cell"), default="notebook", help="writefile: for several GPUs")
+    parser.add_argument("--out", type=Path, help="file to write (below runs/submissions; a cell is printed)")
+    parser.add_argument("--user", default="your-name", help="your name on Kaggle, for kernel-metadata.json")
+    parser.set_defaults(command=_command)
+    return run_command(parser, argv)
 
 
 if __name__ == "__main__":
