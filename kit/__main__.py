@@ -1,75 +1,55 @@
 """Command line of the kit: python -m kit {emit, profile, verify, methods}."""
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from kit.budget import TimeBudget, format_duration, parse_duration
-from kit.cli import answer, common, positive_int, run
+from kit.budget import TimeBudget, parse_duration
+from kit.cli import answer, common, positive_int, process_age_s, run
 from kit.competition import (
     INPUT_DIR,
     N_CHECKPOINTS,
     WORKING_DIR,
-    Loaders,
-    load_original,
     load_state,
-    read_tree,
-    resnet18,
 )
 from kit.emit import emit
-from kit.errors import InputError
-from kit.methods import Method, get_method, load_file, method_names
-from kit.preflight import choose_device
+from kit.methods import Method, get_method, method_names
+from kit.options import DTYPES, architecture, devices_of, maker_on, prepare
 from kit.profile import profile
 from kit.submission import verdict_lines, verify
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def architecture(spec: str) -> Callable[[], nn.Module]:
-    """The function that builds an untrained net: resnet18, or `file.py:function` of one's own."""
-    if spec == "resnet18":
-        return resnet18
-    path, _, name = spec.partition(":")
-    if not path.endswith(".py") or not name:
-        raise InputError(f"--architecture {spec}: expected resnet18 or file.py:function")
-    function = getattr(load_file(Path(path)), name, None)
-    if not callable(function):
-        raise InputError(f"--architecture {spec}: {path} defines no function {name}")
-    return function
-
-
-def _prepare(args: argparse.Namespace) -> tuple[Method, nn.Module, Loaders]:
-    """Method, model and loaders of a command, cheapest mistake first."""
-    method = get_method(args.method, args.set)
-    device = choose_device(args.device)
-    model = load_original(args.input, architecture(args.architecture)).to(device)
-    where = device if method.anytime else "cpu"
-    loaders = read_tree(args.input, args.batch_size, loader=method.loader, device=where, progress=not args.quiet)
-    return method, model, loaders
+from kit.workers import Processes
 
 
 def _emit(args: argparse.Namespace) -> int:
-    budget = TimeBudget(args.limit)
-    method, model, loaders = _prepare(args)
-    result = emit(
-        method,
-        model,
-        loaders,
-        out=args.out,
-        n_checkpoints=args.n_models,
-        budget=budget,
-        seed=args.seed,
-        dtype=DTYPES.get(args.dtype),
-        fill=args.fill,
-        progress=not args.quiet,
-    )
+    budget = TimeBudget(args.limit, spent_s=args.spent_s)
+    devices = devices_of(args)
+    if devices[0] == "cpu":
+        torch.set_num_threads(1)  # as in the processes, so that their number changes no bit
+    get_method(args.method, args.set)  # a mistake is told before processes start
+    told = argparse.Namespace(**{name: value for name, value in vars(args).items() if name != "command"})
+    with Processes(partial(maker_on, told), devices) if len(devices) > 1 else nullcontext() as crew:
+        method, model, loaders = prepare(args)
+        result = emit(
+            method,
+            model,
+            loaders,
+            out=args.out,
+            n_checkpoints=args.n_models,
+            budget=budget,
+            seed=args.seed,
+            dtype=DTYPES.get(args.dtype),
+            fill=args.fill,
+            crew=crew,
+            progress=not args.quiet,
+        )
     facts = {
         "archive": str(result.archive),
         "ok": all(check.ok for check in result.checks),
@@ -77,18 +57,15 @@ def _emit(args: argparse.Namespace) -> int:
         "seconds": result.seconds,
         "checkpoint_s": statistics.fmean(result.checkpoint_s),
         "steps": result.steps,
+        "stood_in": result.stood_in,
     }
-    steps = f", {result.steps} steps each" if result.steps is not None else ""
-    last = (
-        f"{args.n_models} checkpoints in {format_duration(result.seconds)} of {format_duration(budget.limit_s)} "
-        f"({format_duration(facts['checkpoint_s'])} each{steps}): {result.archive}"
-    )
+    last = f"{result.summary(budget.limit_s)}: {result.archive}"
     answer(args, facts, [*verdict_lines(result.checks), last])
     return 0 if facts["ok"] else 1
 
 
 def _profile(args: argparse.Namespace) -> int:
-    method, model, loaders = _prepare(args)
+    method, model, loaders = prepare(args)
     result = profile(
         method,
         model,
@@ -163,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("emit", _emit, "write N unlearned checkpoints into submission.zip inside a time limit")
     method_options(sub)
     sub.add_argument("--out", type=Path, default=WORKING_DIR, help="folder of archive and ledger")
+    sub.add_argument("--workers", type=positive_int, default=0, help="processes (one a GPU, or one a core)")
     sub.add_argument("--fill", action="store_true", help="use the whole limit, with more steps than the method wants")
 
     sub = command("profile", _profile, "time a few checkpoints phase by phase; exit code 0 where N fit the limit")
@@ -180,9 +158,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    return run(_parser(), argv)
+def main(argv: list[str] | None = None, spent_s: float = 0.0) -> int:
+    """spent_s: seconds that count against a time limit before this call, those of starting Python and of imports."""
+    parser = _parser()
+    parser.set_defaults(spent_s=spent_s)
+    return run(parser, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main(spent_s=process_age_s())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # nothing is left to do, and taking torch apart can take most of a second of the limit

@@ -2,9 +2,13 @@
 
 import math
 import re
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -44,13 +48,16 @@ def synchronize(device: torch.device | str) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
-        torch.mps.synchronize()
+        from torch import mps  # here: in torch 2.0 it is there only once it is imported
+
+        mps.synchronize()
 
 
 class TimeBudget:
     """A limit that began when this object was made; `reserve_s` of it is kept for closing and checking the archive.
 
-    The clock is monotonic, so that a change of the wall clock changes nothing. limit_s may be math.inf.
+    The clock is monotonic, so that a change of the wall clock changes nothing. limit_s may be math.inf. spent_s: what
+    had passed before, such as the time that imports took.
     """
 
     def __init__(
@@ -58,12 +65,13 @@ class TimeBudget:
         limit: str | float = math.inf,
         *,
         reserve_s: float = 0.0,
+        spent_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.limit_s = math.inf if limit == math.inf else parse_duration(limit)
         self.reserve_s = reserve_s
         self._clock = clock
-        self._start = clock()
+        self._start = clock() - spent_s
 
     def elapsed_s(self) -> float:
         return self._clock() - self._start
@@ -125,19 +133,56 @@ class StepCost:
         return int((seconds - self.fixed_s) / self.step_s) if self.step_s > 0 else 2**31
 
 
-def plan_steps(cost: StepCost, wanted: int, n_checkpoints: int, available_s: float, *, fill: bool = False) -> int:
+def plan_steps(
+    cost: StepCost,
+    wanted: int,
+    n_checkpoints: int,
+    available_s: float,
+    *,
+    fill: bool = False,
+    n_parallel: int = 1,
+    spread: float = 0.08,
+) -> int:
     """Steps per checkpoint: the wanted ones if they fit, else as many as fit; with `fill` as many as fit.
 
-    The measured cost is taken 5% higher: a plan that just fits on average is passed half of the time.
+    n_parallel: checkpoints made at once. The measured cost is taken 5% higher: a plan that just fits on average is
+    passed half of the time. With `fill`, 1% and `spread` of one checkpoint: such a plan is revised whenever the
+    machine leaves it, and only the last ones cannot make good for each other. A method that wants no step gets none.
     Raises InputError, saying how many checkpoints fit, where one step each does not.
     """
     if available_s == math.inf:
         return wanted
-    fit = cost.steps_within(available_s / (1.05 * n_checkpoints))
-    if fit < min(1, wanted):
-        n_fit = int(max(0.0, available_s) / (1.05 * cost.seconds(min(1, wanted))))
+    rounds = math.ceil(n_checkpoints / n_parallel)
+    least, careful = min(1, wanted), 1.01 + spread / rounds if fill else 1.05
+    fit = cost.steps_within(available_s / (careful * rounds))
+    if fit < least:
+        n_fit = n_parallel * int(max(0.0, available_s) / (careful * max(1e-9, cost.seconds(least))))
         raise InputError(
-            f"the time limit fits {n_fit} of {n_checkpoints} checkpoints (one takes at least "
-            f"{format_duration(cost.seconds(min(1, wanted)))}): raise --limit or lower --n-models"
+            f"the time limit fits {min(n_fit, n_checkpoints - 1)} of {n_checkpoints} checkpoints (one takes at least "
+            f"{format_duration(cost.seconds(least))}): raise --limit or lower --n-models"
         )
-    return fit if fill else min(wanted, fit)
+    return fit if fill and wanted else min(wanted, fit)
+
+
+class OverrunError(BaseException):
+    """A checkpoint took the time that the others need. No Exception, which a participant's function may catch."""
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Raise OverrunError after `seconds`. Only a main thread can be woken so; elsewhere nothing happens."""
+    main = threading.current_thread() is threading.main_thread()
+    if seconds == math.inf or not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise OverrunError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, seconds))
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -2,29 +2,53 @@
 
 import argparse
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from kit.errors import InputError
+from kit.errors import InputError, printable
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse and run the chosen command, kept under `args.command`. 0 done, 1 a check failed, 2 a mistake to mend,
-    130 interrupted."""
+    130 interrupted, 143 told to end."""
     args = parser.parse_args(argv)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if main else None
     try:
         return args.command(args)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted: what is finished is kept; the same command continues", file=sys.stderr)
-        return 130
+        return 143 if stop.args else 130
     except BrokenPipeError:
         return 141
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    """Another program's wish to end is obeyed as Ctrl-C is: everything that is open gets closed."""
+    raise KeyboardInterrupt(number)
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started; 0 where the system does not tell."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0
 
 
 def answer(args: argparse.Namespace, facts: dict[str, Any], lines: Sequence[str]) -> None:

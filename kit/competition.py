@@ -6,10 +6,12 @@ Source: the organisers' starter notebook `run-unlearn-finetune` of the Kaggle co
 
 import csv
 import json
+import re
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from PIL import Image
@@ -30,6 +32,7 @@ COLUMNS = ("image_id", "age_group", "age", "person_id")
 SPLITS = ("retain", "forget", "validation")
 MODEL_FILE = "original_model.pth"
 CLASS_WEIGHTS_FILE = "age_class_weights.json"
+_MAX_TABLE_BYTES, _MAX_PIXELS = 1 << 28, 1 << 24  # beyond these a file is no competition's, and would fill the memory
 STAND_IN_FILE = "empty.txt"  # present only where the hidden data is not: the notebook then just ends
 ARCHIVE_NAME = "submission.zip"
 MEMBER_NAME = "kaggle/tmp/unlearned_checkpoint_{index}.pth"
@@ -177,6 +180,8 @@ def image_path(root: Path, image_id: str) -> Path:
 def read_rows(table: Path) -> list[dict[str, str]]:
     """Rows of a split's table as texts; InputError, with the line, for whatever the contract does not allow."""
     try:
+        if table.stat().st_size > _MAX_TABLE_BYTES:
+            raise InputError(f"{table}: is larger than any table of the competition: is this its input tree?")
         with table.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -188,7 +193,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     for line, row in enumerate(rows, start=2):
         if any(row[column] is None for column in COLUMNS):
             raise InputError(f"{table}, line {line}: has too few columns: expected {', '.join(COLUMNS)}")
-        if not row["age_group"].isdigit() or int(row["age_group"]) >= N_CLASSES:
+        if not re.fullmatch("[0-9]{1,9}", row["age_group"]) or int(row["age_group"]) >= N_CLASSES:
             raise InputError(
                 f"{table}, line {line}: age_group is {row['age_group']!r}: labels are 0 to {N_CLASSES - 1}"
             )
@@ -199,13 +204,15 @@ def read_rows(table: Path) -> list[dict[str, str]]:
 
 def _read_image(path: Path) -> Tensor:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels")
             pixels = image.convert("RGB")
             flat = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
             return flat.view(pixels.height, pixels.width, 3).permute(2, 0, 1).contiguous()
     except FileNotFoundError as error:
         raise InputError(f"{path}: image is missing: copy the input tree again") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises many kinds for a broken file
         raise InputError(f"{path}: image is no readable PNG ({error}): copy the input tree again") from error
 
 
@@ -226,7 +233,8 @@ def resnet18() -> nn.Module:
 def load_state(path: Path, net: nn.Module) -> nn.Module:
     """Load a state dict into `net`, which is returned. Names, shapes and finite values are checked first."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with Path(path).open("rb") as file:
+            state = load_tensors(file)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: give the original model's state dict") from error
     except Exception as error:  # torch raises many kinds for a broken file
@@ -235,6 +243,18 @@ def load_state(path: Path, net: nn.Module) -> nn.Module:
         raise InputError(f"{path}: does not fit {type(net).__name__}: {difference}")
     net.load_state_dict(state)
     return net
+
+
+def load_tensors(file: BinaryIO) -> Any:
+    """What `torch.save` wrote into `file`. No code of the file runs, and no more is unpacked than it holds."""
+    size = file.seek(0, 2)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as parts:
+            infos = parts.infolist()
+        if any(info.compress_type for info in infos) or sum(info.file_size for info in infos) > size:
+            raise InputError("it unpacks to more than it holds, which torch.save never writes")
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def load_original(root: Path = INPUT_DIR, architecture: Callable[[], nn.Module] = resnet18) -> nn.Module:
@@ -248,7 +268,7 @@ def class_weights(root: Path = INPUT_DIR) -> Tensor:
     try:
         counts = json.loads(path.read_text())
         return 1.0 / torch.tensor([float(counts[str(label)]) for label in range(N_CLASSES)])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: expected counts under the keys 0 to {N_CLASSES - 1} ({error})") from error
 
 

@@ -7,3 +7,10 @@ class InputError(ValueError):
 
 class BrokenModelError(InputError):
     """A method gave no usable model, however often it was tried."""
+
+
+def printable(text: object, n_characters: int = 2000) -> str:
+    """One line that a terminal can show whatever is in it: control characters escaped, the middle left out if long."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).split()))
+    half = n_characters // 2
+    return line if len(line) <= n_characters else f"{line[:half]} ... {line[-half:]}"

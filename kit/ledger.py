@@ -1,6 +1,7 @@
 """The ledger of a run: JSON lines, one a fact, appended as they happen; an interrupted run is taken up from it."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,19 @@ class Ledger:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        try:
+            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path}: cannot be read ({error}): choose another output folder") from error
         complete = text[: text.rfind("\n") + 1]
         try:
             self.lines: list[dict[str, Any]] = [json.loads(line) for line in complete.splitlines()]
-        except ValueError as error:
+            if not all(isinstance(line, dict) and isinstance(line.get("event"), str) for line in self.lines):
+                raise ValueError("a line names no event")
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self.path}: is no ledger ({error}): choose another output folder") from error
         if complete != text:
-            self.path.write_text(complete, encoding="utf-8")
+            os.truncate(self.path, len(complete.encode()))  # needs no space, where a full disk was the cause
 
     def append(self, event: str, **facts: Any) -> None:
         """Write one line, on disk as far as a killed process is concerned when this returns."""

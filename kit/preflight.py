@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kit.competition import CLASS_WEIGHTS_FILE, MODEL_FILE, SPLITS, image_path, read_rows
+from kit.competition import ARCHIVE_NAME, CLASS_WEIGHTS_FILE, MODEL_FILE, SPLITS, image_path, read_rows
 from kit.errors import InputError
 
 
@@ -47,7 +47,9 @@ def check_output(out: Path, needed_bytes: int) -> Path:
             pass
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}): choose another output folder") from error
-    if (free := shutil.disk_usage(out).free) < needed_bytes:
+    partial = out / f"{ARCHIVE_NAME}.partial"
+    written = partial.stat().st_size if partial.exists() else 0
+    if (free := shutil.disk_usage(out).free) + written < needed_bytes:
         raise InputError(
             f"{out}: {free / 1e9:.1f} GB free, the archive needs {needed_bytes / 1e9:.1f} GB: "
             "save as --dtype float16, or choose another disk"

@@ -7,9 +7,11 @@ deflate saves 8% of a float16 ResNet-18 and takes twenty times as long.
 import hashlib
 import io
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kit.competition import MEMBER_NAME, state_difference
-from kit.errors import InputError
+from kit.competition import MEMBER_NAME, load_tensors, state_difference
+from kit.errors import InputError, printable
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes for the same checkpoints
 _MEMBER = re.compile(re.escape(MEMBER_NAME).replace(r"\{index\}", r"(0|[1-9][0-9]*)"))
@@ -37,15 +39,19 @@ class Entry:
 
 
 def serialize(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> bytes:
-    """The bytes that `torch.save` writes for a state dict on the CPU; floating-point entries cast to `dtype`."""
+    """The bytes that `torch.save` writes for a state dict on the CPU; floating-point entries that fit it in `dtype`."""
     buffer = io.BytesIO()
     torch.save({name: _to_cpu(tensor, dtype) for name, tensor in state.items()}, buffer)
     return buffer.getvalue()
 
 
 def _to_cpu(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    cast = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to("cpu", cast).contiguous()
+    tensor = tensor.detach()
+    if dtype is not None and tensor.is_floating_point():
+        cast = tensor.to(dtype)
+        if not cast.isinf().any() or tensor.isinf().any():
+            tensor = cast  # else it holds more than the type can, as a variance of raw pixels may: it stays as it is
+    return tensor.to("cpu").contiguous()
 
 
 class Archive:
@@ -135,49 +141,79 @@ def verdict_lines(checks: Iterable[Check]) -> list[str]:
 def verify(path: Path, n_checkpoints: int, original: Mapping[str, Tensor], *, progress: bool = False) -> list[Check]:
     """Check an archive as the competition would have to read it: members, names, tensors, finite, all different.
 
-    original: the original model's state dict, which gives names, shapes and types. Members are loaded one at a time
-    with weights_only, and only after their size was found plausible. A path that is no zip gives a failed check.
+    original: the original model's state dict, which gives names, shapes and types. Nothing is unpacked to disk and no
+    code in it runs; members are loaded one at a time, after their size was found plausible, so that memory stays
+    bounded by the largest honest checkpoint. A path that is no zip gives a failed check.
     """
     path = Path(path)
     if not path.is_file():
         return [Check("archive", False, f"{path} does not exist", "the run must end by writing submission.zip")]
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path, 65536 + 1024 * n_checkpoints) as archive:
             members = archive.infolist()
             if members and min(info.header_offset for info in members) > 0:
                 # A checkpoint is a zip itself: a truncated archive reads as the last whole one inside it.
                 raise zipfile.BadZipFile("its table of contents is missing: the writing was cut off")
             checks = [Check("archive", True, f"{path.name}, {path.stat().st_size / 1e6:,.1f} MB")]
-            checks.append(_check_members([info.filename for info in members], n_checkpoints))
+            checks.append(_check_members(members, n_checkpoints))
             if checks[-1].ok:
                 checks += _check_tensors(archive, members, original, progress)
             return checks
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        NotImplementedError,
-    ) as error:
-        return [Check("archive", False, f"{path.name} is no complete zip file ({error})", "write it again")]
+    except Exception as error:  # zipfile raises many kinds for a broken file
+        found = printable(f"{path.name} is no complete zip file ({error or type(error).__name__})", 300)
+        return [Check("archive", False, found, "write it again")]
 
 
-def _check_members(names: list[str], n_checkpoints: int) -> Check:
+class _BoundedFile(io.FileIO):
+    """A file that gives at most `limit` bytes at once: a table of contents may name millions of members."""
+
+    limit = 1 << 24
+
+    def read(self, size: int = -1) -> bytes:
+        data = b"" if size > self.limit else super().read(size if size >= 0 else self.limit + 1)
+        if max(size, len(data)) > self.limit:
+            raise zipfile.BadZipFile(f"more than {self.limit:,} bytes of names or of one member")
+        return data
+
+
+@contextmanager
+def open_archive(path: Path, table_bytes: int = 1 << 24) -> Iterator[zipfile.ZipFile]:
+    """The archive for reading, if its table of contents takes at most `table_bytes`; else zipfile.BadZipFile."""
+    with _BoundedFile(path) as file:
+        file.limit = table_bytes
+        with zipfile.ZipFile(file) as archive:
+            file.limit = max([4096, *(info.file_size for info in archive.infolist())])
+            yield archive
+
+
+def _check_members(members: list[zipfile.ZipInfo], n_checkpoints: int) -> Check:
     expected = [MEMBER_NAME.format(index=index) for index in range(n_checkpoints)]
-    if sorted(names) == sorted(expected):
+    names = [info.filename for info in members]
+    unreadable = [f"{name} {fault}" for name, info in zip(names, members, strict=True) if (fault := _unreadable(info))]
+    if sorted(names) == sorted(expected) and not unreadable:
         return Check("members", True, f"{n_checkpoints} checkpoints, named {expected[0]} and so on")
     strange = [name for name in names if not _MEMBER.fullmatch(name)]
     absent = set(expected) - set(names)
     found = f"{len(names)} members instead of {n_checkpoints}"
     if strange:
-        found += f", {len(strange)} with another name such as {strange[0]!r}"
+        found += f", {len(strange)} with another name such as {printable(repr(strange[0]), 100)}"
     if absent:
         found += f", {len(absent)} missing such as {min(absent)}"
     if len(set(names)) < len(names):
         found += f", {len(names) - len(set(names))} twice"
+    if unreadable:
+        found += f", {printable(unreadable[0], 100)}"
     return Check("members", False, found, f"the archive must hold {expected[0]} to {expected[-1]} and nothing else")
+
+
+def _unreadable(info: zipfile.ZipInfo) -> str:
+    """Why no ordinary file can be read under this name; empty where one can."""
+    if info.flag_bits & 1:
+        return "is encrypted"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"is compressed in another way ({info.compress_type}) than the usual one"
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    return "" if kind in (0, stat.S_IFREG) else "is a link or another special file"
 
 
 def read_checkpoints(
@@ -189,7 +225,9 @@ def read_checkpoints(
             yield info, InputError(f"{info.file_size:,} bytes where at most {largest:,} were expected")
             continue
         try:
-            yield info, torch.load(io.BytesIO(archive.read(info)), map_location="cpu", weights_only=True)
+            with archive.open(info) as file:
+                data = file.read(info.file_size)  # its size given: whatever else it unpacks to stays packed
+            yield info, load_tensors(io.BytesIO(data))
         except Exception as error:  # torch and zipfile raise many kinds for a broken member
             yield info, error
 
@@ -208,39 +246,34 @@ def _check_tensors(
     types: set[str] = set()
     reader = read_checkpoints(archive, members, largest_checkpoint(original))
     for info, state in tqdm(reader, total=len(members), desc="verifying", disable=not progress):
-        if isinstance(state, Exception):
-            faults.append(f"{info.filename}: does not load ({str(state).splitlines()[0] if str(state) else state!r})")
+        try:
+            if isinstance(state, Exception):
+                raise state
+            if difference := state_difference(state, original):
+                faults.append(f"{info.filename}: {printable(difference, 200)}")
+                continue
+            digest = state_hash(state)
+            same = all(torch.equal(state[name], t.to(state[name].dtype)) for name, t in original.items())
+        except Exception as error:  # of the reader, or of tensors that are none in memory (sparse, meta, ...)
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            faults.append(f"{info.filename}: does not load ({printable(reason, 200)})")
             continue
-        if difference := state_difference(state, original):
-            faults.append(f"{info.filename}: {difference}")
-            continue
-        floats = {str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point()}
-        types.update(floats)
-        twin = first_of.setdefault(state_hash(state), info.filename)
+        types.update(str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point())
+        twin = first_of.setdefault(digest, info.filename)
         if twin != info.filename:
             twins.append(f"{info.filename} equals {twin}")
-        elif all(torch.equal(state[name], t.to(state[name].dtype)) for name, t in original.items()):
+        elif same:
             twins.append(f"{info.filename} equals the original model")
-    n = len(members)
+    n, more = len(members), " (and {} more)"
+    bad = faults[0] + (more.format(len(faults) - 1) if faults[1:] else "") if faults else ""
+    alike = twins[0] + (more.format(len(twins) - 1) if twins[1:] else "") if twins else ""
+    mend = "save net.state_dict() of the original's architecture, after checking that it is finite"
+    vary = "each run must draw its own randomness: look for a fixed seed, or for a method that changes nothing"
+    good = f"names, shapes and types fit, all finite, {' and '.join(sorted(types))}"
+    unlike = f"{n} different checkpoints, none the original"
     return [
-        Check(
-            "tensors",
-            not faults,
-            faults[0] + (f" (and {len(faults) - 1} more)" if faults[1:] else "")
-            if faults
-            else f"names, shapes and types fit, all finite, {' and '.join(sorted(types))}",
-            "save net.state_dict() of the original's architecture, after checking that it is finite" if faults else "",
-        ),
-        Check(
-            "all different",
-            not twins,
-            twins[0] + (f" (and {len(twins) - 1} more)" if twins[1:] else "")
-            if twins
-            else f"{n} different checkpoints, none the original",
-            "each run must draw its own randomness: look for a fixed seed, or for a method that changes nothing"
-            if twins
-            else "",
-        ),
+        Check("tensors", not faults, bad or good, mend if faults else ""),
+        Check("all different", not twins, alike or unlike, vary if twins else ""),
     ]
 
 

@@ -65,9 +65,10 @@ def submit(
         f"{format_duration(budget.limit_s)}"
     )
     loaders = read_tree(root, loader=method.loader, device=where if method.anytime else "cpu")
-    result = emit(method, model, loaders, out=out, n_checkpoints=n_checkpoints, budget=budget, seed=seed, dtype=dtype)
+    options = {"budget": budget, "seed": seed, "dtype": dtype, **emission}
+    result = emit(method, model, loaders, out=out, n_checkpoints=n_checkpoints, **options)
     print("\n".join(verdict_lines(result.checks)))
     if faults := [f"{check.name}: {check.found}" for check in result.checks if not check.ok]:
         raise InputError(f"{archive}: not fit for the upload: {'; '.join(faults)}")
-    print(f"done: {n_checkpoints} checkpoints in {format_duration(result.seconds)}, checked: {archive}")
+    print(f"done: {result.summary(budget.limit_s)}, checked: {archive}")
     return archive

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from kit.competition import MEMBER_NAME
 from kit.errors import InputError
 from kit.ledger import FILE_NAME, Ledger
-from kit.submission import largest_checkpoint, read_checkpoints, verify
+from kit.submission import largest_checkpoint, open_archive, read_checkpoints, verify
 from local_eval.engine import run_jobs
 from local_eval.models import build
 from local_eval.pool import ModelPool, logits_of
@@ -42,9 +42,9 @@ def fill_from_archive(
 
 def _count(archive: Path) -> int:
     try:
-        with zipfile.ZipFile(archive) as file:
+        with open_archive(archive) as file:
             return len(file.infolist())
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except Exception as error:  # zipfile raises many kinds for a broken file
         raise InputError(f"{archive}: is no archive of checkpoints ({error})") from error
 
 

@@ -83,7 +83,10 @@ def test_fewer_are_planned_when_they_do_not_and_the_whole_stays_inside():
 
 
 def test_fill_takes_the_time_there_is():
-    assert plan_steps(COST, 10, 4, 100, fill=True) == plan_steps(COST, 1000, 4, 100) > 10
+    steps = plan_steps(COST, 10, 4, 100, fill=True)
+    assert 10 < plan_steps(COST, 1000, 4, 100) <= steps
+    assert 0.95 * 100 < 4 * COST.seconds(steps) <= 100
+    assert plan_steps(COST, 0, 4, 100, fill=True) == 0, "a method without steps has none to add"
 
 
 def test_a_limit_that_cannot_hold_the_checkpoints_says_how_many_fit():

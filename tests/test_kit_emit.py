@@ -4,7 +4,7 @@ import zipfile
 import pytest
 import torch
 
-from kit import emit as emit_module
+from kit import checkpoint as checkpoint_module
 from kit.budget import TimeBudget
 from kit.emit import emit, measure_cost
 from kit.errors import InputError
@@ -68,7 +68,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_interrupted_run_continues_to_the_same_bytes(model, loaders, tmp_path, monkeypatch, after):
     whole = run(model, loaders, tmp_path / "whole").archive.read_bytes()
-    plain, count = emit_module.unlearn_once, [0]
+    plain, count = checkpoint_module.unlearn_once, [0]
 
     def interrupted(*args, **kwargs):
         if count[0] == after:
@@ -77,7 +77,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(model, loaders, tmp_path
         return plain(*args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(emit_module, "unlearn_once", interrupted)
+        patch.setattr(checkpoint_module, "unlearn_once", interrupted)
         run(model, loaders, tmp_path / "parts")
     assert not (tmp_path / "parts/submission.zip").exists()
     with (tmp_path / "parts/submission.zip.partial").open("ab") as file:
@@ -85,14 +85,14 @@ def test_an_interrupted_run_continues_to_the_same_bytes(model, loaders, tmp_path
     with (tmp_path / "parts/ledger.jsonl").open("a") as file:
         file.write('{"event": "checkpo')
     made = []
-    monkeypatch.setattr(emit_module, "unlearn_once", lambda *a, **k: made.append(k["index"]) or plain(*a, **k))
+    monkeypatch.setattr(checkpoint_module, "unlearn_once", lambda *a, **k: made.append(k["index"]) or plain(*a, **k))
     assert run(model, loaders, tmp_path / "parts").archive.read_bytes() == whole
     assert made == list(range(after, 4))
 
 
 def test_a_finished_run_is_not_made_again(model, loaders, tmp_path, monkeypatch):
     first = run(model, loaders, tmp_path)
-    monkeypatch.setattr(emit_module, "unlearn_once", lambda *a, **k: pytest.fail("made again"))
+    monkeypatch.setattr(checkpoint_module, "unlearn_once", lambda *a, **k: pytest.fail("made again"))
     again = run(model, loaders, tmp_path)
     assert again.archive.read_bytes() == first.archive.read_bytes()
     assert again.checkpoint_s == first.checkpoint_s
@@ -109,7 +109,7 @@ def test_another_runs_folder_is_refused(model, loaders, tmp_path, change):
 
 
 def test_a_damaged_partial_archive_is_told(model, loaders, tmp_path, monkeypatch):
-    plain = emit_module.unlearn_once
+    plain = checkpoint_module.unlearn_once
 
     def second_fails(*args, **kwargs):
         if kwargs["index"] == 2:
@@ -117,7 +117,7 @@ def test_a_damaged_partial_archive_is_told(model, loaders, tmp_path, monkeypatch
         return plain(*args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(emit_module, "unlearn_once", second_fails)
+        patch.setattr(checkpoint_module, "unlearn_once", second_fails)
         run(model, loaders, tmp_path)
     partial = tmp_path / "submission.zip.partial"
     data = bytearray(partial.read_bytes())
@@ -217,7 +217,7 @@ def test_a_function_without_a_plan_is_projected_after_its_first_checkpoint(clock
 
     budget = TimeBudget("40s", clock=lambda: clock[0])
     with pytest.raises(
-        InputError, match=r"unlearning: fits 3 of 8 checkpoints in 40.0 s .* 38% of its epochs; 1 are kept"
+        InputError, match=r"unlearning: fits 3 of 8 checkpoints in 40.0 s .* 48% of its epochs; 1 are kept"
     ):
         run(model, loaders, tmp_path, n=8, method=method_of(unlearning), budget=budget)
     assert clock[0] == 10

@@ -134,3 +134,18 @@ def test_checkpoints_that_equal_each_other_or_the_original(model, good, tmp_path
         tmp_path / "b.zip", zip(names, [data[0], serialize(model.state_dict(), torch.float16), data[2]], strict=True)
     )
     assert "unlearned_checkpoint_1.pth equals the original" in failed(original, model)["all different"]
+
+
+def test_what_float16_cannot_hold_stays_as_it_is(model, tmp_path):
+    """A batch normalisation that sees raw pixels has variances beyond 65504."""
+    contents = {}
+    for index, state in states(model):
+        name = next(name for name in state if name.endswith("running_var"))
+        state[name][0] = 1e5
+        contents[MEMBER_NAME.format(index=index)] = data = serialize(state, torch.float16)
+        stored = torch.load(io.BytesIO(data), weights_only=True)
+        assert torch.equal(stored[name], state[name])
+        assert stored["fc.bias"].dtype == torch.float16
+    checks = verify(write(tmp_path / "submission.zip", contents.items()), 3, model.state_dict())
+    assert all(check.ok for check in checks), checks
+    assert "float16 and float32" in checks[2].found

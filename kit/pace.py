@@ -1,0 +1,350 @@
+"""Which checkpoint is made next, with how many steps, and by what once time or the method fails."""
+
+import math
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from kit.budget import OverrunError, Plan, StepCost, TimeBudget, alarm, format_duration, plan_steps, planned_steps
+from kit.checkpoint import Made, make_one, measure_cost
+from kit.competition import Loaders
+from kit.errors import BrokenModelError, InputError
+from kit.ledger import Ledger
+from kit.methods import Method, method_of
+from kit.seeds import checkpoint_seed
+from kit.submission import serialize, state_hash
+from kit.training import fine_tune
+
+_RECENT = 3  # checkpoints that tell the machine's present speed
+_LOSSES = 3  # of one checkpoint by workers that died
+
+
+def short_fine_tuning(
+    net: nn.Module,
+    retain_loader: Iterable[Any],
+    forget_loader: Iterable[Any],
+    val_loader: Iterable[Any],
+    *,
+    seed: int,
+    plan: Plan | None = None,
+) -> nn.Module:
+    """The faster recipe that stands in where a method fails or takes too long: at most one epoch of fine-tuning."""
+    torch.manual_seed(seed)
+    return fine_tune(net, retain_loader, planned_steps(plan, len(retain_loader)), lr=0.001)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One checkpoint to make. proven: the method has made one before, so that a failure is no mistake in its code.
+
+    spare: steps of the faster recipe, should it have to stand in; allowed_s: when it has to, at the latest; why: it
+    makes this checkpoint from the start, for this reason. probe: nothing to make, only to measure.
+    """
+
+    index: int
+    plan: Plan | None = None
+    spare: Plan | None = None
+    allowed_s: float = math.inf
+    proven: bool = False
+    why: str = ""
+    probe: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Measured before the first checkpoint: the method's cost and wanted steps where it takes a plan, and the cost of
+    a step of the faster recipe, infinite where that cannot run on these data."""
+
+    cost: StepCost | None
+    wanted: int
+    spare_s: float
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A task whose worker died or hung."""
+
+    task: Task
+    reason: str
+
+
+NextTask = Callable[[], Task | None]
+
+
+class Crew(Protocol):
+    """Whoever makes checkpoints, `n_parallel` at once. `run` asks for a task whenever one can be begun."""
+
+    n_parallel: int
+
+    def run(self, next_task: NextTask) -> Iterator[Made | Probe | Lost]: ...
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes the checkpoints of a run in one process."""
+
+    method: Method
+    model: nn.Module
+    loaders: Loaders
+    seed: int = 0
+    dtype: torch.dtype | None = None
+    fill: bool = False
+    n_parallel: int = 1
+
+    def run(self, next_task: NextTask) -> Iterator[Made | Probe]:
+        """Checkpoints one after the other in this process."""
+        while task := next_task():
+            yield self(task)
+
+    def __call__(self, task: Task) -> Made | Probe:
+        if task.probe:
+            return self._probe()
+        start, why = time.perf_counter(), task.why
+        if not why:
+            try:
+                with alarm(task.allowed_s):
+                    return self._make(self.method, task.index, task.plan, task.proven)
+            except OverrunError:
+                why = "it took the time that the others need"
+                if not (task.proven or self.method.anytime):
+                    raise InputError(
+                        f"{self.method.name}: checkpoint {task.index} was not done after "
+                        f"{format_duration(task.allowed_s)}, the first of all: do less in each, or raise the limit"
+                    ) from None
+            except BrokenModelError as error:
+                if not task.proven:
+                    raise
+                why = str(error)
+        made = self._make(method_of(short_fine_tuning), task.index, task.spare, True)
+        return replace(made, why=why, seconds=time.perf_counter() - start)
+
+    def _make(self, method: Method, index: int, plan: Plan | None, retry: bool) -> Made:
+        data = self.model, self.loaders
+        return make_one(method, *data, seed=self.seed, index=index, plan=plan, dtype=self.dtype, retry=retry)
+
+    def _probe(self) -> Probe:
+        seed, data = checkpoint_seed(self.seed, -1), (self.model, self.loaders)
+        cost, wanted = measure_cost(self.method, *data, seed, fill=self.fill) if self.method.anytime else (None, 0)
+        try:
+            made = [self._make(method_of(short_fine_tuning), -1, Plan(1), False) for _ in range(2)]
+        except InputError:
+            return Probe(cost, wanted, math.inf)
+        return Probe(cost, wanted, min(one.seconds for one in made))
+
+
+class Pace:
+    """The tasks of a run, one at a time: the plan, its revision, the faster recipe where there is no other way.
+
+    todo: checkpoints still to be made; n_checkpoints: of the whole run.
+    """
+
+    def __init__(
+        self,
+        maker: Maker,
+        crew: Crew,
+        ledger: Ledger,
+        budget: TimeBudget,
+        todo: Iterable[int],
+        n_checkpoints: int,
+        fill: bool,
+    ):
+        self.maker, self.crew, self.ledger, self.budget = maker, crew, ledger, budget
+        self.todo, self.n_checkpoints, self.fill = deque(todo), n_checkpoints, fill
+        self.given: dict[int, Task] = {}
+        self.losses: Counter[int] = Counter()
+        self.n_made = n_checkpoints - len(self.todo)
+        self.limited = budget.limit_s != math.inf
+        self.steps: int | None = None
+        self.growing = fill  # a plan of this run may take more steps; one that is continued stays what it was
+        self.cost: StepCost | None = None
+        self.slowness: list[float] = []  # of recent checkpoints: seconds as a multiple of the cost
+        self.spare_s, self.spare_steps, self.why = math.inf, 1, ""
+
+    def prepare(self) -> None:
+        """Take the ledger's plan up, or make one from measured speed. Without a limit none is needed."""
+        if recorded := list(self.ledger.of("plan")):
+            self.steps, self.growing = recorded[-1]["steps"], False
+        if not (self.limited and self.todo):
+            return
+        serialize_s, closing_s = self._closing()
+        probes = deque(Task(-1, probe=True) for _ in range(self.crew.n_parallel))
+        measured = [
+            one for one in self.crew.run(lambda: probes.popleft() if probes else None) if isinstance(one, Probe)
+        ]
+        if not measured:
+            raise InputError("no worker process survives its start: run with one process (--workers 1) to see why")
+        self.spare_s = max(one.spare_s for one in measured) + serialize_s
+        self.budget.reserve_s = closing_s + (2 * self.spare_s if self.spare_s < math.inf else 0)
+        if measured[0].cost:
+            self.cost = StepCost(
+                sum(one.cost.fixed_s for one in measured) / len(measured) + serialize_s,
+                sum(one.cost.step_s for one in measured) / len(measured),
+            )
+            if recorded:
+                self._follow()
+            else:
+                self._plan(self.cost, measured[0].wanted, {"wanted": measured[0].wanted})
+
+    def _closing(self) -> tuple[float, float]:
+        """Seconds to serialize a checkpoint; and to close and verify the archive, half as much again as one tells."""
+        state = self.maker.model.state_dict()
+        start = time.perf_counter()
+        serialize(state, self.maker.dtype)
+        serialize_s = time.perf_counter() - start
+        state_hash(state)
+        once = 2 * (time.perf_counter() - start)
+        return serialize_s, 0.3 + 1.5 * once * self.n_checkpoints
+
+    def next_task(self) -> Task | None:
+        """The next checkpoint to begin; None where there is none left."""
+        if not self.todo:
+            return None
+        index = self.todo[0]
+        lost = self.losses[index] >= _LOSSES
+        task = Task(
+            index,
+            plan=None if self.steps is None else Plan(self.steps, fill=self.fill),
+            spare=Plan(self.spare_steps) if self.limited else None,
+            proven=self.n_made > 0,
+            why=self.why or ("its worker died or hung each time" if lost else ""),
+        )
+        if self.limited:
+            task = self._timed(task)
+        self.given[self.todo.popleft()] = task
+        return task
+
+    def _timed(self, task: Task) -> Task:
+        left_s = self.budget.remaining_s()
+        if left_s + self.budget.reserve_s / 2 < 0:
+            raise InputError(
+                f"{self.maker.method.name}: the limit of {format_duration(self.budget.limit_s)} is used up with "
+                f"{self.n_made} of {self.n_checkpoints} checkpoints made, which are kept: the same command continues"
+            )
+        if self.spare_s == math.inf:
+            return task
+        later = math.ceil((len(self.todo) - 1) / self.crew.n_parallel)
+        allowed_s = left_s - 1.5 * self.spare_s * later  # leaves one step of the faster recipe to each of the others
+        if not task.why and self.maker.method.anytime is False and self.cost is not None:
+            steps = max(1, min(len(self.maker.loaders.retain), int(self._pace_s() / (4 * self.spare_s))))
+            if self._pace_s() + 1.1 * later * steps * self.spare_s > left_s and later:
+                self._fall_back("the machine became slower")
+        if not task.why and (self.why or allowed_s <= 0):
+            if not self.why:
+                self._fall_back("no time is left for the method")
+            task = replace(task, why=self.why)
+        if task.why and self.spare_steps * self.spare_s * (later + 1) > left_s:
+            self._fall_back(task.why)
+        if not task.proven and not self.maker.method.anytime:
+            allowed_s = min(allowed_s, 10 * left_s / (later + 1))
+        return replace(task, allowed_s=allowed_s, spare=Plan(self.spare_steps))
+
+    def _pace_s(self) -> float:
+        """Seconds that a checkpoint takes at present."""
+        recent = self.slowness[-_RECENT:] or [1.0]
+        slow = sum(recent) / len(recent)
+        if len(self.todo) <= 2 * self.crew.n_parallel:  # little time is left to make good for a mistake
+            slow = max(slow, recent[-1])
+        return self.cost.seconds(self.steps or 0) * slow
+
+    def _spread(self) -> float:
+        """Twice the standard deviation of a checkpoint's time as a share of it."""
+        recent = self.slowness[-3 * _RECENT :]
+        return max(0.08, 2 * statistics.stdev(recent)) if len(recent) >= _RECENT else 0.08
+
+    def _rounds(self) -> tuple[int, float]:
+        """How many checkpoints are begun one after the other from now on, and the seconds left for them."""
+        busy_s = 0.5 * self._pace_s() if self.given and self.cost else 0.0  # others are half done
+        return math.ceil(len(self.todo) / self.crew.n_parallel), self.budget.remaining_s() - busy_s
+
+    def lost(self, lost: Lost) -> None:
+        """Put a task back that went down with its worker."""
+        index = lost.task.index
+        del self.given[index]
+        self.losses[index] += 1
+        self.ledger.append("lost", index=index, reason=lost.reason)
+        if not self.n_made and self.losses.total() >= _LOSSES:
+            raise InputError(f"checkpoint {index}: {lost.reason}, {_LOSSES} times, and none is made: use less memory")
+        if self.losses[index] > 2 * _LOSSES:
+            raise InputError(f"checkpoint {index}: {lost.reason} whatever makes it: {self.n_made} are kept")
+        self.todo.appendleft(index)
+
+    def after(self, made: Made) -> None:
+        """Compare the time left with the time the rest will take; revise the plan, or stop with what to do."""
+        task = self.given.pop(made.index)
+        self.n_made += 1
+        if task.why or not self.limited:
+            return
+        if made.why and not self.maker.method.anytime:
+            return
+        if self.cost is None:  # a function that takes no plan, and its first checkpoint
+            self.cost = StepCost(made.seconds, 0.0)
+            self._refuse_or_accept()
+        slow = made.seconds / max(1e-9, self.cost.seconds(task.plan.limit if task.plan else 0))
+        self.slowness = [slow] if made.why else [*self.slowness, slow]
+        if self.maker.method.anytime and self.todo and not self.why:
+            self._follow()
+
+    def _follow(self) -> None:
+        rounds, left_s = self._rounds()
+        unused = left_s - (rounds + 0.04) * self._pace_s()
+        faster = self.growing and unused > 0.015 * self.budget.limit_s and len(self.slowness) >= _RECENT
+        if unused >= 0 and not faster:
+            return
+        slower = self._pace_s() / max(1e-9, self.cost.seconds(self.steps))
+        cost = StepCost(self.cost.fixed_s * slower, self.cost.step_s * slower)
+        what = f"the machine became {'faster' if faster else 'slower'}"
+        self._plan(cost, self.steps, {"revised": what, "slower": round(slower, 3)})
+
+    def _plan(self, cost: StepCost, wanted: int, facts: dict[str, Any]) -> None:
+        """Take as many steps as the time left holds; where it holds none, stop, or go on with the faster recipe."""
+        rounds, left_s = self._rounds()
+        try:
+            n_parallel, spread = self.crew.n_parallel, self._spread()
+            steps = plan_steps(
+                cost, wanted, len(self.todo), left_s, fill=self.fill, n_parallel=n_parallel, spread=spread
+            )
+        except InputError:
+            if self.n_made == 0 or self.spare_s * rounds > left_s:
+                raise
+            return self._fall_back("not one step of the method fits")
+        if self.cost and (before := self.cost.seconds(self.steps or 0)) and (now := cost.seconds(self.steps or 0)):
+            self.slowness = [slow * before / now for slow in self.slowness]
+        self.cost = cost
+        if steps != self.steps:
+            self.steps = steps
+            cost_facts = {"fixed_s": cost.fixed_s, "step_s": cost.step_s}
+            self.ledger.append("plan", steps=steps, **cost_facts, at_s=round(self.budget.elapsed_s(), 3), **facts)
+        return None
+
+    def _fall_back(self, why: str) -> None:
+        """From here on the faster recipe, with as many of its steps as fit."""
+        rounds, left_s = self._rounds()
+        fit = int(left_s / (1.15 * max(1, rounds) * self.spare_s)) if self.spare_s < math.inf else 1
+        self.why, self.spare_steps = why, max(1, min(len(self.maker.loaders.retain), fit))
+        at_s = round(self.budget.elapsed_s(), 3)
+        self.ledger.append("faster_recipe", recipe="short_fine_tuning", steps=self.spare_steps, why=why, at_s=at_s)
+
+    def _refuse_or_accept(self) -> None:
+        """A function that cannot be told to hurry fits the limit or does not."""
+        rounds, left_s = self._rounds()
+        pace_s, n_all, name = self.cost.fixed_s, self.n_checkpoints, self.maker.method.name
+        if pace_s * rounds <= left_s:
+            return
+        n_fit = self.n_made + len(self.given) + self.crew.n_parallel * int(max(0.0, left_s) / pace_s)
+        whole_s = pace_s * math.ceil(n_all / self.crew.n_parallel)
+        share = 0.97 * max(0.0, self.budget.limit_s - self.budget.reserve_s) / whole_s  # another method begins anew
+        epochs = self.maker.method.settings.get("epochs")
+        advice = f"do less in each, for instance {share:.0%} of its epochs"
+        if isinstance(epochs, int | float) and epochs * share >= (1 if isinstance(epochs, int) else 1e-3):
+            fewer = int(epochs * share) if isinstance(epochs, int) else float(f"{epochs * share:.2g}")
+            advice = f"lower epochs to {fewer}"
+        raise InputError(
+            f"{name}: fits {min(n_fit, n_all - 1)} of {n_all} checkpoints in {format_duration(self.budget.limit_s)} "
+            f"({format_duration(pace_s)} each): {advice}; {self.n_made} are kept"
+        )
