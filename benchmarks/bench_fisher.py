@@ -1,6 +1,6 @@
 """Speed and error of the diagonal Fisher information of a ResNet-18 on 32x32 images, every way in one run.
 
-python -m benchmarks.bench_fisher            about eight minutes on two cores
+python -m benchmarks.bench_fisher            two to eight minutes on two cores
 python -m benchmarks.bench_fisher --quick    few images, nothing recorded
 
 Writes results/fisher.json. Each way is timed in turn, `--rounds` times round, and its fastest time counts; ratios are
@@ -44,7 +44,7 @@ N_RETAIN = 27_000  # images of the competition's retain set, about
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="few images, nothing recorded")

@@ -1,5 +1,6 @@
 """The built cells where there is no kit: run in an empty namespace they make the package's checkpoints bit for bit."""
 
+import ast
 import importlib
 import json
 import subprocess
@@ -19,6 +20,7 @@ from kit.competition import load_original, read_tree, resnet18
 from kit.methods import get_method, method_names
 from kit.submission import verify
 from notebooks.submission import CHECKPOINT, notebook_cells, paste_text, source_of, writefile_cells
+from tests.newer_names import newer_in
 
 SEED, INDEX, N_STEPS = 3, 1, 2
 
@@ -163,3 +165,41 @@ def test_where_only_the_public_stand_in_is_mounted_the_archive_is_an_empty_file(
     printed = run_alone(tmp_path, whole(notebook_cells, "do_nothing", call))
     assert "stand-in" in printed
     assert Path(tmp_path, "out", "submission.zip").stat().st_size == 0
+
+
+# -- the competition's image: Python 3.10, torch 2.0 ------------------------------------------------------------------
+
+NEWER = json.loads(Path(__file__).with_name("golden").joinpath("newer_names.json").read_text())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_the_cells_use_nothing_newer_than_the_competitions_image(name):
+    cells = code_of(notebook_cells(source_of(name)))
+    several = code_of(writefile_cells(source_of(name)))
+    several = [cell.partition("\n")[2] if cell.startswith("%%") else cell for cell in several]
+    for text in ("\n".join(cells), "\n".join(several)):
+        ast.parse(text, feature_version=(3, 10))
+        assert newer_in(text, NEWER) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import torch\ntorch.load('x', mmap=True)", "line 2: torch.load(mmap=)"),
+        ("from datetime import UTC", "line 1: datetime.UTC"),
+        ("import itertools\nitertools.batched([], 2)", "line 2: itertools.batched"),
+        ("from torch import nn\nb = nn.Buffer", "line 2: torch.nn.Buffer"),
+        ("net.load_state_dict(state, assign=True)", "line 1: load_state_dict(assign=)"),
+        ("for folder in path.walk():\n    pass", "line 1: walk"),
+        ("raise ExceptionGroup('', [])", "line 1: builtins.ExceptionGroup"),
+        ("import torch\ntorch.mps.synchronize()", "line 2: torch.mps"),
+        ("import torch\ntorch.optim.SGD([], lr=1, fused=True)", "line 2: torch.optim.SGD(fused=)"),
+    ],
+)
+def test_what_is_newer_is_found(text, found):
+    assert newer_in(text, NEWER) == [found]
+
+
+def test_what_has_a_way_for_older_versions_may_be_newer():
+    text = "import torch\ntry:\n    torch.optim.SGD([], lr=1, fused=True)\nexcept TypeError:\n    pass"
+    assert newer_in(text, NEWER) == []
