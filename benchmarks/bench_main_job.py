@@ -1,29 +1,41 @@
 """The main job from nothing, timed: original, N retrained and N unlearned models, score.
 
-python -m benchmarks.bench_main_job NAME [--second METHOD] -- <options of `python -m local_eval run`>
+python -m benchmarks.bench_main_job NAME [--second METHOD] [--keep FOLDER] -- <options of `python -m local_eval run`>
 
 Runs in a fresh work folder and writes results/NAME.json: the table, seconds of each phase and what the original
-model reached. With --second another method then reuses the retrained models; its seconds stand beside it.
+model reached. With --second another method then reuses the retrained models; its seconds stand beside it. With --keep
+the models stay in that folder, which must not be there yet.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from benchmarks.record import record
 
 
 def main(argv: list[str]) -> None:
-    if "--" not in argv or len(argv) < 4:
+    if "--" not in argv:
         sys.exit(__doc__)
-    own, options = argv[1 : argv.index("--")], argv[argv.index("--") + 1 :]
-    name, second = own[0], own[own.index("--second") + 1] if "--second" in own else None
-    with tempfile.TemporaryDirectory() as folder:
+    options = argv[argv.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--second", metavar="METHOD")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
+    own = parser.parse_args(argv[1 : argv.index("--")])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = temporary
+        if own.keep:
+            own.keep.mkdir(parents=True)
+            folder = str(own.keep)
         first = run(options, folder)
-        other = run([*options, "--method", second], folder) if second else None
-    path = record(name, results_of(first, other), [argv[0], *own, "--", *map(public, options)])
+        other = run([*options, "--method", own.second], folder) if own.second else None
+    second = ["--second", own.second] if own.second else []
+    path = record(own.name, results_of(first, other), [argv[0], own.name, *second, "--", *map(public, options)])
     print(path.read_text())
 
 
