@@ -208,8 +208,6 @@ def _check_members(members: list[zipfile.ZipInfo], n_checkpoints: int) -> Check:
 
 def _unreadable(info: zipfile.ZipInfo) -> str:
     """Why no ordinary file can be read under this name; empty where one can."""
-    if info.flag_bits & 1:
-        return "is encrypted"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"is compressed in another way ({info.compress_type}) than the usual one"
     kind = stat.S_IFMT(info.external_attr >> 16)

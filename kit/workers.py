@@ -115,7 +115,7 @@ class Processes:
         worker.task = None
         if isinstance(result, Exception):
             raise result
-        self._slowest_s = max(self._slowest_s, worker.silent_s())
+        self._slowest_s = max(self._slowest_s, getattr(result, "seconds", 0.0))
         return result
 
     def _patience(self, task: Task) -> float:

@@ -1,0 +1,472 @@
+"""Faults injected into a run: each has its stated answer, and whatever is kept continues to the same bytes."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from kit import pace as pace_module
+from kit.budget import OverrunError, TimeBudget, alarm
+from kit.competition import read_tree
+from kit.emit import emit
+from kit.errors import InputError
+from kit.ledger import Ledger
+from kit.methods import get_method, method_of
+from kit.pace import Maker
+from kit.submission import Archive
+from kit.workers import Processes
+from local_eval.models import tinyconv
+from tests.conftest import dataset
+from tests.test_kit_emit import FINETUNE, ledger_of, members, run
+
+ROOT = Path(__file__).parents[1]
+
+
+def fine(net, retain, forget, validation):
+    """A function of the four arguments that works."""
+    with torch.no_grad():
+        net.fc.bias += torch.randn(10)
+
+
+class Faulty:
+    """`fine`, but for the calls whose number `faults` names: those do what it says."""
+
+    def __init__(self, faults):
+        self.faults, self.calls = faults, 0
+
+    def __call__(self, net, retain, forget, validation):
+        self.calls += 1
+        fine(net, retain, forget, validation)
+        if fault := self.faults.get(self.calls - 1):
+            fault(net)
+
+
+def fail(net):
+    raise ZeroDivisionError("a batch was empty")
+
+
+def out_of_memory(net):
+    raise torch.cuda.OutOfMemoryError("tried to allocate 2 GiB")
+
+
+def not_a_number(net):
+    net.fc.weight.data[0] = float("nan")
+
+
+def emitted(model, loaders, out, faults, n=5, **options):
+    function = Faulty(faults)
+    result = run(model, loaders, out, n=n, method=method_of(function.__call__, "faulty"), **options)
+    assert all(check.ok for check in result.checks), result.checks
+    return result, [line for line in ledger_of(out) if line["event"] == "checkpoint"], function
+
+
+@pytest.mark.parametrize("fault", [fail, not_a_number])
+def test_one_failure_is_tried_again_with_a_fresh_seed(model, loaders, tmp_path, fault):
+    whole = emitted(model, loaders, tmp_path / "whole", {})[0]
+    result, lines, _ = emitted(model, loaders, tmp_path / "faulty", {2: fault})
+    assert [line["attempt"] for line in lines] == [0, 0, 1, 0, 0]
+    assert result.stood_in == 0
+    ours, theirs = members(result.archive), members(whole.archive)
+    assert [ours[name] == theirs[name] for name in ours] == [True, True, False, True, True]
+
+
+def test_out_of_memory_is_tried_again_with_the_same_seed(model, loaders, tmp_path):
+    whole = emitted(model, loaders, tmp_path / "whole", {})[0]
+    result, lines, function = emitted(model, loaders, tmp_path / "faulty", {2: out_of_memory, 3: out_of_memory})
+    assert [line["attempt"] for line in lines] == [0] * 5
+    assert function.calls == 7
+    assert members(result.archive) == members(whole.archive)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(fail, "a batch was empty"), (not_a_number, "NaN or infinite"), (out_of_memory, "2 GiB")],
+)
+def test_a_checkpoint_that_fails_three_times_is_made_by_the_faster_recipe(model, loaders, tmp_path, fault, reason):
+    result, lines, _ = emitted(model, loaders, tmp_path, dict.fromkeys((2, 3, 4), fault))
+    assert result.stood_in == 1
+    assert [line.get("recipe") for line in lines] == [None, None, "short_fine_tuning", None, None]
+    assert reason in lines[2]["why"]
+    assert "1 of them by short_fine_tuning" in result.summary()
+
+
+@pytest.mark.parametrize(
+    ("fault", "calls", "reason"),
+    [(fail, 1, "a batch was empty"), (not_a_number, 3, "lower the learning rate"), (out_of_memory, 3, "batch size")],
+)
+def test_a_first_checkpoint_that_fails_stops_the_run(model, loaders, tmp_path, fault, calls, reason):
+    function = Faulty(dict.fromkeys(range(9), fault))
+    with pytest.raises(InputError, match=reason) as stopped:
+        run(model, loaders, tmp_path, method=method_of(function.__call__, "faulty"))
+    assert function.calls == calls
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "submission.zip").exists()
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("where", ["archive", "ledger"])
+def test_a_full_disk_stops_and_what_is_written_is_kept(model, loaders, tmp_path, monkeypatch, where):
+    whole = run(model, loaders, tmp_path / "whole").archive.read_bytes()
+    kind, name = (Archive, "add") if where == "archive" else (Ledger, "append")
+    plain = getattr(kind, name)
+
+    def third_fails(self, *args, **facts):
+        full = args[0] == 2 if where == "archive" else facts.get("index") == 2
+        return full_disk() if full else plain(self, *args, **facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, name, third_fails)
+        with pytest.raises(InputError, match=r"No space left on device.*the same command continues"):
+            run(model, loaders, tmp_path / "out")
+    assert not (tmp_path / "out/submission.zip").exists()
+    assert len(list(Ledger(tmp_path / "out/ledger.jsonl").of("checkpoint"))) == 2
+    assert run(model, loaders, tmp_path / "out").archive.read_bytes() == whole
+
+
+def test_a_disk_that_is_really_full(model, loaders, tmp_path):
+    """A half-written checkpoint stays in the partial archive; the next run cuts it off."""
+    import resource
+
+    whole = run(model, loaders, tmp_path / "whole").archive.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limits[1]))  # the system's own refusal to write on
+        with pytest.raises(InputError, match="cannot be written any more"):
+            run(model, loaders, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert run(model, loaders, tmp_path / "out").archive.read_bytes() == whole
+
+
+def test_an_output_folder_that_vanishes(model, loaders, tmp_path):
+    out = tmp_path / "out"
+
+    def gone(net):
+        for path in out.iterdir():
+            path.unlink()
+        out.rmdir()
+
+    with pytest.raises(InputError, match=r"cannot be written any more.*bring the folder back"):
+        emitted(model, loaders, out, {2: gone})
+
+
+def test_an_output_folder_that_becomes_read_only(model, loaders, tmp_path, monkeypatch):
+    plain = Path.open
+
+    def refused(self, mode="r", *args, **kwargs):
+        if self.name == "ledger.jsonl" and mode == "a" and (tmp_path / "locked").exists():
+            raise PermissionError(errno.EACCES, "Permission denied")  # what the system says to all but root
+        return plain(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(InputError, match="Permission denied"):
+        emitted(model, loaders, tmp_path / "out", {2: lambda net: (tmp_path / "locked").touch()})
+
+
+def test_a_ledger_is_cut_without_needing_space(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text('{"event": "start"}\n{"event": "che')
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    assert [line["event"] for line in Ledger(path).lines] == ["start"]
+    assert path.read_text() == '{"event": "start"}\n'
+
+
+@pytest.mark.parametrize("text", ["[1]\n", '{"event": 3}\n', "{}\n", "[" * 100_000 + "\n", "\udcff\n"])
+def test_a_file_that_is_no_ledger(tmp_path, text):
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match="another output folder"):
+        Ledger(path)
+
+
+def test_space_already_taken_by_the_partial_archive_is_not_asked_for_again(model, loaders, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        emitted(model, loaders, tmp_path, {3: interrupt})
+    written = (tmp_path / "submission.zip.partial").stat().st_size
+    needed = []
+    usage = type("Usage", (), {"free": 5 * 150_000 - written + 50_000})()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: needed.append(path) or usage)
+    emitted(model, loaders, tmp_path, {})
+    assert needed
+
+
+def interrupt(net):
+    raise KeyboardInterrupt
+
+
+def test_the_alarm_interrupts_a_function_that_catches_exceptions():
+    start = time.monotonic()
+    with pytest.raises(OverrunError), alarm(0.1):
+        while time.monotonic() < start + 10:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                continue
+    assert time.monotonic() < start + 5
+    with alarm(0.2):
+        pass
+    time.sleep(0.25)  # nothing rings any more
+
+
+def hang(net):
+    time.sleep(600)
+
+
+def slow(seconds):
+    return lambda net: time.sleep(seconds)
+
+
+def test_a_hanging_checkpoint_is_interrupted_and_the_rest_is_made_in_time(model, loaders, tmp_path):
+    budget = TimeBudget("6s")
+    result, lines, _ = emitted(model, loaders, tmp_path, {2: hang}, budget=budget)
+    assert budget.elapsed_s() <= 6
+    assert [line.get("recipe") for line in lines] == [None, None, *["short_fine_tuning"] * 3]
+    assert lines[2]["why"] == "it took the time that the others need"
+    assert result.stood_in == 3
+
+
+def test_a_function_that_slows_down_has_its_last_checkpoints_made_by_the_faster_recipe(model, loaders, tmp_path):
+    budget = TimeBudget("8s")
+    faults = {call: slow(0.1 if call < 3 else 1.2) for call in range(20)}
+    result, lines, _ = emitted(model, loaders, tmp_path, faults, n=12, budget=budget)
+    assert budget.elapsed_s() <= 8
+    assert 1 <= result.stood_in <= 8
+    made = [line.get("recipe") for line in lines]
+    assert made == [None] * (12 - result.stood_in) + ["short_fine_tuning"] * result.stood_in
+    declared = next(line for line in ledger_of(tmp_path) if line["event"] == "faster_recipe")
+    assert (declared["recipe"], declared["why"]) == ("short_fine_tuning", "the machine became slower")
+
+
+def test_a_first_checkpoint_that_never_ends_is_told(model, loaders, tmp_path):
+    budget = TimeBudget("5s")
+    with pytest.raises(InputError, match="checkpoint 0 was not done after"):
+        emitted(model, loaders, tmp_path, {0: hang}, n=50, budget=budget)
+    assert budget.elapsed_s() < 4
+
+
+def epochs_of(clock, seconds):
+    def unlearning(net, retain, forget, validation, epochs=8):
+        clock[0] += seconds * epochs
+        fine(net, retain, forget, validation)
+
+    return method_of(unlearning)
+
+
+def test_the_refusal_of_a_function_names_the_epochs_that_fit(model, loaders, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    budget = TimeBudget("100s", clock=lambda: now[0])
+    with pytest.raises(InputError, match=r"fits 12 of 20 checkpoints in 1 min 40 s .*: lower epochs to 4; 1 are kept"):
+        run(model, loaders, tmp_path, n=20, method=epochs_of(now, 1.0), budget=budget)
+
+
+def test_a_jump_of_the_wall_clock_changes_nothing(model, loaders, tmp_path, monkeypatch):
+    jumps = iter([1e9, -1e9, 5e8, 0.0] * 1000)
+    monkeypatch.setattr("time.time", lambda: next(jumps))
+    result, _, _ = emitted(model, loaders, tmp_path, {}, budget=TimeBudget("60s"))
+    assert result.seconds < 60
+    assert result.stood_in == 0
+
+
+@pytest.mark.parametrize("cut", [1, 1000, 0.5])
+def test_a_truncated_partial_archive_is_told(model, loaders, tmp_path, cut):
+    with pytest.raises(KeyboardInterrupt):
+        emitted(model, loaders, tmp_path, {3: interrupt})
+    partial_archive = tmp_path / "submission.zip.partial"
+    size = partial_archive.stat().st_size
+    os.truncate(partial_archive, size - cut if cut >= 1 else int(size * cut))
+    with pytest.raises(InputError, match="is damaged: delete the folder, run again"):
+        emitted(model, loaders, tmp_path, {})
+
+
+# ---- processes: what follows is called in a process of its own, by name
+
+
+def _maker(seed, method, device):
+    torch.manual_seed(0)
+    from kit.competition import TensorLoader, make_loaders
+
+    loaders = make_loaders(dataset(50, 1), dataset(20, 2), dataset(20, 3), batch_size=8, loader=TensorLoader)
+    return Maker(method, tinyconv().eval(), loaders, seed)
+
+
+def _once(folder, index):
+    """True the first time it is asked for an index, in whichever process."""
+    try:
+        (Path(folder) / f"{index}").touch(exist_ok=False)
+        return True
+    except FileExistsError:
+        return False
+
+
+class _Unreliable:
+    """A maker that dies or hangs at some checkpoints, once or always."""
+
+    def __init__(self, maker, folder, dies, hangs, always):
+        self.maker, self.folder, self.dies, self.hangs, self.always = maker, folder, dies, hangs, always
+
+    def __call__(self, task):
+        if not task.why and (self.always or _once(self.folder, task.index)):
+            if task.index in self.dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if task.index in self.hangs:
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # as code that never returns to Python
+                time.sleep(600)
+        return self.maker(task)
+
+
+def _unreliable(folder, dies, hangs, always, device):
+    return _Unreliable(_maker(0, FINETUNE, device), folder, dies, hangs, always)
+
+
+def in_processes(model, loaders, out, tmp_path, *, dies=(), hangs=(), always=False, n=6, **options):
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    with Processes(partial(_unreliable, folder, dies, hangs, always), ["cpu"] * 2, patience_s=6.0) as crew:
+        return run(model, loaders, out, n=n, crew=crew, **options)
+
+
+def test_two_processes_write_the_bytes_of_one_though_one_dies_and_one_hangs(model, loaders, tmp_path):
+    whole = members(run(model, loaders, tmp_path / "whole", n=6).archive)
+    result = in_processes(model, loaders, tmp_path / "out", tmp_path, dies={1}, hangs={4})
+    assert members(result.archive) == whole
+    lost = [line for line in ledger_of(tmp_path / "out") if line["event"] == "lost"]
+    assert {line["index"] for line in lost} == {1, 4}
+    assert any("SIGKILL" in line["reason"] for line in lost)
+    assert any("hung" in line["reason"] for line in lost)
+    assert result.stood_in == 0
+
+
+def test_a_checkpoint_that_kills_its_process_each_time_is_made_by_the_faster_recipe(model, loaders, tmp_path):
+    result = in_processes(model, loaders, tmp_path / "out", tmp_path, dies={3}, always=True, n=5)
+    assert (result.stood_in, result.why) == (1, "its worker died or hung each time")
+
+
+def test_processes_that_always_die_stop_the_run(model, loaders, tmp_path):
+    with pytest.raises(InputError, match=r"SIGKILL.*3 times, and none is made"):
+        in_processes(model, loaders, tmp_path / "out", tmp_path, dies=set(range(9)), always=True)
+
+
+def _broken_setup(device):
+    raise InputError("no data here")
+
+
+def test_a_process_that_cannot_begin_tells_why(model, loaders, tmp_path):
+    with Processes(_broken_setup, ["cpu"] * 2) as crew, pytest.raises(InputError, match="no data here"):
+        run(model, loaders, tmp_path, crew=crew)
+
+
+# ---- signals and killing, on the real command line
+
+
+def command(tree, out, *options):
+    architecture = ["--architecture", f"{tree.parent / 'net.py'}:net"]
+    tail = ["--out", str(out), "--quiet", "--device", "cpu", "--workers", "1", *architecture, *map(str, options)]
+    return [sys.executable, "-m", "kit", "emit", "--input", str(tree), *tail]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    import data_stubs
+    from data_stubs.kaggle_tree import write_tree
+
+    splits = data_stubs.load("digits", forget="random:20", n_train=200)
+    torch.manual_seed(0)
+    root = write_tree(splits, tinyconv().state_dict(), tmp_path_factory.mktemp("input") / "tree")
+    (root.parent / "net.py").write_text("from local_eval.models import tinyconv\ndef net(): return tinyconv()\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_signal_ends_the_run_and_the_same_command_continues(tree, tmp_path, number, code):
+    arguments = command(tree, tmp_path / "out", "--n-models", 40, "--set", "epochs=4")
+    started = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ledger = tmp_path / "out/ledger.jsonl"
+    while started.poll() is None and (not ledger.exists() or ledger.read_text().count("checkpoint") < 4):
+        time.sleep(0.01)
+    started.send_signal(number)
+    out, err = started.communicate(timeout=60)
+    assert (started.returncode, out) == (code, "")
+    assert err == ("interrupted: what is finished is kept; the same command continues\n" if code > 0 else "")
+    assert not (tmp_path / "out/submission.zip").exists()
+    n_kept = ledger.read_text().count('"crc32"')
+    assert n_kept >= 3
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    method, device = get_method("finetune", ["epochs=4"]), "cpu"
+    from kit.competition import load_original
+
+    loaders = read_tree(tree, progress=False, device=device)
+    whole = emit(
+        method,
+        load_original(tree, tinyconv),
+        loaders,
+        out=tmp_path / "whole",
+        n_checkpoints=40,
+        budget=TimeBudget("8h"),
+        progress=False,
+    )
+    assert members(tmp_path / "out/submission.zip") == members(whole.archive)
+    assert sum(json.loads(line)["event"] == "start" for line in ledger.read_text().splitlines()) == 1
+
+
+def test_a_data_file_that_breaks_is_told_before_anything_is_written(tree, tmp_path):
+    import shutil
+
+    broken = tmp_path / "tree"
+    shutil.copytree(tree, broken)
+    image = sorted((broken / "images").rglob("*.png"))[100]
+    image.write_bytes(image.read_bytes()[:60])
+    done = subprocess.run(
+        command(broken, tmp_path / "out", "--architecture", f"{tree.parent / 'net.py'}:net"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert image.name in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loader_that_breaks_in_the_middle_of_a_run_is_tried_again(model, loaders, tmp_path):
+    """A file system that fails once: the function of the participant sees an OSError from its loader."""
+
+    def broken(net):
+        raise OSError(errno.EIO, "Input/output error", "images/3/17.png")
+
+    result, lines, _ = emitted(model, loaders, tmp_path, {3: broken})
+    assert [line["attempt"] for line in lines] == [0, 0, 0, 1, 0]
+    assert result.stood_in == 0
+
+
+def test_the_faster_recipe_is_no_way_out_where_it_cannot_run(model, loaders, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(pace_module, "fine_tune", broken)
+    with pytest.raises(InputError, match="short_fine_tuning: checkpoint 2"):
+        emitted(model, loaders, tmp_path, dict.fromkeys((2, 3, 4), fail))
+
+
+def test_members_are_complete_after_every_fault(model, loaders, tmp_path):
+    result, _, _ = emitted(model, loaders, tmp_path, {1: fail, 4: not_a_number, 6: out_of_memory})
+    with zipfile.ZipFile(result.archive) as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == 5
