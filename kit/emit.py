@@ -171,6 +171,9 @@ def _write_checkpoints(
                     writing.result()  # one at a time: what follows a failed write must not be written
                 writing = writer.submit(keep, made)
                 pace.after(made)
+                if budget.limit_s != math.inf:
+                    used = budget.elapsed_s() / budget.limit_s
+                    shown.set_postfix_str(f"{used:.0%} of {format_duration(budget.limit_s)}", refresh=False)
                 shown.update()
             if writing:
                 writing.result()
