@@ -8,6 +8,7 @@ import numpy as np
 
 from kit.cli import answer
 from kit.errors import InputError
+from kit.submission import open_archive
 from local_eval.archived import fill_from_archive
 from local_eval.assess import DISTANCES, FEWEST, agreement, assess, assess_confidences, measures
 from local_eval.audit.predict import ranking_warning
@@ -29,6 +30,7 @@ from local_eval.report.write import facts_of
 from local_eval.retrained import retrained_pool
 from local_eval.setting import Workspace, reopen
 
+_LARGEST_BYTES = 1 << 31  # of confidences: 512 models on 250,000 examples, twice
 BINS = {"code": bins_as_in_code, "report": bins_as_in_report}
 
 
@@ -118,6 +120,10 @@ def _score_arrays(args: argparse.Namespace) -> int:
     """Confidences from anywhere: epsilon of each example and the forgetting quality, and what F is worth."""
     names = ("unlearned_confidence", "retrained_confidence")
     try:
+        with open_archive(args.confidences) as file:
+            unpacked, packed = sum(info.file_size for info in file.infolist()), args.confidences.stat().st_size
+        if unpacked > _LARGEST_BYTES or unpacked > 100 * packed:  # confidences are noise: they hardly compress
+            raise ValueError(f"{packed:,} bytes that unpack to {unpacked:,}")
         with np.load(args.confidences, allow_pickle=False) as file:
             if missing := [name for name in names if name not in file]:
                 raise InputError(f"{args.confidences}: has no array {missing[0]}: it holds {', '.join(file.files)}")
