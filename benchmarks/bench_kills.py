@@ -1,0 +1,178 @@
+"""Runs killed with SIGKILL at random and continued by the same call: each archive equals the uninterrupted one.
+
+Half of the runs are of an anytime method with a plan, half of a foreign function of four arguments; some of them are
+killed several times, also while they continue, close the archive or verify it. A run is a process forked off this one,
+which has imported everything and computed nothing, so that a kill costs no import.
+
+python -m benchmarks.bench_kills [--n 200]
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from benchmarks.record import record, rounded
+from kit.budget import TimeBudget
+from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
+from kit.emit import emit
+from kit.ledger import Ledger
+from kit.methods import Method, get_method, method_of
+from kit.submission import verify
+from local_eval.models import tinyconv
+
+N_CHECKPOINTS = 24
+
+
+def foreign(net: nn.Module, retain: DataLoader, forget: DataLoader, validation: DataLoader) -> None:
+    """A participant's function: its own optimiser, its own loop, nothing told to it."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    net.train()
+    for _ in range(4):
+        for batch in retain:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(batch["image"]), batch["age_group"]).backward()
+            optimizer.step()
+
+
+METHODS = {"finetune": get_method("finetune", ["epochs=8"]), "foreign": method_of(foreign)}
+
+
+def problem(method: Method) -> tuple[nn.Module, Loaders]:
+    generator = torch.Generator().manual_seed(1)
+
+    def part(n: int) -> ExampleDataset:
+        images = torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
+        return ExampleDataset(images, torch.randint(0, 10, (n,), generator=generator))
+
+    loader = TensorLoader if method.anytime else DataLoader
+    torch.manual_seed(0)
+    return tinyconv(), make_loaders(part(160), part(20), part(20), batch_size=16, loader=loader)
+
+
+def start(name: str, out: Path) -> int:
+    """Fork a process that makes the archive of a method; its id."""
+    if pid := os.fork():
+        return pid
+    try:
+        torch.set_num_threads(1)
+        model, loaders = problem(METHODS[name])
+        budget = TimeBudget("1h")
+        result = emit(
+            METHODS[name], model, loaders, out=out, n_checkpoints=N_CHECKPOINTS, budget=budget, progress=False
+        )
+        os._exit(0 if all(check.ok for check in result.checks) else 3)
+    except BaseException as error:
+        print(repr(error), flush=True)
+        os._exit(4)
+
+
+def wait(pid: int, after_s: float | None = None) -> int:
+    """Exit code of a process; killed after so many seconds if it still runs then."""
+    begin = time.monotonic()
+    while after_s is not None and time.monotonic() < begin + after_s:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    if after_s is not None:
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def where(out: Path) -> str:
+    """What a killed run had reached."""
+    if not (out / "ledger.jsonl").exists():
+        return "before its ledger"
+    try:
+        ledger = Ledger(out / "ledger.jsonl")
+    except Exception:
+        return "unreadable ledger"
+    made = sum(1 for _ in ledger.of("checkpoint"))
+    if ledger.first("end"):
+        return "verifying"
+    if made == N_CHECKPOINTS:
+        return "closing the archive"
+    return "between checkpoints" if made else "before the first checkpoint"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=200, help="kills")
+    n = parser.parse_args().n
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, whole_s = {}, {}
+        for name in METHODS:
+            out, begin = Path(folder) / f"whole-{name}", time.monotonic()
+            assert wait(start(name, out)) == 0
+            whole_s[name] = time.monotonic() - begin
+            whole[name] = (out / "submission.zip").read_bytes()
+        kills, runs, reached = Counter(), Counter(), Counter()
+        lost, made_again, faults = 0, [], []
+        while sum(kills.values()) < n:
+            name = list(METHODS)[sum(runs.values()) % len(METHODS)]
+            out = Path(folder) / "run"
+            shutil.rmtree(out, ignore_errors=True)
+            runs[name] += 1
+            kept: set[int] = set()
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                limit_s = rng.random() * 1.1 * whole_s[name]
+                code = wait(start(name, out), limit_s)
+                if code == -signal.SIGKILL:
+                    kills[name] += 1
+                    reached[where(out)] += 1
+                    kept = _kept(out)
+                elif code:
+                    faults.append({"method": name, "exit_code": code})
+                else:
+                    break
+            code = wait(start(name, out))
+            same = code == 0 and (out / "submission.zip").read_bytes() == whole[name]
+            if not same:
+                faults.append({"method": name, "exit_code": code, "equal": False})
+                lost += 1
+            else:
+                again = Counter(line["index"] for line in Ledger(out / "ledger.jsonl").of("checkpoint"))
+                made_again.append(max(again.values()) - 1)
+                lost += len(kept - set(again))
+                model, _ = problem(METHODS[name])
+                assert all(check.ok for check in verify(out / "submission.zip", N_CHECKPOINTS, model.state_dict()))
+            if sum(runs.values()) % 10 == 0:
+                print(f"{sum(kills.values())} kills in {sum(runs.values())} runs, {len(faults)} faults", flush=True)
+        results = {
+            "kills": dict(kills),
+            "kills_in_all": sum(kills.values()),
+            "runs": dict(runs),
+            "uninterrupted_s": whole_s,
+            "reached": dict(reached),
+            "archives_equal_to_the_uninterrupted": len(made_again),
+            "finished_checkpoints_lost": lost,
+            "finished_checkpoints_made_twice": sum(made_again),
+            "faults": faults,
+        }
+    print(json.dumps(results, indent=1))
+    record("kills", rounded(results), sys.argv)
+
+
+def _kept(out: Path) -> set[int]:
+    """Checkpoints that a killed run had finished."""
+    try:
+        return {line["index"] for line in Ledger(out / "ledger.jsonl").of("checkpoint")}
+    except Exception:
+        return set()
+
+
+if __name__ == "__main__":
+    main()
