@@ -4,6 +4,7 @@ import argparse
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from kit.competition import (
 from kit.emit import emit
 from kit.methods import Method, get_method, method_names
 from kit.options import DTYPES, architecture, devices_of, maker_on, prepare
+from kit.picture import write_bars
 from kit.profile import profile
 from kit.submission import verdict_lines, verify
 from kit.workers import Processes
@@ -65,6 +67,10 @@ def _emit(args: argparse.Namespace) -> int:
 
 
 def _profile(args: argparse.Namespace) -> int:
+    limit_s = parse_duration(args.limit)
+    if args.device in ("auto", "cpu"):
+        torch.set_num_threads(1)  # as emit computes
+    start = time.perf_counter()
     method, model, loaders = prepare(args)
     result = profile(
         method,
@@ -72,13 +78,18 @@ def _profile(args: argparse.Namespace) -> int:
         loaders,
         n_measured=args.measure,
         n_checkpoints=args.n_models,
-        limit_s=parse_duration(args.limit),
+        limit_s=limit_s,
         dtype=DTYPES.get(args.dtype),
         seed=args.seed,
+        load_s=time.perf_counter() - start + args.spent_s,
+        out=args.out,
         progress=not args.quiet,
     )
+    lines = result.lines()
+    if args.plot:
+        write_bars(args.plot, f"{method.name}: a checkpoint of {result.checkpoint_s:.2f} s", result.bars(), lines[-4:])
     facts = {**asdict(result), "fits": result.fits, "n_fit": result.n_fit}
-    answer(args, facts, result.lines())
+    answer(args, facts, lines)
     return 0 if result.fits else 1
 
 
@@ -145,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("profile", _profile, "time a few checkpoints phase by phase; exit code 0 where N fit the limit")
     method_options(sub)
+    sub.add_argument("--out", type=Path, default=Path(), help="folder that would hold the archive, for its disk")
+    sub.add_argument("--plot", type=Path, metavar="FILE.svg", help="the bars as a picture")
     sub.add_argument("--measure", type=positive_int, default=3, metavar="K", help="checkpoints to time (3)")
 
     sub = command("verify", _verify, "check an archive; exit code 0 where every check holds")

@@ -1,47 +1,71 @@
-"""Where the time of a checkpoint goes, phase by phase, and what that means for N of them on this device."""
+"""Where the time of a checkpoint goes, phase by phase, and what that means for N of them, here and on named devices."""
 
-import copy
-import io
+import linecache
+import math
+import shutil
 import statistics
+import sys
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 
 import torch
 from torch import nn
 from tqdm import trange
 
 from kit.budget import Plan, format_duration, synchronize
+from kit.checkpoint import unlearn_once
 from kit.competition import Loaders
 from kit.methods import Method
 from kit.preflight import archive_bytes
-from kit.seeds import checkpoint_seed, seed_everything
-from kit.submission import Archive, serialize
+from kit.seeds import checkpoint_seed
+from kit.submission import Archive, serialize, verify
 from kit.training import device_of
 
-PHASES = ("copy", "unlearn", "serialize", "write", "load")
+PHASES = ("unlearn", "serialize", "write", "verify")
+# Published float32 rates in TFLOP/s. How much of them small nets reach is assumed, the same everywhere.
+PEAK_TFLOPS = {"T4": 8.1, "P100": 9.3, "A100": 19.5, "H100": 66.9}
+ASSUMED_SHARE = 0.3
+_SAMPLE_S = 0.004
+_LEAST_UNCERTAINTY = 0.05  # of the projection: what speeds of one machine differ by between minutes
 
 
 @dataclass(frozen=True)
 class Profile:
     """Seconds per phase of each measured checkpoint, and the projection for n_checkpoints.
 
-    phases: phase -> seconds of each measured checkpoint. The first checkpoint pays for warming up, so the projection
-    counts it once and the median of the others n_checkpoints - 1 times; `load` is the verification's reading.
+    phases: phase -> seconds of each measured checkpoint; stages: line of the method -> seconds of a typical checkpoint
+    that are spent under it. projected_s: loading, and n_checkpoints times the typical checkpoint; uncertainty_s: what
+    it may be off by either way. elsewhere: device -> seconds, by rates of arithmetic alone. share: of the method's own
+    time that would fill the limit, above 1 where more fits.
     """
 
     phases: dict[str, list[float]]
+    stages: dict[str, float]
+    load_s: float
     n_checkpoints: int
     projected_s: float
+    uncertainty_s: float
     checkpoint_s: float
     archive_bytes: int
+    free_bytes: int
+    memory_bytes: int
     steps: int | None
+    epochs: float | None
     limit_s: float
+    share: float
+    kernel_tflops: float
+    elsewhere: dict[str, float] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
-        return self.projected_s <= self.limit_s
+        return self.projected_s <= self.limit_s and self.archive_bytes <= self.free_bytes
 
     @property
     def n_fit(self) -> int:
@@ -49,28 +73,53 @@ class Profile:
         first = self.projected_s - self.checkpoint_s * (self.n_checkpoints - 1)
         return max(0, int((self.limit_s - first) / self.checkpoint_s) + 1)
 
+    def bars(self) -> list[tuple[str, float]]:
+        """(name, seconds) of the phases of a typical checkpoint, those of the method's lines indented."""
+        typical = {phase: statistics.median(seconds) for phase, seconds in self.phases.items()}
+        stages = [(f"  {stage}", seconds) for stage, seconds in self.stages.items()]
+        return [("unlearn", typical["unlearn"]), *stages, *list(typical.items())[1:]]
+
     def lines(self) -> list[str]:
         """The profile as text, a line a phase with a bar, then the projection and its verdict."""
-        typical = {phase: statistics.median(seconds) for phase, seconds in self.phases.items()}
-        whole = sum(typical.values()) or 1.0
+        whole = self.checkpoint_s or 1.0
+        width = max(len(name) for name, _ in self.bars())
         lines = [
-            f"{phase:<10}{format_duration(seconds):>12}  {seconds / whole:>6.1%}  {'#' * round(40 * seconds / whole)}"
-            for phase, seconds in typical.items()
+            f"{name:<{width}}{format_duration(s):>12} {s / whole:>7.1%}  {'#' * round(40 * s / whole)}"
+            for name, s in self.bars()
         ]
         lines.append(
-            f"{self.n_checkpoints} checkpoints: {format_duration(self.projected_s)} on this device, "
-            f"{self.archive_bytes / 1e9:.2f} GB" + (f", {self.steps} steps each" if self.steps is not None else "")
+            f"{self.n_checkpoints} checkpoints: {format_duration(self.projected_s)} +- "
+            f"{format_duration(self.uncertainty_s)} on this device in one process, {format_duration(self.load_s)} of "
+            "it for loading" + (f"; {self.steps} steps each" if self.steps is not None else "")
         )
-        limit = format_duration(self.limit_s)
-        if self.fits:
-            lines.append(f"fits the limit of {limit}: {self.projected_s / self.limit_s:.0%} of it is used")
-        else:
-            share = self.n_fit / self.n_checkpoints
+        lines.append(
+            f"disk: {self.archive_bytes / 1e9:.2f} GB of {self.free_bytes / 1e9:.1f} GB free; "
+            f"memory: {self.memory_bytes / 1e9:.2f} GB at most so far"
+        )
+        if self.elsewhere:
+            on = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.elsewhere.items())
             lines.append(
-                f"does not fit the limit of {limit}: {self.n_fit} of {self.n_checkpoints} checkpoints would, "
-                f"all of them with {share:.0%} of the steps"
+                f"elsewhere, within a factor of two: {on} (by a convolution's rate, {self.kernel_tflops:.2f} TFLOP/s "
+                f"here; {ASSUMED_SHARE:.0%} of the published peak assumed there)"
             )
-        return lines
+        return [*lines, self._verdict()]
+
+    def _verdict(self) -> str:
+        limit, n_all = format_duration(self.limit_s), self.n_checkpoints
+        more = f"; {self._advice()} would fill it" if 0 < self.share < math.inf else ""
+        if self.archive_bytes > self.free_bytes:
+            return "does not fit the disk: store float16, or choose another folder"
+        if self.fits:
+            close = ", a close call" if self.projected_s + self.uncertainty_s > self.limit_s else ""
+            return f"fits the limit of {limit}: {self.projected_s / self.limit_s:.0%} of it is used{close}{more}"
+        fit = f"{self.n_fit} of {n_all} checkpoints would" if self.n_fit else "no checkpoint would"
+        return f"does not fit the limit of {limit}: {fit}" + (f", all of them with {self._advice()}" if more else "")
+
+    def _advice(self) -> str:
+        """What of the method's own length would use the limit."""
+        if self.epochs:
+            return f"epochs={float(f'{self.epochs * self.share:.2g}'):g}"
+        return f"{self.share:.0%} of the steps"
 
 
 def profile(
@@ -83,12 +132,22 @@ def profile(
     limit_s: float = 8 * 3600.0,
     dtype: torch.dtype | None = None,
     seed: int = 0,
+    load_s: float = 0.0,
+    out: Path = Path(),
     progress: bool = True,
 ) -> Profile:
-    """Make `n_measured` checkpoints (at least 1) into a temporary archive, timing each phase; nothing is kept."""
+    """Make `n_measured` checkpoints (at least 1) into a temporary archive, timing each phase; nothing is kept.
+
+    A method that takes a plan is warmed up by a short run first; of another one the first checkpoint pays for that,
+    and the projection leaves it out where there are more. load_s: seconds that reading the data took; out: the folder
+    whose disk is to hold the archive.
+    """
     device = device_of(model)
     phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
     plan = Plan() if method.anytime else None
+    stages: Counter[str] = Counter()
+    if plan:
+        unlearn_once(method, model, loaders, seed=checkpoint_seed(seed, -1), index=0, plan=Plan(1))
 
     def clock(phase: str, start: float) -> float:
         synchronize(device)
@@ -99,28 +158,98 @@ def profile(
     with tempfile.TemporaryDirectory() as folder:
         archive = Archive(Path(folder) / "profile.zip")
         for index in trange(n_measured, desc=f"profiling {method.name}", disable=not progress):
-            checkpoint = checkpoint_seed(seed, index)
-            seed_everything(checkpoint)
             start = time.perf_counter()
-            net = copy.deepcopy(model)
-            start = clock("copy", start)
-            net = method(net, loaders, seed=checkpoint, plan=plan)
+            with _sampling(method.function.__code__, stages):
+                net, _ = unlearn_once(method, model, loaders, seed=seed, index=index, plan=plan)
             start = clock("unlearn", start)
             data = serialize(net.state_dict(), dtype)
             start = clock("serialize", start)
             archive.add(index, data)
-            start = clock("write", start)
-            torch.load(io.BytesIO(data), weights_only=True)
-            clock("load", start)
-        archive.close()
+            clock("write", start)
+        path = archive.close()
+        start = time.perf_counter()
+        verify(path, n_measured, model.state_dict())
+        phases["verify"] = [(time.perf_counter() - start) / n_measured] * n_measured
     seconds = [sum(parts) for parts in zip(*phases.values(), strict=True)]
-    typical = statistics.median(seconds[1:] or seconds)
+    warm = seconds if plan else seconds[1:] or seconds
+    typical, n_samples = statistics.median(warm), sum(stages.values())
+    unlearn_s = statistics.median(phases["unlearn"])
+    spread = 2 * statistics.stdev(warm) / len(warm) ** 0.5 / typical if len(warm) > 1 else 2 * _LEAST_UNCERTAINTY
+    rate = kernel_tflops(device)
+    other_s = typical - unlearn_s
+    scale = {name: rate / (ASSUMED_SHARE * peak) for name, peak in PEAK_TFLOPS.items()} if device.type == "cpu" else {}
+    epochs = method.settings.get("epochs")
     return Profile(
         phases=phases,
+        stages={stage: unlearn_s * n / n_samples for stage, n in stages.most_common(6)},
+        load_s=load_s,
         n_checkpoints=n_checkpoints,
-        projected_s=seconds[0] + typical * (n_checkpoints - 1),
+        projected_s=load_s + typical * n_checkpoints,
+        uncertainty_s=typical * n_checkpoints * max(spread, _LEAST_UNCERTAINTY),
         checkpoint_s=typical,
         archive_bytes=archive_bytes(model, n_checkpoints, dtype),
+        free_bytes=shutil.disk_usage(next(path for path in (out, *out.parents, Path()) if path.exists())).free,
+        memory_bytes=_memory_bytes(device),
         steps=plan.wanted if plan else None,
+        epochs=float(epochs) if isinstance(epochs, int | float) else None,
         limit_s=limit_s,
+        share=((limit_s - load_s) / n_checkpoints - other_s) / unlearn_s if unlearn_s > 0 else math.inf,
+        kernel_tflops=rate,
+        elsewhere={name: load_s + n_checkpoints * (other_s + unlearn_s * factor) for name, factor in scale.items()},
     )
+
+
+@torch.no_grad()
+def kernel_tflops(device: torch.device) -> float:
+    """Rate of one convolution in float32, in TFLOP/s: 64 images of 32 x 32, 64 channels to 64, 3 x 3; best of six."""
+    images = torch.randn(64, 64, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    convolution = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last)
+    best_s = math.inf
+    for _ in range(6):
+        start = time.perf_counter()
+        convolution(images)
+        synchronize(device)
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2 * 64 * 32 * 32 * 64 * 64 * 9 / max(best_s, 1e-9) / 1e12
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """The most that this process held so far, on the GPU where that does the work; 0 where nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextmanager
+def _sampling(code: CodeType, stages: Counter[str]) -> Iterator[None]:
+    """Look every few milliseconds which line of the method, or of the kit on its behalf, this thread is at, and count.
+
+    A method needs to know nothing of it; a line stands for all that is called from it outside of both.
+    """
+    own, done = {code.co_filename, str(Path(__file__).parent)}, threading.Event()
+    thread = threading.get_ident()
+
+    def look() -> None:
+        while not done.wait(_SAMPLE_S):
+            frame, deepest = sys._current_frames().get(thread), None
+            while frame and frame.f_code is not code:
+                path = frame.f_code.co_filename
+                if deepest is None and (path in own or str(Path(path).parent) in own):
+                    deepest = frame
+                frame = frame.f_back
+            if frame:
+                at = deepest or frame
+                line = " ".join(linecache.getline(at.f_code.co_filename, at.f_lineno).split())
+                stages[f"{at.f_code.co_name}: {line}"[:60]] += 1
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

@@ -9,7 +9,6 @@ from kit.budget import TimeBudget
 from kit.emit import emit, measure_cost
 from kit.errors import InputError
 from kit.methods import get_method, method_of
-from kit.profile import PHASES, profile
 from kit.seeds import checkpoint_seed
 from kit.submission import verify
 
@@ -227,19 +226,6 @@ def test_seeds_of_checkpoints_runs_and_retries_all_differ():
     seeds = {checkpoint_seed(s, i, a) for s in range(4) for i in range(-2, 512) for a in range(3)}
     assert len(seeds) == 4 * 514 * 3
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_the_profile_times_every_phase_and_projects(model, loaders):
-    result = profile(FINETUNE, model, loaders, n_measured=3, n_checkpoints=100, limit_s=1e6, progress=False)
-    assert set(result.phases) == set(PHASES)
-    assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in result.phases.values())
-    assert result.projected_s == pytest.approx(sum(s[0] for s in result.phases.values()) + 99 * result.checkpoint_s)
-    assert (result.fits, result.steps) == (True, 14)
-    assert "fits the limit" in result.lines()[-1]
-    tight = profile(FINETUNE, model, loaders, n_measured=2, n_checkpoints=10**7, limit_s=1.0, progress=False)
-    assert not tight.fits
-    assert 0 <= tight.n_fit < 10**7
-    assert f"{tight.n_fit} of 10000000 checkpoints would" in tight.lines()[-1]
 
 
 def test_doing_nothing_makes_an_archive_that_does_not_pass(model, loaders, tmp_path):

@@ -1,0 +1,90 @@
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kit.errors import InputError
+from kit.methods import get_method, method_of
+from kit.picture import write_bars
+from kit.profile import PEAK_TFLOPS, PHASES, kernel_tflops, profile
+
+FINETUNE = get_method("finetune", ["epochs=2"])
+
+
+def profiled(model, loaders, method=FINETUNE, **options):
+    return profile(method, model, loaders, **{"n_checkpoints": 100, "limit_s": 1e6, "progress": False, **options})
+
+
+def test_every_phase_is_timed_and_the_whole_projected(model, loaders, tmp_path):
+    result = profiled(model, loaders, load_s=3.0, out=tmp_path / "not/there/yet")
+    assert set(result.phases) == set(PHASES)
+    assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in result.phases.values())
+    assert result.projected_s == pytest.approx(3.0 + 100 * result.checkpoint_s)
+    assert (result.fits, result.steps, result.epochs) == (True, 14, 2.0)
+    assert "fits the limit" in result.lines()[-1]
+    assert result.free_bytes > 0
+    assert 1e8 < result.memory_bytes < 1e11
+
+
+def test_what_does_not_fit_is_told_with_what_would(model, loaders):
+    result = replace(profiled(model, loaders), limit_s=50.0, checkpoint_s=1.0, projected_s=100.0, share=0.4)
+    assert (result.fits, result.n_fit) == (False, 50)
+    assert "50 of 100 checkpoints would, all of them with epochs=0.8" in result.lines()[-1]
+    assert "40% of the steps" in replace(result, epochs=None).lines()[-1]
+    assert "a close call" in replace(result, limit_s=101.0, uncertainty_s=5.0).lines()[-1]
+    full = replace(result, free_bytes=10)
+    assert not full.fits
+    assert "does not fit the disk" in full.lines()[-1]
+
+
+def test_the_stages_are_lines_of_the_method_and_of_the_kit(model, loaders):
+    def unlearning(net, retain, forget, validation):
+        time.sleep(0.06)
+        time.sleep(0.18)  # the longer one
+        with torch.no_grad():
+            net.fc.bias += torch.randn(10)
+
+    result = profiled(model, loaders, method_of(unlearning))
+    first = next(iter(result.stages))
+    assert "the longer one" in first
+    assert 0.5 < result.stages[first] / sum(result.stages.values()) < 0.9
+    assert result.steps is None
+    assert any("loss.backward()" in stage for stage in profiled(model, loaders, n_measured=5).stages)
+
+
+def test_the_first_checkpoint_of_a_function_pays_for_warming_up(model, loaders):
+    calls = []
+
+    def unlearning(net, retain, forget, validation):
+        calls.append(0)
+        time.sleep(0.5 if len(calls) == 1 else 0.05)
+        with torch.no_grad():
+            net.fc.bias += torch.randn(10)
+
+    assert 0.05 < profiled(model, loaders, method_of(unlearning)).checkpoint_s < 0.3
+
+
+def test_other_devices_differ_by_their_rates_alone(model, loaders):
+    result = profiled(model, loaders)
+    assert set(result.elsewhere) == set(PEAK_TFLOPS)
+    unlearn_s = sorted(result.phases["unlearn"])[1]
+    other_s = result.checkpoint_s - unlearn_s
+    for name, seconds in result.elsewhere.items():
+        factor = result.kernel_tflops / (0.3 * PEAK_TFLOPS[name])
+        assert seconds == pytest.approx(100 * (other_s + unlearn_s * factor))
+    assert 1e-3 < kernel_tflops(torch.device("cpu")) < 100
+
+
+def test_the_picture_is_an_svg_with_a_bar_each(tmp_path):
+    path = write_bars(tmp_path / "a.svg", "<title> & more", [("unlearn", 2.0), ("  line: a < b", 0.5)], ["a note"])
+    root = ElementTree.parse(path).getroot()
+    bars = [float(node.get("width")) for node in list(root.iter("{http://www.w3.org/2000/svg}rect"))[1:]]
+    assert bars[0] == pytest.approx(4 * bars[1], abs=0.2)
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"<title> & more", "line: a < b", "500 ms", "a note"} <= set(texts)
+    with pytest.raises(InputError, match="name it"):
+        write_bars(tmp_path / "a.png", "", [])
+    with pytest.raises(InputError, match="cannot be written"):
+        write_bars(tmp_path / "none/a.svg", "", [])
