@@ -1,0 +1,188 @@
+"""Time limits from 20 s to 5 min, five methods, `--fill`: never passed, exactly N checkpoints, how much of it is used.
+
+A run is a process forked off this one, so that its limit counts from its first moment and its end is seen from outside
+by the wall clock. smallconv on synthetic images of 32 x 32. Some runs are slowed in the middle: from 40% of the limit
+on, each step waits as long as it computed; and some are slowed and freed again at 70%.
+
+python -m benchmarks.bench_budget [--parallel 2] [--n-models 24] [--limits 20 60 120 300]
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.record import record, rounded
+from kit.budget import TimeBudget
+from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
+from kit.emit import emit
+from kit.ledger import Ledger
+from kit.methods import get_method
+from kit.submission import verify
+from local_eval.models import smallconv
+
+METHODS = {
+    "finetune": [],
+    "random_perturbation": [],
+    "negative_gradient": [],
+    "ssd": ["epochs=0.5"],
+    "retrain": [],
+}
+
+
+def problem() -> tuple[nn.Module, Loaders]:
+    generator = torch.Generator().manual_seed(1)
+
+    def part(n: int) -> ExampleDataset:
+        images = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        return ExampleDataset(images, torch.randint(0, 10, (n,), generator=generator))
+
+    torch.manual_seed(0)
+    return smallconv(), make_loaders(part(2000), part(100), part(200), batch_size=64, loader=TensorLoader)
+
+
+@contextmanager
+def slowed(start_s: float, stop_s: float) -> Iterator[None]:
+    """Between these seconds from now every convolution waits as long as it computed."""
+    plain, begin = nn.Conv2d.forward, time.monotonic()
+
+    def waiting(self: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        before = time.perf_counter()
+        result = plain(self, images)
+        if start_s < time.monotonic() - begin < stop_s:
+            time.sleep(4 * (time.perf_counter() - before))  # the backward pass takes thrice the forward: in all, double
+        return result
+
+    nn.Conv2d.forward = waiting
+    try:
+        yield
+    finally:
+        nn.Conv2d.forward = plain
+
+
+def run(name: str, limit_s: float, n_models: int, slow: tuple[float, float], out: Path) -> None:
+    """One emission; what it says of itself goes to out/said.json."""
+    torch.set_num_threads(1)
+    budget = TimeBudget(limit_s)
+    model, loaders = problem()
+    with slowed(slow[0] * limit_s, slow[1] * limit_s):
+        result = emit(
+            get_method(name, METHODS[name]),
+            model,
+            loaders,
+            out=out,
+            n_checkpoints=n_models,
+            budget=budget,
+            fill=True,
+            progress=False,
+        )
+    said = {"ok": all(check.ok for check in result.checks), "stood_in": result.stood_in, "why": result.why}
+    (out / "said.json").write_text(json.dumps(said))
+
+
+def start(task: Callable[[], None]) -> int:
+    if pid := os.fork():
+        return pid
+    try:
+        task()
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def result_of(case: dict[str, Any], out: Path, n_models: int, seconds: float, code: int) -> dict[str, Any]:
+    """What is found from outside, and what the ledger says."""
+    said = json.loads((out / "said.json").read_text()) if code == 0 else {"ok": False, "stood_in": None, "why": ""}
+    checks = verify(out / "submission.zip", n_models, problem()[0].state_dict())
+    ledger = Ledger(out / "ledger.jsonl")
+    plans = [line["steps"] for line in ledger.of("plan")]
+    made = list(ledger.of("checkpoint"))
+    return {
+        **case,
+        "seconds": seconds,
+        "used": seconds / case["limit_s"],
+        "passed_the_limit": seconds > case["limit_s"],
+        "checkpoints": len(made),
+        "verified": code == 0 and all(check.ok for check in checks),
+        "plans": plans,
+        "by_the_faster_recipe": said["stood_in"],
+        "why": said["why"],
+        "load_average": os.getloadavg()[0],
+    }
+
+
+SLOWED = {"no": (math.inf, math.inf), "from 40% on": (0.4, math.inf), "from 40% to 70%": (0.4, 0.7)}
+
+
+def cases_of(limits: list[float]) -> list[dict[str, Any]]:
+    """Every limit with every method; the two shortest also on a machine that slows down."""
+    plain = [{"method": name, "limit_s": limit, "slowed": "no"} for limit in limits for name in METHODS]
+    slow = [
+        {"method": name, "limit_s": limit, "slowed": kind}
+        for limit in limits[:2]
+        for name in METHODS
+        for kind in list(SLOWED)[1:]
+    ]
+    return sorted(plain + slow, key=lambda case: case["limit_s"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parallel", type=int, default=1, help="runs at once")
+    parser.add_argument("--n-models", type=int, default=24)
+    parser.add_argument("--limits", type=float, nargs="+", default=[20.0, 60.0, 120.0, 300.0])
+    options = parser.parse_args()
+    waiting, running, rows = cases_of(options.limits), {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or running:
+            while waiting and len(running) < options.parallel:
+                case, out = waiting.pop(0), Path(folder) / str(len(rows) + len(running) + 1000 * len(waiting))
+                out.mkdir()
+                arguments = case["method"], case["limit_s"], options.n_models, SLOWED[case["slowed"]], out
+                begin = time.monotonic()
+                running[start(lambda a=arguments: run(*a))] = case, out, begin
+            pid, status = os.waitpid(-1, 0)
+            case, out, begin = running.pop(pid)
+            seconds, code = time.monotonic() - begin, os.waitstatus_to_exitcode(status)
+            row = result_of(case, out, options.n_models, seconds, code)
+            rows.append(row)
+            print(
+                f"{row['limit_s']:>5.0f} s {row['method']:<20} slowed {row['slowed']:<16} {row['seconds']:7.2f} s "
+                f"{row['used']:6.1%} {row['checkpoints']} checkpoints, {row['by_the_faster_recipe']} by the faster "
+                f"recipe, steps {row['plans']}",
+                flush=True,
+            )
+            _save(rows, options)
+
+
+def _save(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    rows = sorted(rows, key=lambda row: (row["slowed"] != "no", row["limit_s"], row["method"]))
+    results = {
+        "n_models": options.n_models,
+        "runs_at_once": options.parallel,
+        "runs": len(rows),
+        "limit_passed": sum(row["passed_the_limit"] for row in rows),
+        "complete_and_verified": sum(row["verified"] and row["checkpoints"] == options.n_models for row in rows),
+        "at_least_95_percent_used": sum(row["used"] >= 0.95 for row in rows),
+        "least_used": min(row["used"] for row in rows),
+        "median_used": statistics.median(row["used"] for row in rows),
+        "checkpoints_by_the_faster_recipe": sum(row["by_the_faster_recipe"] or 0 for row in rows),
+        "rows": rows,
+    }
+    record("budget", rounded(results), sys.argv)
+
+
+if __name__ == "__main__":
+    main()
