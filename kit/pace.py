@@ -192,7 +192,7 @@ class Pace:
                 self._plan(self.cost, measured[0].wanted, {"wanted": measured[0].wanted})
 
     def _closing(self) -> tuple[float, float]:
-        """Seconds to serialize a checkpoint; and to close and verify the archive, with half as much again as one tells."""
+        """Seconds to serialize a checkpoint; and to close and verify the archive, half as much again as one tells."""
         state, seconds = self.maker.model.state_dict(), []
         for _ in range(3):  # the quickest: others were kept waiting by something else
             start = time.perf_counter()
