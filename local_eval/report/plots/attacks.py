@@ -59,9 +59,9 @@ def tradeoff(unlearned: np.ndarray, null: np.ndarray, lines: Sequence[float] = (
     for epsilon in lines:
         corner = 1 / (1 + np.exp(epsilon))
         axis.plot([0, corner, 1], [1, corner, 0], color=colour("quiet"), linewidth=0.9, linestyle=":")
-        axis.annotate(
-            f"ε = {epsilon:g}", (corner, corner), (2, 2), textcoords="offset points", color=colour("quiet"), fontsize=10
-        )
+        behind = {"facecolor": colour("paper"), "edgecolor": "none", "pad": 0.6, "alpha": 0.85}
+        label = {"textcoords": "offset points", "color": colour("quiet"), "fontsize": 10, "bbox": behind, "zorder": 5}
+        axis.annotate(f"ε = {epsilon:g}", (corner, corner), (3, 3), **label)
     axis.plot([0, 1], [1, 0], color=colour("quiet"), linewidth=0.9, linestyle=":")
     axis.set(xlim=(-0.01, 1), ylim=(-0.01, 1.01), xlabel="false positive rate: retrained taken for unlearned")
     axis.set_title("false negative rate: unlearned taken for retrained", fontsize=10)
