@@ -18,8 +18,9 @@ from kit.checkpoint import Made, make_one, measure_cost, unlearn_once
 from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders
 from kit.errors import InputError
 from kit.ledger import FILE_NAME, Ledger
+from kit.making import Crew, Lost, Maker
 from kit.methods import Method, method_of
-from kit.pace import Crew, Lost, Maker, Pace
+from kit.pace import Pace
 from kit.preflight import archive_bytes, check_output
 from kit.submission import Archive, Check, Entry, state_hash, verify
 from kit.training import device_of

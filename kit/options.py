@@ -10,8 +10,8 @@ from torch import nn
 
 from kit.competition import Loaders, load_original, read_tree, resnet18
 from kit.errors import InputError
+from kit.making import Maker
 from kit.methods import Method, get_method, load_file
-from kit.pace import Maker
 from kit.preflight import choose_device
 
 _WORTH_STARTING = 16  # checkpoints, from which on it pays to start a process a core

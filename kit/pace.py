@@ -4,138 +4,19 @@ import math
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
-import torch
-from torch import nn
-
-from kit.budget import OverrunError, Plan, StepCost, TimeBudget, alarm, format_duration, plan_steps, planned_steps
-from kit.checkpoint import Made, make_one, measure_cost
-from kit.competition import Loaders
-from kit.errors import BrokenModelError, InputError
+from kit.budget import Plan, StepCost, TimeBudget, format_duration, plan_steps
+from kit.checkpoint import Made
+from kit.errors import InputError
 from kit.ledger import Ledger
-from kit.methods import Method, method_of
-from kit.seeds import checkpoint_seed
+from kit.making import Crew, Lost, Maker, Probe, Task
 from kit.submission import serialize, state_hash
-from kit.training import fine_tune
 
 _RECENT = 3  # checkpoints that tell the machine's present speed
 _LOSSES = 3  # of one checkpoint by workers that died
-
-
-def short_fine_tuning(
-    net: nn.Module,
-    retain_loader: Iterable[Any],
-    forget_loader: Iterable[Any],
-    val_loader: Iterable[Any],
-    *,
-    seed: int,
-    plan: Plan | None = None,
-) -> nn.Module:
-    """The faster recipe that stands in where a method fails or takes too long: at most one epoch of fine-tuning."""
-    torch.manual_seed(seed)
-    return fine_tune(net, retain_loader, planned_steps(plan, len(retain_loader)), lr=0.001)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One checkpoint to make. proven: the method has made one before, so that a failure is no mistake in its code.
-
-    spare: steps of the faster recipe, should it have to stand in; allowed_s: when it has to, at the latest; why: it
-    makes this checkpoint from the start, for this reason. probe: nothing to make, only to measure.
-    """
-
-    index: int
-    plan: Plan | None = None
-    spare: Plan | None = None
-    allowed_s: float = math.inf
-    proven: bool = False
-    why: str = ""
-    probe: bool = False
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Measured before the first checkpoint: the method's cost and wanted steps where it takes a plan, and the cost of
-    a step of the faster recipe, infinite where that cannot run on these data."""
-
-    cost: StepCost | None
-    wanted: int
-    spare_s: float
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A task whose worker died or hung."""
-
-    task: Task
-    reason: str
-
-
-NextTask = Callable[[], Task | None]
-
-
-class Crew(Protocol):
-    """Whoever makes checkpoints, `n_parallel` at once. `run` asks for a task whenever one can be begun."""
-
-    n_parallel: int
-
-    def run(self, next_task: NextTask) -> Iterator[Made | Probe | Lost]: ...
-
-
-@dataclass(frozen=True)
-class Maker:
-    """What makes the checkpoints of a run in one process."""
-
-    method: Method
-    model: nn.Module
-    loaders: Loaders
-    seed: int = 0
-    dtype: torch.dtype | None = None
-    fill: bool = False
-    n_parallel: int = 1
-
-    def run(self, next_task: NextTask) -> Iterator[Made | Probe]:
-        """Checkpoints one after the other in this process."""
-        while task := next_task():
-            yield self(task)
-
-    def __call__(self, task: Task) -> Made | Probe:
-        if task.probe:
-            return self._probe()
-        start, why = time.perf_counter(), task.why
-        if not why:
-            try:
-                with alarm(task.allowed_s):
-                    return self._make(self.method, task.index, task.plan, task.proven)
-            except OverrunError:
-                why = "it took the time that the others need"
-                if not (task.proven or self.method.anytime):
-                    raise InputError(
-                        f"{self.method.name}: checkpoint {task.index} was not done after "
-                        f"{format_duration(task.allowed_s)}, the first of all: do less in each, or raise the limit"
-                    ) from None
-            except BrokenModelError as error:
-                if not task.proven:
-                    raise
-                why = str(error)
-        made = self._make(method_of(short_fine_tuning), task.index, task.spare, True)
-        return replace(made, why=why, seconds=time.perf_counter() - start)
-
-    def _make(self, method: Method, index: int, plan: Plan | None, retry: bool) -> Made:
-        data = self.model, self.loaders
-        return make_one(method, *data, seed=self.seed, index=index, plan=plan, dtype=self.dtype, retry=retry)
-
-    def _probe(self) -> Probe:
-        seed, data = checkpoint_seed(self.seed, -1), (self.model, self.loaders)
-        cost, wanted = measure_cost(self.method, *data, seed, fill=self.fill) if self.method.anytime else (None, 0)
-        try:
-            made = [self._make(method_of(short_fine_tuning), -1, Plan(1), False) for _ in range(2)]
-        except InputError:
-            return Probe(cost, wanted, math.inf)
-        return Probe(cost, wanted, min(one.seconds for one in made))
 
 
 class Pace:
@@ -164,6 +45,7 @@ class Pace:
         self.growing = fill  # a plan of this run may take more steps; one that is continued stays what it was
         self.cost: StepCost | None = None
         self.slowness: list[float] = []  # of recent checkpoints: seconds as a multiple of the cost
+        self.normal: tuple[float, float, float] | None = None  # seconds of a step, of the faster recipe, of the closing
         self.spare_s, self.spare_steps, self.why = math.inf, 1, ""
 
     def prepare(self) -> None:
@@ -232,7 +114,7 @@ class Pace:
             return task
         later = math.ceil((len(self.todo) - 1) / self.crew.n_parallel)
         allowed_s = left_s - 1.5 * self.spare_s * later  # leaves one step of the faster recipe to each of the others
-        if not task.why and self.maker.method.anytime is False and self.cost is not None:
+        if not task.why and not self.maker.method.anytime and self.cost is not None:
             steps = max(1, min(len(self.maker.loaders.retain), int(self._pace_s() / (4 * self.spare_s))))
             if self._pace_s() + 1.1 * later * steps * self.spare_s > left_s and later:
                 self._fall_back("the machine became slower")
@@ -289,13 +171,24 @@ class Pace:
             self._refuse_or_accept()
         slow = made.seconds / max(1e-9, self.cost.seconds(task.plan.limit if task.plan else 0))
         self.slowness = [slow] if made.why else [*self.slowness, slow]
+        self._scale_reserve()
         if self.maker.method.anytime and self.todo and not self.why:
             self._follow()
+
+    def _scale_reserve(self) -> None:
+        """On a machine that became slower, the faster recipe and the closing of the archive are slower, too."""
+        if len(self.slowness) == _RECENT and self.normal is None:
+            self.normal = self.cost.seconds(1) * statistics.median(self.slowness), self.spare_s, self.budget.reserve_s
+        if self.normal:
+            before, spare_s, reserve_s = self.normal
+            slower = min(4.0, max(1.0, self.cost.seconds(1) * statistics.median(self.slowness[-_RECENT:]) / before))
+            self.spare_s, self.budget.reserve_s = spare_s * slower, reserve_s * slower
 
     def _follow(self) -> None:
         rounds, left_s = self._rounds()
         unused = left_s - (rounds + 0.04) * self._pace_s()
-        faster = self.growing and unused > 0.015 * self.budget.limit_s and len(self.slowness) >= _RECENT
+        faster = self.growing and len(self.slowness) >= _RECENT and statistics.median(self.slowness[-_RECENT:]) < 0.98
+        faster = self.growing and unused > (0.015 if faster else 0.04) * self.budget.limit_s
         if unused >= (-0.01 * left_s if rounds > 4 else 0) and not faster:  # later ones make good for a little
             return
         slower = self._pace_s() / max(1e-9, self.cost.seconds(self.steps))
@@ -314,7 +207,7 @@ class Pace:
         except InputError:
             if self.n_made == 0 or self.spare_s * rounds > left_s:
                 raise
-            return self._fall_back("not one step of the method fits")
+            steps = max(1, (self.steps or 0) // 2)  # a cost measured in a bad moment may be wrong; the alarm is not
         if self.cost and (before := self.cost.seconds(self.steps or 0)) and (now := cost.seconds(self.steps or 0)):
             self.slowness = [slow * before / now for slow in self.slowness]
         self.cost = cost
@@ -322,7 +215,6 @@ class Pace:
             self.steps = steps
             cost_facts = {"fixed_s": cost.fixed_s, "step_s": cost.step_s}
             self.ledger.append("plan", steps=steps, **cost_facts, at_s=round(self.budget.elapsed_s(), 3), **facts)
-        return None
 
     def _fall_back(self, why: str) -> None:
         """From here on the faster recipe, with as many of its steps as fit."""

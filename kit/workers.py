@@ -22,8 +22,8 @@ from tqdm import tqdm
 from kit.checkpoint import Made
 from kit.competition import INPUT_DIR, load_original, read_tree
 from kit.errors import InputError
+from kit.making import Lost, Maker, NextTask, Probe, Task
 from kit.methods import Method, method_of
-from kit.pace import Lost, Maker, NextTask, Probe, Task
 from kit.submit import submit
 
 Setup = Callable[[str], Callable[[Task], Made | Probe]]

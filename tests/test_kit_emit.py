@@ -4,13 +4,19 @@ import zipfile
 import pytest
 import torch
 
+import data_stubs
+from data_stubs.kaggle_tree import write_tree
 from kit import checkpoint as checkpoint_module
 from kit.budget import TimeBudget
+from kit.cli import process_age_s
+from kit.competition import resnet18
 from kit.emit import emit, measure_cost
 from kit.errors import InputError
 from kit.methods import get_method, method_of
 from kit.seeds import checkpoint_seed
 from kit.submission import verify
+from kit.submit import submit
+from kit.workers import submit_on_all_gpus
 
 FINETUNE = get_method("finetune", ["epochs=2"])
 
@@ -233,3 +239,88 @@ def test_doing_nothing_makes_an_archive_that_does_not_pass(model, loaders, tmp_p
     failed = [check.name for check in result.checks if not check.ok]
     assert failed == ["all different"]
     assert verify(result.archive, 4, model.state_dict()) == result.checks
+
+
+def speeding(clock, speeds):
+    """A SlowMethod whose speed changes: {number of calls: factor of its times}."""
+    slow = SlowMethod(clock)
+
+    def method(net, retain, forget, validation, *, seed, plan=None):
+        if factor := speeds.get(len(slow.taken)):
+            slow.fixed, slow.step = slow.fixed * factor, slow.step * factor
+        slow(net, retain, forget, validation, seed=seed, plan=plan)
+
+    return method_of(method), slow
+
+
+def test_fill_follows_a_machine_that_becomes_faster_and_says_so(clock, model, loaders, tmp_path):
+    method, slow = speeding(clock, {3 + 4: 0.5})
+    budget = TimeBudget("200s", clock=lambda: clock[0])
+    run(model, loaders, tmp_path, n=16, method=method, budget=budget, fill=True)
+    assert 0.95 * 200 < budget.elapsed_s() <= 200
+    revised = [line for line in ledger_of(tmp_path) if line.get("revised") == "the machine became faster"]
+    assert revised
+    assert slow.taken[-1] > 1.5 * slow.taken[3]
+
+
+def test_without_fill_a_faster_machine_changes_no_plan(clock, model, loaders, tmp_path):
+    method, slow = speeding(clock, {3 + 4: 0.5})
+    run(model, loaders, tmp_path, n=16, method=method, budget=TimeBudget("60s", clock=lambda: clock[0]))
+    assert len(set(slow.taken[3:])) == 1
+
+
+def test_fill_on_a_steady_machine_keeps_one_plan_and_uses_the_limit(clock, model, loaders, tmp_path):
+    slow, budget = planned(clock, model, loaders, tmp_path, "400s", n=16, fill=True)
+    assert len(set(slow.taken[3:])) == 1, "all checkpoints must be one distribution"
+    assert 0.95 * 400 < budget.elapsed_s() <= 400
+
+
+@pytest.mark.parametrize("after", [1, 3, 6])
+def test_a_continued_run_keeps_its_plan_whatever_time_it_is_given(clock, model, loaders, tmp_path, after):
+    whole, _ = planned(clock, model, loaders, tmp_path / "whole", "200s", fill=True)
+    slow, taken = SlowMethod(clock), []
+
+    def interrupted(net, retain, forget, validation, *, seed, plan=None):
+        if len(slow.taken) == 3 + after and not taken:
+            taken.append(None)
+            raise KeyboardInterrupt
+        slow(net, retain, forget, validation, seed=seed, plan=plan)
+
+    method = method_of(interrupted, "slow")
+    for _ in range(2):
+        budget = TimeBudget("200s", clock=lambda: clock[0])
+        try:
+            run(model, loaders, tmp_path / "parts", n=8, method=method, budget=budget, fill=True)
+        except KeyboardInterrupt:
+            continue
+    steps = {line["steps"] for line in ledger_of(tmp_path / "parts") if line["event"] == "plan"}
+    assert steps == {whole.taken[-1]}
+    assert members(tmp_path / "parts/submission.zip") == members(tmp_path / "whole/submission.zip")
+
+
+def test_a_limit_that_is_used_up_stops_with_what_is_kept(clock, model, loaders, tmp_path):
+    method, _ = speeding(clock, {3 + 4: 1000.0})
+    with pytest.raises(InputError, match=r"(fits|used up)"):
+        run(model, loaders, tmp_path, n=8, method=method, budget=TimeBudget("60s", clock=lambda: clock[0]))
+    assert not (tmp_path / "submission.zip").exists()
+    assert len([line for line in ledger_of(tmp_path) if line["event"] == "checkpoint"]) >= 4
+
+
+def test_time_before_the_start_counts(clock):
+    budget = TimeBudget("60s", spent_s=20.0, clock=lambda: clock[0])
+    clock[0] += 10
+    assert (budget.elapsed_s(), budget.remaining_s()) == (30.0, 30.0)
+    assert 0 < process_age_s() < 24 * 3600
+
+
+def test_a_submission_passes_its_options_on_and_several_processes_write_the_same(tmp_path):
+    splits = data_stubs.load("digits", forget="random:8", n_train=40)
+    torch.manual_seed(0)
+    root = write_tree(splits, resnet18().state_dict(), tmp_path / "tree")
+    options = {"root": root, "n_checkpoints": 2, "limit": "1h", "progress": False}
+    unlearn = get_method("negative_gradient").function
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    submit(unlearn, "ascent", out=tmp_path / "one", device="cpu", **options)
+    again = submit_on_all_gpus(unlearn, "ascent", out=tmp_path / "two", device="cpu", devices=["cpu"] * 2, **options)
+    assert members(again) == members(tmp_path / "one/submission.zip")

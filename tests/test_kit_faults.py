@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kit import pace as pace_module
+from kit import making as making_module
 from kit.budget import OverrunError, TimeBudget, alarm
 from kit.competition import read_tree
 from kit.emit import emit
 from kit.errors import InputError
 from kit.ledger import Ledger
+from kit.making import Maker
 from kit.methods import get_method, method_of
-from kit.pace import Maker
 from kit.submission import Archive
 from kit.workers import Processes
 from local_eval.models import tinyconv
@@ -460,7 +460,7 @@ def test_the_faster_recipe_is_no_way_out_where_it_cannot_run(model, loaders, tmp
     def broken(*args, **kwargs):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(pace_module, "fine_tune", broken)
+    monkeypatch.setattr(making_module, "fine_tune", broken)
     with pytest.raises(InputError, match="short_fine_tuning: checkpoint 2"):
         emitted(model, loaders, tmp_path, dict.fromkeys((2, 3, 4), fail))
 
