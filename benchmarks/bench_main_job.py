@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
         first = run(options, folder)
         other = run([*options, "--method", own.second], folder) if own.second else None
     second = ["--second", own.second] if own.second else []
-    path = record(own.name, results_of(first, other), [argv[0], own.name, *second, "--", *map(public, options)])
+    path = record(own.name, results_of(first, other), [argv[0], own.name, *second, "--", *public(options)])
     print(path.read_text())
 
 
@@ -52,9 +52,13 @@ def results_of(first: dict, other: dict | None = None) -> dict:
     }
 
 
-def public(option: str) -> str:
-    """An option as it is recorded: no one's folders."""
-    return "image-folder:PATH" if option.startswith("image-folder:") else option
+def public(options: list[str]) -> list[str]:
+    """Options as they are recorded: no one's folders."""
+    shown = ["image-folder:PATH" if option.startswith("image-folder:") else option for option in options]
+    for number, option in enumerate(shown[:-1]):
+        if option in ("--cache-dir", "--data-root"):
+            shown[number + 1] = "PATH"
+    return shown
 
 
 def run(options: list[str], folder: str) -> dict:
