@@ -4,7 +4,7 @@ A run is a process forked off this one, so that its limit counts from its first 
 by the wall clock. smallconv on synthetic images of 32 x 32. Some runs are slowed in the middle: from 40% of the limit
 on, each step waits as long as it computed; and some are slowed and freed again at 70%.
 
-python -m benchmarks.bench_budget [--parallel 2] [--n-models 24] [--limits 20 60 120 300]
+python -m benchmarks.bench_budget [--n-models 24] [--limits 20 60 120 300] [--parallel 2 3 5 5]
 """
 
 import argparse
@@ -140,14 +140,15 @@ def cases_of(limits: list[float]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parallel", type=int, default=1, help="runs at once")
+    parser.add_argument("--parallel", type=int, nargs="+", default=[2, 3, 5, 5], help="runs at once, for each limit")
     parser.add_argument("--n-models", type=int, default=24)
     parser.add_argument("--limits", type=float, nargs="+", default=[20.0, 60.0, 120.0, 300.0])
     options = parser.parse_args()
+    parallel = dict(zip(options.limits, options.parallel, strict=True))
     waiting, running, rows = cases_of(options.limits), {}, []
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
-            while waiting and len(running) < options.parallel:
+            while waiting and len(running) < parallel[waiting[0]["limit_s"]]:
                 case, out = waiting.pop(0), Path(folder) / str(len(rows) + len(running) + 1000 * len(waiting))
                 out.mkdir()
                 arguments = case["method"], case["limit_s"], options.n_models, SLOWED[case["slowed"]], out
@@ -171,7 +172,7 @@ def _save(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     rows = sorted(rows, key=lambda row: (row["slowed"] != "no", row["limit_s"], row["method"]))
     results = {
         "n_models": options.n_models,
-        "runs_at_once": options.parallel,
+        "runs_at_once": dict(zip(map(str, options.limits), options.parallel, strict=True)),
         "runs": len(rows),
         "limit_passed": sum(row["passed_the_limit"] for row in rows),
         "complete_and_verified": sum(row["verified"] and row["checkpoints"] == options.n_models for row in rows),

@@ -2,9 +2,8 @@
 
 Archives of three small checkpoints, honest and from the corpus of hostile files, are changed at random: bits and bytes
 flipped, numbers of headers replaced, pieces cut, doubled, moved or swapped between archives. A process of its own runs
-them, so that a crash of the interpreter is counted, not suffered. A changed archive may pass where only names of the
-zip's own bookkeeping changed; how many did is recorded, and each of them must hold the honest tensors or others that
-are finite, complete and different.
+them, so that a crash of the interpreter is counted, not suffered. A changed archive may pass: where only the zip's own
+bookkeeping changed, or where the checkpoints are still finite, complete and different. How many did is recorded.
 
 python -m benchmarks.bench_fuzz [--n 100000]
 """

@@ -83,6 +83,7 @@ def _profile(args: argparse.Namespace) -> int:
         seed=args.seed,
         load_s=time.perf_counter() - start + args.spent_s,
         out=args.out,
+        n_parallel=len(devices_of(args)),
         progress=not args.quiet,
     )
     lines = result.lines()
@@ -143,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--n-models", type=positive_int, default=N_CHECKPOINTS, help="checkpoints (512)")
         sub.add_argument("--limit", default="8h", help="time limit for everything, such as 8h, 90m or 120s")
         sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--workers", type=positive_int, default=0, help="processes (one a GPU, or one a core)")
         sub.add_argument("--dtype", choices=DTYPES, help="type of the stored weights (the model's own)")
         sub.add_argument("--device", default="auto")
         sub.add_argument("--batch-size", type=positive_int, default=64)
@@ -151,7 +153,6 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("emit", _emit, "write N unlearned checkpoints into submission.zip inside a time limit")
     method_options(sub)
     sub.add_argument("--out", type=Path, default=WORKING_DIR, help="folder of archive and ledger")
-    sub.add_argument("--workers", type=positive_int, default=0, help="processes (one a GPU, or one a core)")
     sub.add_argument("--fill", action="store_true", help="use the whole limit, with more steps than the method wants")
 
     sub = command("profile", _profile, "time a few checkpoints phase by phase; exit code 0 where N fit the limit")

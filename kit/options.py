@@ -14,7 +14,7 @@ from kit.making import Maker
 from kit.methods import Method, get_method, load_file
 from kit.preflight import choose_device
 
-_WORTH_STARTING = 16  # checkpoints, from which on it pays to start a process a core
+_WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

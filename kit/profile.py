@@ -61,6 +61,7 @@ class Profile:
     limit_s: float
     share: float
     kernel_tflops: float
+    n_parallel: int = 1
     elsewhere: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -70,8 +71,8 @@ class Profile:
     @property
     def n_fit(self) -> int:
         """How many checkpoints fit the limit."""
-        first = self.projected_s - self.checkpoint_s * (self.n_checkpoints - 1)
-        return max(0, int((self.limit_s - first) / self.checkpoint_s) + 1)
+        each_s = (self.projected_s - self.load_s) / self.n_checkpoints
+        return max(0, int((self.limit_s - self.load_s) / each_s))
 
     def bars(self) -> list[tuple[str, float]]:
         """(name, seconds) of the phases of a typical checkpoint, those of the method's lines indented."""
@@ -89,8 +90,9 @@ class Profile:
         ]
         lines.append(
             f"{self.n_checkpoints} checkpoints: {format_duration(self.projected_s)} +- "
-            f"{format_duration(self.uncertainty_s)} on this device in one process, {format_duration(self.load_s)} of "
-            "it for loading" + (f"; {self.steps} steps each" if self.steps is not None else "")
+            f"{format_duration(self.uncertainty_s)} on this device in {self.n_parallel} process"
+            f"{'es' * (self.n_parallel > 1)}, {format_duration(self.load_s)} of it for loading"
+            + (f"; {self.steps} steps each" if self.steps is not None else "")
         )
         lines.append(
             f"disk: {self.archive_bytes / 1e9:.2f} GB of {self.free_bytes / 1e9:.1f} GB free; "
@@ -134,13 +136,14 @@ def profile(
     seed: int = 0,
     load_s: float = 0.0,
     out: Path = Path(),
+    n_parallel: int = 1,
     progress: bool = True,
 ) -> Profile:
     """Make `n_measured` checkpoints (at least 1) into a temporary archive, timing each phase; nothing is kept.
 
     A method that takes a plan is warmed up by a short run first; of another one the first checkpoint pays for that,
     and the projection leaves it out where there are more. load_s: seconds that reading the data took; out: the folder
-    whose disk is to hold the archive.
+    whose disk is to hold the archive; n_parallel: processes of the emission, taken not to hinder each other.
     """
     device = device_of(model)
     phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
@@ -176,7 +179,9 @@ def profile(
     unlearn_s = statistics.median(phases["unlearn"])
     spread = 2 * statistics.stdev(warm) / len(warm) ** 0.5 / typical if len(warm) > 1 else 2 * _LEAST_UNCERTAINTY
     rate = kernel_tflops(device)
-    other_s = typical - unlearn_s
+    other_s, verify_s = typical - unlearn_s, phases["verify"][0]
+    rounds = math.ceil(n_checkpoints / n_parallel)
+    whole_s = (typical - verify_s) * rounds + verify_s * n_checkpoints
     scale = {name: rate / (ASSUMED_SHARE * peak) for name, peak in PEAK_TFLOPS.items()} if device.type == "cpu" else {}
     epochs = method.settings.get("epochs")
     return Profile(
@@ -184,8 +189,8 @@ def profile(
         stages={stage: unlearn_s * n / n_samples for stage, n in stages.most_common(6)},
         load_s=load_s,
         n_checkpoints=n_checkpoints,
-        projected_s=load_s + typical * n_checkpoints,
-        uncertainty_s=typical * n_checkpoints * max(spread, _LEAST_UNCERTAINTY),
+        projected_s=load_s + whole_s,
+        uncertainty_s=whole_s * max(spread, _LEAST_UNCERTAINTY * (1 if n_parallel == 1 else 3)),
         checkpoint_s=typical,
         archive_bytes=archive_bytes(model, n_checkpoints, dtype),
         free_bytes=shutil.disk_usage(next(path for path in (out, *out.parents, Path()) if path.exists())).free,
@@ -193,7 +198,8 @@ def profile(
         steps=plan.wanted if plan else None,
         epochs=float(epochs) if isinstance(epochs, int | float) else None,
         limit_s=limit_s,
-        share=((limit_s - load_s) / n_checkpoints - other_s) / unlearn_s if unlearn_s > 0 else math.inf,
+        share=1 + (limit_s - load_s - whole_s) / (rounds * unlearn_s) if unlearn_s > 0 else math.inf,
+        n_parallel=n_parallel,
         kernel_tflops=rate,
         elsewhere={name: load_s + n_checkpoints * (other_s + unlearn_s * factor) for name, factor in scale.items()},
     )

@@ -63,7 +63,7 @@ class Processes:
     """A crew of one process per entry of `devices` ("cpu" several times for several cores).
 
     setup: called once in each process with its device, gives the function that makes a checkpoint; it must be
-    picklable. patience_s: how long a process may say nothing, where none has made a checkpoint and there is no limit.
+    picklable. patience_s: how long a process may say nothing at the least, once a checkpoint was made.
     """
 
     def __init__(self, setup: Setup, devices: Sequence[str], *, patience_s: float = _PATIENCE_S):

@@ -29,7 +29,7 @@ def test_every_phase_is_timed_and_the_whole_projected(model, loaders, tmp_path):
 
 
 def test_what_does_not_fit_is_told_with_what_would(model, loaders):
-    result = replace(profiled(model, loaders), limit_s=50.0, checkpoint_s=1.0, projected_s=100.0, share=0.4)
+    result = replace(profiled(model, loaders), limit_s=50.0, projected_s=100.0, share=0.4)
     assert (result.fits, result.n_fit) == (False, 50)
     assert "50 of 100 checkpoints would, all of them with epochs=0.8" in result.lines()[-1]
     assert "40% of the steps" in replace(result, epochs=None).lines()[-1]
@@ -88,3 +88,16 @@ def test_the_picture_is_an_svg_with_a_bar_each(tmp_path):
         write_bars(tmp_path / "a.png", "", [])
     with pytest.raises(InputError, match="cannot be written"):
         write_bars(tmp_path / "none/a.svg", "", [])
+
+
+def test_several_processes_share_all_but_the_check(model, loaders):
+    def unlearning(net, retain, forget, validation):
+        time.sleep(0.1)
+        with torch.no_grad():
+            net.fc.bias += torch.randn(10)
+
+    result = profiled(model, loaders, method_of(unlearning), n_parallel=4)
+    verify_s = result.phases["verify"][0]
+    assert result.projected_s == pytest.approx(25 * (result.checkpoint_s - verify_s) + 100 * verify_s)
+    assert "in 4 processes" in "\n".join(result.lines())
+    assert result.uncertainty_s >= 0.15 * result.projected_s
