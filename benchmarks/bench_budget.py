@@ -4,7 +4,7 @@ A run is a process forked off this one, so that its limit counts from its first 
 by the wall clock. smallconv on synthetic images of 32 x 32. Some runs are slowed in the middle: from 40% of the limit
 on, each step waits as long as it computed; and some are slowed and freed again at 70%.
 
-python -m benchmarks.bench_budget [--n-models 24] [--limits 20 60 120 300] [--parallel 2 3 5 5]
+python -m benchmarks.bench_budget [--n-models 24] [--limits 20 60 120 300] [--parallel 2 4 5 5]
 """
 
 import argparse
@@ -140,7 +140,7 @@ def cases_of(limits: list[float]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parallel", type=int, nargs="+", default=[2, 3, 5, 5], help="runs at once, for each limit")
+    parser.add_argument("--parallel", type=int, nargs="+", default=[2, 4, 5, 5], help="runs at once, for each limit")
     parser.add_argument("--n-models", type=int, default=24)
     parser.add_argument("--limits", type=float, nargs="+", default=[20.0, 60.0, 120.0, 300.0])
     options = parser.parse_args()

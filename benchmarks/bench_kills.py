@@ -9,6 +9,7 @@ python -m benchmarks.bench_kills [--n 200]
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -78,17 +79,23 @@ def start(name: str, out: Path) -> int:
         os._exit(4)
 
 
-def wait(pid: int, after_s: float | None = None) -> int:
-    """Exit code of a process; killed after so many seconds if it still runs then."""
-    begin = time.monotonic()
-    while after_s is not None and time.monotonic() < begin + after_s:
+def wait(pid: int) -> int:
+    """Exit code of a process."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def killed(pid: int, out: Path, n_done: int, pause_s: float) -> int:
+    """Kill a process once its ledger has so many checkpoints and a little later; its exit code."""
+    ledger, due = out / "ledger.jsonl", math.inf
+    while time.monotonic() < due:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.001)
-    if after_s is not None:
-        os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if due == math.inf and (n_done == 0 or (ledger.exists() and ledger.read_bytes().count(b'"crc32"') >= n_done)):
+            due = time.monotonic() + pause_s
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    return wait(pid)
 
 
 def where(out: Path) -> str:
@@ -128,8 +135,9 @@ def main() -> None:
             runs[name] += 1
             kept: set[int] = set()
             for _ in range(rng.choice((1, 2, 3, 4))):
-                limit_s = rng.random() * 1.1 * whole_s[name]
-                code = wait(start(name, out), limit_s)
+                n_done = rng.randint(min(len(kept), N_CHECKPOINTS), N_CHECKPOINTS)
+                pause_s = rng.random() * (0.04 if n_done else 0.3)
+                code = killed(start(name, out), out, n_done, pause_s)
                 if code == -signal.SIGKILL:
                     kills[name] += 1
                     reached[where(out)] += 1

@@ -76,14 +76,14 @@ class Pace:
     def _closing(self) -> tuple[float, float]:
         """Seconds to serialize a checkpoint; and to close and verify the archive, half as much again as one tells."""
         state, seconds = self.maker.model.state_dict(), []
-        for _ in range(3):  # the quickest: others were kept waiting by something else
+        for _ in range(3):
             start = time.perf_counter()
             serialize(state, self.maker.dtype)
             serialize_s = time.perf_counter() - start
             state_hash(state)
             seconds.append((time.perf_counter() - start, serialize_s))
-        once, serialize_s = min(seconds)
-        return serialize_s, 0.4 + 3 * once * self.n_checkpoints
+        once, serialize_s = sorted(seconds)[1]
+        return serialize_s, 0.5 + min(5.0, 0.004 * self.budget.limit_s) + 3 * once * self.n_checkpoints
 
     def next_task(self) -> Task | None:
         """The next checkpoint to begin; None where there is none left."""

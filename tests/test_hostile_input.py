@@ -63,9 +63,9 @@ FOUND = {  # of some, what must be told
 
 def test_no_hostile_archive_passes_and_each_is_told_in_one_printable_line(corpus, folder):
     for path in corpus["archives"]:
-        start = time.monotonic()
+        start = time.process_time()
         checks = verify(path, N_CHECKPOINTS, original())
-        assert time.monotonic() - start < 5, path.name
+        assert time.process_time() - start < 5, path.name
         bad = [check for check in checks if not check.ok]
         assert bad, path.name
         for line in verdict_lines(checks):
