@@ -39,7 +39,7 @@ class Pace:
         self.todo, self.n_checkpoints, self.fill = deque(todo), n_checkpoints, fill
         self.given: dict[int, Task] = {}
         self.losses: Counter[int] = Counter()
-        self.n_made = n_checkpoints - len(self.todo)
+        self.n_made = self.n_before = n_checkpoints - len(self.todo)
         self.limited = budget.limit_s != math.inf
         self.steps: int | None = None
         self.growing = fill  # a plan of this run may take more steps; one that is continued stays what it was
@@ -205,7 +205,8 @@ class Pace:
                 cost, wanted, len(self.todo), left_s, fill=self.fill, n_parallel=n_parallel, spread=spread
             )
         except InputError:
-            if self.n_made == 0 or self.spare_s * rounds > left_s:
+            begun = self.n_made > self.n_before
+            if not begun and (self.n_made == 0 or self.spare_s * rounds > left_s):
                 raise
             steps = max(1, (self.steps or 0) // 2)  # a cost measured in a bad moment may be wrong; the alarm is not
         if self.cost and (before := self.cost.seconds(self.steps or 0)) and (now := cost.seconds(self.steps or 0)):
