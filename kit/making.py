@@ -123,7 +123,14 @@ class Maker:
 
     def _probe(self) -> Probe:
         seed, data = checkpoint_seed(self.seed, -1), (self.model, self.loaders)
-        cost, wanted = measure_cost(self.method, *data, seed, fill=self.fill) if self.method.anytime else (None, 0)
+        try:
+            cost, wanted = measure_cost(self.method, *data, seed, fill=self.fill) if self.method.anytime else (None, 0)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a participant's function raises
+            raise InputError(
+                f"{self.method.name}: failed at its first steps: {type(error).__name__}: {error}"
+            ) from error
         try:
             made = [self._make(method_of(short_fine_tuning), -1, Plan(1), False) for _ in range(2)]
         except InputError:

@@ -112,6 +112,14 @@ def test_a_first_checkpoint_that_fails_stops_the_run(model, loaders, tmp_path, f
     assert not (tmp_path / "submission.zip").exists()
 
 
+def test_a_method_that_fails_while_its_speed_is_measured_is_told(model, loaders, tmp_path):
+    def unlearn(net, retain, forget, validation, *, seed, plan=None):
+        raise ZeroDivisionError("a batch was empty")
+
+    with pytest.raises(InputError, match="unlearn: failed at its first steps: ZeroDivisionError: a batch was empty"):
+        run(model, loaders, tmp_path, method=method_of(unlearn), budget=TimeBudget("60s"))
+
+
 def full_disk(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
