@@ -182,7 +182,7 @@ class Pace:
         if self.normal:
             before, spare_s, reserve_s = self.normal
             slower = min(4.0, max(1.0, self.cost.seconds(1) * statistics.median(self.slowness[-_RECENT:]) / before))
-            self.spare_s, self.budget.reserve_s = spare_s * slower, reserve_s * slower
+            self.spare_s, self.budget.reserve_s = spare_s * slower, reserve_s + (slower - 1) * 2 * spare_s
 
     def _follow(self) -> None:
         rounds, left_s = self._rounds()
