@@ -14,10 +14,16 @@ from kit.competition import resnet18
 from local_eval.dry_run.command import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import described
-from tests.dry_run_programs import BAD, FAULTS, STARTER, STYLES, write
+from notebooks.starter import STARTER, write_program
+from tests.dry_run_programs import BAD, FAULTS, STYLES
 
 N = 2
-pytestmark = pytest.mark.slow  # whole programs with a ResNet-18: minutes
+ISOLATION = ["as the system allows", "hooks alone"]
+
+
+def some_slow(names, quick):
+    """Names as parameters: those of whole programs take minutes together, so that all but one are marked slow."""
+    return [name if name == quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +49,9 @@ def run(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
 
     def execute(cells, name="program.ipynb", n_models=N, **options):
-        program = read_program(write(tmp_path / name, cells))
+        program = read_program(write_program(tmp_path / name, cells))
         result = dry_run(
-            program, tiny, n_models, timeout_s=options.pop("timeout_s", 120), workers=1, progress=False, **options
+            program, tiny, n_models, timeout_s=options.pop("timeout_s", 600), workers=1, progress=False, **options
         )
         assert list(temporary.iterdir()) == []
         return result
@@ -73,7 +79,7 @@ def check_fault(result, name, texts):
 # -- what is right ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("namespaces", [None, False], ids=["as the system allows", "hooks alone"])
+@pytest.mark.parametrize("namespaces", [pytest.param(None, marks=pytest.mark.slow), False], ids=ISOLATION)
 def test_the_starter_passes(run, namespaces):
     result = run(STARTER, "starter.ipynb", namespaces=namespaces)
     assert failed(result) == {}
@@ -82,13 +88,14 @@ def test_the_starter_passes(run, namespaces):
     assert "2 instead of 512" in lines_of(result)[0]
 
 
+@pytest.mark.slow
 def test_a_script_passes(run):
     result = run(STARTER, "starter.py", namespaces=False)
     assert failed(result) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("namespaces", [None, False], ids=["as the system allows", "hooks alone"])
+@pytest.mark.parametrize("namespaces", [None, False], ids=ISOLATION)
 @pytest.mark.parametrize("name", STYLES)
 def test_no_style_is_a_fault(run, name, namespaces):
     result = run(STYLES[name], namespaces=namespaces)
@@ -98,19 +105,18 @@ def test_no_style_is_a_fault(run, name, namespaces):
 # -- what is wrong ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", some_slow(FAULTS, quick="a fixed seed inside the function"))
 def test_each_fault_is_caught_with_its_line(run, name):
     cells, check, texts = FAULTS[name]
     check_fault(run(cells), check, texts)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("namespaces", [None, False], ids=["as the system allows", "hooks alone"])
+@pytest.mark.parametrize("namespaces", [None, False], ids=ISOLATION)
 @pytest.mark.parametrize("name", BAD)
 def test_bad_programs_are_survived_and_told(run, name, namespaces):
     cells, check, texts, output = BAD[name]
-    result = run(cells, namespaces=namespaces, timeout_s=45)
+    result = run(cells, namespaces=namespaces, timeout_s=60)
     check_fault(result, check, texts)
     assert result.exit_code == 2
     assert output in "\n".join(lines_of(result))

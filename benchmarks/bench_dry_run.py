@@ -1,0 +1,99 @@
+"""Dry runs of every submission that the builder makes and of the starter: verdict, seconds, score.
+
+python -m benchmarks.bench_dry_run [--source synthetic] [--n-models 8] [NAME ...]
+
+The stand-in is the command's own: 400 images, 40 to be forgotten, a ResNet-18, and as many retrained ones as
+checkpoints are made. Writes results/dry_run.json. With names only these programs are run, and the others stay as they
+are in the record. Exit code 1 where one does not pass; `do_nothing` has to be refused.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from benchmarks.bench_main_job import public
+from benchmarks.record import RESULTS, record, rounded
+from kit.methods import method_names
+from local_eval.assess import FEWEST, assess
+from local_eval.dry_run.command import DryRun, dry_run
+from local_eval.dry_run.program import read_program
+from local_eval.dry_run.stand_in import stand_in
+from local_eval.report.assessment import interval_text
+from notebooks.build import main as build
+from notebooks.starter import write_program
+
+FORMS = {"notebook": ".ipynb", "writefile": ".ipynb", "script": ".py"}
+REFUSED = "do_nothing"  # the original N times, which no one may submit
+
+
+def programs(folder: Path) -> dict[str, Path]:
+    """Name -> program: the starter and every method as notebooks, the starter and fine-tuning in the other forms."""
+    found = {f"starter{suffix}": write_program(folder / f"starter{suffix}") for suffix in (".ipynb", ".py")}
+    wanted = [(name, "notebook") for name in method_names()] + [("finetune", "writefile"), ("finetune", "script")]
+    for method, form in wanted:
+        name = method if form == "notebook" else f"{method}, {form}"
+        path = folder / form / f"{method}{FORMS[form]}"
+        with redirect_stdout(StringIO()):
+            code = build(["--method", method, "--form", form, "--out", str(path)])
+        if code:
+            sys.exit(f"{name} is not built")
+        found[name] = path
+    return found
+
+
+def facts_of(result: DryRun) -> dict:
+    """What is kept of a dry run."""
+    outcome, failed = result.outcome, [check for check in result.checks if not check.ok]
+    facts = {
+        "exit_code": result.exit_code,
+        "seconds": outcome.end_s - outcome.start_s,
+        "checkpoints": len(outcome.saves) or result.n_models,
+        "checks_passed": f"{len(result.checks) - len(failed)} of {len(result.checks)}",
+        "failed": {check.name: check.found for check in failed},
+    }
+    if result.projection:
+        facts["hours_for_512"] = {name: seconds / 3600 for name, seconds in result.projection.on.items()}
+    if result.samples is not None and result.n_models >= FEWEST:
+        (assessment, *_), _ = assess(result.samples)
+        form = assessment.forms["grid"]
+        facts["score"], facts["null"] = interval_text(form.score), interval_text(form.null)
+    return facts
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--source", default="synthetic")
+    parser.add_argument("--n-models", type=int, default=8)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--cache-dir", type=Path)
+    options = parser.parse_args(argv[1:])
+    data = stand_in(
+        options.source,
+        options.work_dir,
+        n_models=options.n_models,
+        workers=None,
+        progress=False,
+        cache_dir=options.cache_dir,
+    )
+    path = RESULTS / "dry_run.json"
+    kept = json.loads(path.read_text())["results"] if options.names and path.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, program in programs(Path(folder)).items():
+            if options.names and name not in options.names:
+                continue
+            result = dry_run(read_program(program), data, options.n_models, timeout_s=3600, progress=False)
+            kept[name] = facts_of(result)
+            print(name, json.dumps(rounded(kept[name])), flush=True)
+    said = ["--source", public(options.source), "--n-models", str(options.n_models)]
+    record("dry_run", rounded(kept), [argv[0], *said])
+    return int(any(bool(facts["exit_code"]) != (name == REFUSED) for name, facts in kept.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
