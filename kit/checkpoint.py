@@ -122,5 +122,7 @@ def measure_cost(
     wanted = plan.wanted or 0
     if granted[2] == granted[1]:
         return StepCost(fixed_s=seconds[2], step_s=0.0), wanted
-    step_s = max(0.0, (seconds[2] - seconds[1]) / (granted[2] - granted[1]))
+    step_s = (seconds[2] - seconds[1]) / (granted[2] - granted[1])
+    if step_s <= 0:  # more steps took less time: something disturbed the shorter run, and a step costs at most this
+        return StepCost(fixed_s=0.0, step_s=seconds[2] / granted[2]), wanted
     return StepCost(fixed_s=max(0.0, seconds[1] - granted[1] * step_s), step_s=step_s), wanted

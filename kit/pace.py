@@ -113,7 +113,8 @@ class Pace:
         if self.spare_s == math.inf:
             return task
         later = math.ceil((len(self.todo) - 1) / self.crew.n_parallel)
-        allowed_s = left_s - 1.5 * self.spare_s * later  # leaves one step of the faster recipe to each of the others
+        spare_s = min(1.5 * self.spare_s, 0.5 * self._pace_s() if self.cost else math.inf)
+        allowed_s = left_s - spare_s * later  # leaves one step of the faster recipe to each of the others
         if not task.why and not self.maker.method.anytime and self.cost is not None:
             steps = max(1, min(len(self.maker.loaders.retain), int(self._pace_s() / (4 * self.spare_s))))
             if self._pace_s() + 1.1 * later * steps * self.spare_s > left_s and later:

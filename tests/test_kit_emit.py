@@ -174,6 +174,18 @@ def test_the_cost_of_a_checkpoint_is_measured_as_a_fixed_part_and_a_part_per_ste
     assert (cost.fixed_s, cost.step_s, wanted) == (pytest.approx(1.0), pytest.approx(0.5), 10)
 
 
+def test_a_disturbed_measurement_never_makes_steps_free(clock, model, loaders):
+    slow, calls = SlowMethod(clock), []
+
+    def disturbed(net, retain, forget, validation, *, seed, plan=None):
+        calls.append(None)
+        clock[0] += 20.0 if len(calls) == 2 else 0.0
+        slow(net, retain, forget, validation, seed=seed, plan=plan)
+
+    cost, _ = measure_cost(method_of(disturbed), model, loaders, seed=0, fill=True)
+    assert cost.step_s == pytest.approx((1.0 + 6 * 0.5) / 6)
+
+
 def test_wanted_steps_are_taken_when_they_fit(clock, model, loaders, tmp_path):
     slow, budget = planned(clock, model, loaders, tmp_path, "100s")
     assert slow.taken[3:] == [10] * 8
