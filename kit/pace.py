@@ -83,7 +83,7 @@ class Pace:
             state_hash(state)
             seconds.append((time.perf_counter() - start, serialize_s))
         once, serialize_s = sorted(seconds)[1]
-        return serialize_s, min(10.0, max(0.6, 0.02 * self.budget.limit_s)) + 3 * once * self.n_checkpoints
+        return serialize_s, min(3.0, max(0.6, 0.02 * self.budget.limit_s)) + 3 * once * self.n_checkpoints
 
     def next_task(self) -> Task | None:
         """The next checkpoint to begin; None where there is none left."""
