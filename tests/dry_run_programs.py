@@ -145,7 +145,7 @@ BAD = {
     "a crash half-way": (
         changed((SAVE, f"{SAVE}\n        print('saved', i)\n        assert i < 1, 'half-way'")),
         "run",
-        ["AssertionError: half-way at cell 4, line 13: assert i < 1"],
+        ["AssertionError: half-way at cell 4, line 14: assert i < 1"],
         "saved 1",
     ),
     "a syntax error": (
@@ -157,19 +157,19 @@ BAD = {
     "a hang": (
         changed((SAVE, f"{SAVE}\n        print('waiting', flush=True)\n        while True: pass")),
         "run",
-        ["did not end within", "cell 4, line 13: while True: pass"],
+        ["did not end within", "cell 4, line 14: while True: pass"],
         "waiting",
     ),
     "writing elsewhere": (
         changed((SAVE, "torch.save(state, f'/var/unlearned_checkpoint_{i}.pth')")),
         "writes",
-        ["/var/unlearned_checkpoint_0.pth is written at cell 4, line 11: torch.save(state"],
+        ["/var/unlearned_checkpoint_0.pth is written at cell 4, line 12: torch.save(state"],
         "",
     ),
     "filling the disk": (
         changed((SAVE, f"{SAVE}\n        open('/kaggle/working/big', 'wb').truncate(10**11)")),
         "run",
-        ["File too large", "cell 4, line 12: open('/kaggle/working/big'"],
+        ["File too large", "cell 4, line 13: open('/kaggle/working/big'"],
         "",
     ),
     "processes left behind": (

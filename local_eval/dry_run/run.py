@@ -27,6 +27,8 @@ from local_eval.dry_run.sandbox import Sandbox
 _POLL_S = 0.3
 _KEPT_FREE_BYTES = 10**9  # of the disk below the sandbox
 _MOST_PROCESSES = 400
+_GRACE_S = 2.0  # for processes that are about to end
+_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "loky")  # they end with the kernel
 
 
 def execute(
@@ -97,6 +99,13 @@ def _run_notebook(program: Program, box: Sandbox, watch: "_Watch") -> tuple[str 
         notebook, km=manager, timeout=None, startup_timeout=300, store_widget_state=False, record_timing=False
     )
     watch.pid = lambda: getattr(manager.provisioner, "pid", None)
+
+    def note_left(notebook: nbformat.NotebookNode) -> None:
+        """Before the kernel is shut down, which ends its children."""
+        if left := _left_running(manager.provisioner.pid):
+            (box.folder / "left.json").write_text(json.dumps(left))
+
+    client.on_notebook_complete = note_left
     failure = None
     output = (box.folder / "kernel.txt").open("w")  # what does not come through the kernel's own channels
     try:
@@ -223,8 +232,33 @@ def _size(folder: Path) -> int:
 
 def _n_processes(pid: int | None) -> int:
     """Processes below one; 0 where there is no /proc."""
+    return len(_below(pid)) if pid else 0
+
+
+def _left_running(launcher: int) -> list[str]:
+    """Command lines of what still runs below a kernel, given a moment to end."""
+    until = time.monotonic() + _GRACE_S
+    while True:
+        below = {pid: _command_line(pid) for pid in sorted(_below(launcher))}
+        kernel = next((pid for pid, line in below.items() if line and "launch.py" not in line), None)
+        lines = [_command_line(pid) for pid in _below(kernel)] if kernel else []
+        left = [line for line in lines if line and not any(word in line for word in _HELPERS)]
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.1)
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def _below(pid: int) -> set[int]:
+    """Processes below one; none where there is no /proc."""
     parents = {}
-    for entry in Path("/proc").glob("[0-9]*/stat") if pid else ():
+    for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
@@ -234,4 +268,4 @@ def _n_processes(pid: int | None) -> int:
         found = {child for child, parent in parents.items() if parent in below}
         grown = not found <= below
         below |= found
-    return len(below) - 1
+    return below - {pid}
