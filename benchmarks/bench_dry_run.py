@@ -3,8 +3,8 @@
 python -m benchmarks.bench_dry_run [--source synthetic] [--n-models 8] [NAME ...]
 
 The stand-in is the command's own: 400 images, 40 to be forgotten, a ResNet-18, and as many retrained ones as
-checkpoints are made. Writes results/dry_run.json. With names only these programs are run, and the others stay as they
-are in the record. Exit code 1 where one does not pass; `do_nothing` has to be refused.
+checkpoints are made. Writes results/dry_run.json after each of them. With names only these programs are run, and the
+others stay as they are in the record. Exit code 1 where one does not pass; `do_nothing` has to be refused.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from benchmarks.bench_main_job import public
 from benchmarks.record import RESULTS, record, rounded
 from kit.methods import method_names
 from local_eval.assess import FEWEST, assess
@@ -82,6 +81,8 @@ def main(argv: Sequence[str]) -> int:
         cache_dir=options.cache_dir,
     )
     path = RESULTS / "dry_run.json"
+    kind, _, rest = options.source.partition(":")
+    said = ["--source", f"{kind}:PATH" if rest else kind, "--n-models", str(options.n_models)]
     kept = json.loads(path.read_text())["results"] if options.names and path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         for name, program in programs(Path(folder)).items():
@@ -90,8 +91,7 @@ def main(argv: Sequence[str]) -> int:
             result = dry_run(read_program(program), data, options.n_models, timeout_s=3600, progress=False)
             kept[name] = facts_of(result)
             print(name, json.dumps(rounded(kept[name])), flush=True)
-    said = ["--source", public(options.source), "--n-models", str(options.n_models)]
-    record("dry_run", rounded(kept), [argv[0], *said])
+            record("dry_run", rounded(kept), [argv[0], *said])
     return int(any(bool(facts["exit_code"]) != (name == REFUSED) for name, facts in kept.items()))
 
 
