@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -48,10 +49,11 @@ for name, cells in job["cells"].items():
 
 
 def run_alone(folder, text, *arguments):
-    """Run a program in a folder, where nothing of the project can be imported."""
+    """Run a program in a folder, where nothing of the project can be imported; one thread, as the tests have."""
     (folder / "program.py").write_text(text)
     command = [sys.executable, "-I", "program.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
