@@ -63,7 +63,8 @@ def unlearn_once(
         except InputError:
             raise
         except Exception as error:  # whatever a participant's function raises
-            where = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            where = [frame for frame in frames if "site-packages" not in frame.filename][-1]  # the method's own line
             fault = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
             short_of_memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in fault
             if not (retry or short_of_memory):

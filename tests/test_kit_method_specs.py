@@ -79,7 +79,7 @@ def test_a_file_that_gives_no_method_is_told(participant, text, message):
 
 def test_an_exception_in_a_participants_function_is_told_with_its_line(model, loaders, participant):
     path = participant("def unlearning(net, a, b, c):\n    return net.no_such_layer\n")
-    with pytest.raises(InputError, match=r"checkpoint 3 failed at .*: AttributeError: .*no_such_layer"):
+    with pytest.raises(InputError, match=r"checkpoint 3 failed: AttributeError: .*no_such_layer.*py, line 2\)"):
         unlearn_once(get_method(path), model, loaders, seed=0, index=3)
 
 

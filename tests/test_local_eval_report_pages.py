@@ -11,12 +11,13 @@ import pytest
 
 from local_eval import assess
 from local_eval.__main__ import main
+from local_eval.dry_run.command import _samples
 from local_eval.pool import ModelPool
 from local_eval.report.comparison import SECTIONS as OF_COMPARISON
 from local_eval.report.page import SECTIONS as OF_EVALUATION
 from local_eval.report.plots.style import DARK, LIGHT
 from local_eval.retrained import fill_retrained
-from local_eval.setting import Setting, open_workspace
+from local_eval.setting import Setting, open_workspace, reopen
 from local_eval.unlearned import fill_unlearned
 
 SETTING = Setting(
@@ -162,6 +163,15 @@ def break_model(pool, index):
         arrays = dict(file)
     arrays["forget"] = np.full_like(arrays["forget"], np.nan)
     np.savez(path, **arrays)
+
+
+def test_a_dry_run_tells_outputs_that_are_not_finite(copied):
+    workspace, pool = reopen(copied[0]), ModelPool.open(copied[1][0])
+    samples, check = _samples(workspace, "mine", pool, N)
+    assert check.ok and samples is not None
+    break_model(copied[1][0], 3)
+    samples, check = _samples(workspace, "mine", pool, N)
+    assert samples is None and not check.ok and "NaN or infinite logits" in check.found
 
 
 def test_a_page_with_broken_checkpoints_says_which(copied, capsys):

@@ -27,9 +27,11 @@ from local_eval.dry_run.sandbox import sandbox
 from local_eval.dry_run.stand_in import EPOCHS, FORGET, N_TRAIN, StandIn, stand_in
 from local_eval.dry_run.weights import archive_statistics
 from local_eval.evaluate import Samples, evaluate, read_samples
+from local_eval.pool import ModelPool
 from local_eval.report.assessment import assessment_lines
 from local_eval.report.notes import notes_on
 from local_eval.report.table import aligned, table_of
+from local_eval.setting import Workspace
 
 ISOLATION = {"auto": None, "namespaces": True, "hooks": False}
 _SPARE_BYTES = 10**9
@@ -51,7 +53,7 @@ class DryRun:
     def exit_code(self) -> int:
         """0 where Kaggle would take it, 2 where nothing usable came out, 1 where another check failed."""
         failed = {check.name for check in self.checks if not check.ok}
-        unusable = {"run", "archive", "members", "tensors", "writes", "processes"}
+        unusable = {"run", "archive", "members", "tensors", "outputs", "writes", "processes"}
         return 2 if failed & unusable else 1 if failed else 0
 
 
@@ -87,13 +89,23 @@ def dry_run(
             archive_checks.append(verdict.statistics_check(*statistics))
             if data.workspace and score and n_models >= 2:
                 pool = fill_from_archive(data.workspace, box.archive, workers=workers, progress=progress)
-                samples = read_samples(data.workspace, {program.path.stem: pool}, n_models)
+                samples, outputs = _samples(data.workspace, program.path.stem, pool, n_models)
+                archive_checks.append(outputs)
             archive_checks.append(verdict.spread_check(_spread(samples), n_models))
         projection = project(outcome, data.sizes, n_models)
         closing = [verdict.time_check(projection), verdict.size_check(box.kaggle / "working", box.archive, n_models)]
     checks = [checks[0], *archive_checks, *checks[1:], *closing]
     checks = [replace(check, found=check.found.replace(str(box.kaggle), "/kaggle")) for check in checks]
     return DryRun(program, n_models, changes, outcome, checks, projection, samples)
+
+
+def _samples(workspace: Workspace, name: str, pool: ModelPool, n_models: int) -> tuple[Samples | None, Check]:
+    """The outputs of the checkpoints; None where weights that are finite give outputs that are not."""
+    try:
+        return read_samples(workspace, {name: pool}, n_models), Check("outputs", True, "finite")
+    except InputError as error:
+        remedy = "the weights are finite, but too large: a smaller step or learning rate"
+        return None, Check("outputs", False, str(error).partition(": ")[2], remedy)
 
 
 def _spread(samples: Samples | None) -> float | None:
