@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import data_stubs
+from data_stubs.kaggle_tree import write_tree
 from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
 from local_eval.models import tinyconv
 
@@ -32,6 +34,16 @@ def loaders() -> Loaders:
 def model() -> torch.nn.Module:
     torch.manual_seed(0)
     return tinyconv().eval()
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """An input tree of 200 digits and a tinyconv, whose builder for `--architecture` lies beside it in net.py."""
+    splits = data_stubs.load("digits", forget="random:20", n_train=200)
+    torch.manual_seed(0)
+    root = write_tree(splits, tinyconv().state_dict(), tmp_path_factory.mktemp("input") / "tree")
+    (root.parent / "net.py").write_text("from local_eval.models import tinyconv\ndef net(): return tinyconv()\n")
+    return root
 
 
 @pytest.fixture

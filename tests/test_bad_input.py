@@ -6,15 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import data_stubs
-from data_stubs.kaggle_tree import write_tree
 from kit.__main__ import main as kit
 from kit.competition import MODEL_FILE
 from local_eval.__main__ import main as local_eval
-from local_eval.models import tinyconv
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,15 +126,6 @@ def test_scores_of_nothing(capsys, tmp_path):
     bad = np.array([[0.0, np.nan], [1.0, 2.0]])
     np.savez(tmp_path / "nan.npz", unlearned_confidence=bad, retrained_confidence=np.zeros((2, 2)))
     assert "error" in told(capsys, local_eval, "score", "--confidences", tmp_path / "nan.npz")
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    splits = data_stubs.load("digits", forget="random:20", n_train=200)
-    torch.manual_seed(0)
-    root = write_tree(splits, tinyconv().state_dict(), tmp_path_factory.mktemp("input") / "tree")
-    (root.parent / "net.py").write_text("from local_eval.models import tinyconv\ndef net(): return tinyconv()\n")
-    return root
 
 
 def emit(tree, out, *argv):

@@ -1,11 +1,8 @@
 """Faults injected into a run: each has its stated answer, and whatever is kept continues to the same bytes."""
 
 import errno
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from functools import partial
@@ -16,12 +13,10 @@ import torch
 
 from kit import making as making_module
 from kit.budget import OverrunError, TimeBudget, alarm
-from kit.competition import read_tree
-from kit.emit import emit
 from kit.errors import InputError
 from kit.ledger import Ledger
 from kit.making import Maker
-from kit.methods import get_method, method_of
+from kit.methods import method_of
 from kit.submission import Archive
 from kit.workers import Processes
 from local_eval.models import tinyconv
@@ -376,81 +371,6 @@ def _broken_setup(device):
 def test_a_process_that_cannot_begin_tells_why(model, loaders, tmp_path):
     with Processes(_broken_setup, ["cpu"] * 2) as crew, pytest.raises(InputError, match="no data here"):
         run(model, loaders, tmp_path, crew=crew)
-
-
-# ---- signals and killing, on the real command line
-
-
-def command(tree, out, *options):
-    architecture = ["--architecture", f"{tree.parent / 'net.py'}:net"]
-    tail = ["--out", str(out), "--quiet", "--device", "cpu", "--workers", "1", *architecture, *map(str, options)]
-    return [sys.executable, "-m", "kit", "emit", "--input", str(tree), *tail]
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    import data_stubs
-    from data_stubs.kaggle_tree import write_tree
-
-    splits = data_stubs.load("digits", forget="random:20", n_train=200)
-    torch.manual_seed(0)
-    root = write_tree(splits, tinyconv().state_dict(), tmp_path_factory.mktemp("input") / "tree")
-    (root.parent / "net.py").write_text("from local_eval.models import tinyconv\ndef net(): return tinyconv()\n")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
-)
-def test_a_signal_ends_the_run_and_the_same_command_continues(tree, tmp_path, number, code):
-    arguments = command(tree, tmp_path / "out", "--n-models", 40, "--set", "epochs=4")
-    started = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    ledger = tmp_path / "out/ledger.jsonl"
-    while started.poll() is None and (not ledger.exists() or ledger.read_text().count("checkpoint") < 4):
-        time.sleep(0.01)
-    started.send_signal(number)
-    out, err = started.communicate(timeout=60)
-    assert (started.returncode, out) == (code, "")
-    assert err == ("interrupted: what is finished is kept; the same command continues\n" if code > 0 else "")
-    assert not (tmp_path / "out/submission.zip").exists()
-    n_kept = ledger.read_text().count('"crc32"')
-    assert n_kept >= 3
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    method, device = get_method("finetune", ["epochs=4"]), "cpu"
-    from kit.competition import load_original
-
-    loaders = read_tree(tree, progress=False, device=device)
-    whole = emit(
-        method,
-        load_original(tree, tinyconv),
-        loaders,
-        out=tmp_path / "whole",
-        n_checkpoints=40,
-        budget=TimeBudget("8h"),
-        progress=False,
-    )
-    assert members(tmp_path / "out/submission.zip") == members(whole.archive)
-    assert sum(json.loads(line)["event"] == "start" for line in ledger.read_text().splitlines()) == 1
-
-
-def test_a_data_file_that_breaks_is_told_before_anything_is_written(tree, tmp_path):
-    import shutil
-
-    broken = tmp_path / "tree"
-    shutil.copytree(tree, broken)
-    image = sorted((broken / "images").rglob("*.png"))[100]
-    image.write_bytes(image.read_bytes()[:60])
-    done = subprocess.run(
-        command(broken, tmp_path / "out", "--architecture", f"{tree.parent / 'net.py'}:net"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert image.name in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_loader_that_breaks_in_the_middle_of_a_run_is_tried_again(model, loaders, tmp_path):

@@ -1,0 +1,76 @@
+"""The real command line, stopped by signals or given data that break: what is finished is kept and continued."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kit.budget import TimeBudget
+from kit.competition import load_original, read_tree
+from kit.emit import emit
+from kit.methods import get_method
+from local_eval.models import tinyconv
+from tests.test_kit_emit import members
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(tree, out, *options):
+    architecture = ["--architecture", f"{tree.parent / 'net.py'}:net"]
+    tail = ["--out", str(out), "--quiet", "--device", "cpu", "--workers", "1", *architecture, *map(str, options)]
+    return [sys.executable, "-m", "kit", "emit", "--input", str(tree), *tail]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_signal_ends_the_run_and_the_same_command_continues(tree, tmp_path, number, code):
+    arguments = command(tree, tmp_path / "out", "--n-models", 40, "--set", "epochs=4")
+    started = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ledger = tmp_path / "out/ledger.jsonl"
+    while started.poll() is None and (not ledger.exists() or ledger.read_text().count("checkpoint") < 4):
+        time.sleep(0.01)
+    started.send_signal(number)
+    out, err = started.communicate(timeout=60)
+    assert (started.returncode, out) == (code, "")
+    assert err == ("interrupted: what is finished is kept; the same command continues\n" if code > 0 else "")
+    assert not (tmp_path / "out/submission.zip").exists()
+    n_kept = ledger.read_text().count('"crc32"')
+    assert n_kept >= 3
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    method, device = get_method("finetune", ["epochs=4"]), "cpu"
+    loaders = read_tree(tree, progress=False, device=device)
+    whole = emit(
+        method,
+        load_original(tree, tinyconv),
+        loaders,
+        out=tmp_path / "whole",
+        n_checkpoints=40,
+        budget=TimeBudget("8h"),
+        progress=False,
+    )
+    assert members(tmp_path / "out/submission.zip") == members(whole.archive)
+    assert sum(json.loads(line)["event"] == "start" for line in ledger.read_text().splitlines()) == 1
+
+
+def test_a_data_file_that_breaks_is_told_before_anything_is_written(tree, tmp_path):
+    broken = tmp_path / "tree"
+    shutil.copytree(tree, broken)
+    image = sorted((broken / "images").rglob("*.png"))[100]
+    image.write_bytes(image.read_bytes()[:60])
+    done = subprocess.run(
+        command(broken, tmp_path / "out", "--architecture", f"{tree.parent / 'net.py'}:net"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert image.name in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
