@@ -15,9 +15,10 @@ from pathlib import Path
 
 from benchmarks.bench_sweeps import FORGET, open_cifar, recorded
 from benchmarks.record import record, rounded
+from kit.workers import n_cores
 from local_eval.assess import assess
 from local_eval.distances import distances
-from local_eval.engine import n_cores, warm_up
+from local_eval.engine import warm_up
 from local_eval.evaluate import DO_NOTHING, NULL, evaluate, read_samples
 from local_eval.report.assessment import interval_text
 from local_eval.report.table import aligned

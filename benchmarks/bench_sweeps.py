@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.record import RESULTS, record, rounded
-from local_eval.engine import n_cores, warm_up
+from kit.workers import n_cores
+from local_eval.engine import warm_up
 from local_eval.report.sweep import sweep_facts, sweep_table
 from local_eval.report.sweep_plot import plot_sweep
 from local_eval.report.table import aligned

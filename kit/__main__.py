@@ -11,8 +11,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from kit.budget import TimeBudget, parse_duration
 from kit.cli import answer, common, positive_int, process_age_s, run
 from kit.competition import (
@@ -33,8 +31,6 @@ from kit.workers import Processes
 def _emit(args: argparse.Namespace) -> int:
     budget = TimeBudget(args.limit, spent_s=args.spent_s)
     devices = devices_of(args)
-    if devices[0] == "cpu":
-        torch.set_num_threads(1)  # as in the processes, so that their number changes no bit
     get_method(args.method, args.set)  # a mistake is told before processes start
     told = argparse.Namespace(**{name: value for name, value in vars(args).items() if name != "command"})
     with Processes(partial(maker_on, told), devices) if len(devices) > 1 else nullcontext() as crew:
@@ -68,8 +64,6 @@ def _emit(args: argparse.Namespace) -> int:
 
 def _profile(args: argparse.Namespace) -> int:
     limit_s = parse_duration(args.limit)
-    if args.device in ("auto", "cpu"):
-        torch.set_num_threads(1)  # as emit computes
     start = time.perf_counter()
     method, model, loaders = prepare(args)
     result = profile(

@@ -25,7 +25,8 @@ _PROBE_STEPS = (2, 6)
 class Made:
     """A checkpoint as bytes, the attempt that gave it and the seconds that its making took.
 
-    steps: what its plan granted, None without one; why: the reason where the faster recipe made it.
+    steps: what its plan granted, None without one; why: the reason where the faster recipe made it; recipe_s: seconds
+    of that alone.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Made:
     seconds: float
     steps: int | None = None
     why: str = ""
+    recipe_s: float = 0.0
 
 
 def unlearn_once(
@@ -103,27 +105,37 @@ def make_one(
 
 
 def measure_cost(
-    method: Method, model: nn.Module, loaders: Loaders, seed: int, *, fill: bool = False
+    method: Method, model: nn.Module, loaders: Loaders, seed: int, *, fill: bool = False, within_s: float = 0.0
 ) -> tuple[StepCost, int]:
     """Time of one checkpoint as a fixed part and a part per step, and the steps the method wants.
 
-    Two short runs of an anytime method after one that warms up; none of them is kept. fill: measure up to more steps
-    than the method wants.
+    Two short runs of an anytime method after one that warms up, and a longer one where `within_s` seconds hold it;
+    none of them is kept. fill: measure up to more steps than the method wants.
     """
-    seconds, granted = [], []
-    plan = Plan()
-    for limit in (1, *_PROBE_STEPS):
+
+    def timed(limit: int) -> tuple[int, float, int]:
         plan = Plan(limit, fill=fill)
         start = time.perf_counter()
         seed_everything(seed)
         method(copy.deepcopy(model), loaders, seed=seed, plan=plan)
         synchronize(device_of(model))
-        seconds.append(time.perf_counter() - start)
-        granted.append(limit if fill else min(limit, plan.wanted or 0))
-    wanted = plan.wanted or 0
-    if granted[2] == granted[1]:
-        return StepCost(fixed_s=seconds[2], step_s=0.0), wanted
-    step_s = (seconds[2] - seconds[1]) / (granted[2] - granted[1])
+        wanted = plan.wanted or 0
+        return limit if fill else min(limit, wanted), time.perf_counter() - start, wanted
+
+    _, short, long = (timed(limit) for limit in (1, *_PROBE_STEPS))
+    cost, wanted = _cost_of(short, long), long[2]
+    held = cost.steps_within(within_s) if fill else min(wanted, cost.steps_within(within_s))
+    if cost.step_s and held > 2 * _PROBE_STEPS[1]:
+        cost = _cost_of(short, timed(held))
+    return cost, wanted
+
+
+def _cost_of(short: tuple[int, float, int], long: tuple[int, float, int]) -> StepCost:
+    """Of two runs with their steps and seconds."""
+    (few, few_s, _), (many, many_s, _) = short, long
+    if many == few:
+        return StepCost(fixed_s=many_s, step_s=0.0)
+    step_s = (many_s - few_s) / (many - few)
     if step_s <= 0:  # more steps took less time: something disturbed the shorter run, and a step costs at most this
-        return StepCost(fixed_s=0.0, step_s=seconds[2] / granted[2]), wanted
-    return StepCost(fixed_s=max(0.0, seconds[1] - granted[1] * step_s), step_s=step_s), wanted
+        return StepCost(fixed_s=0.0, step_s=many_s / many)
+    return StepCost(fixed_s=max(0.0, few_s - few * step_s), step_s=step_s)

@@ -18,7 +18,7 @@ from kit.checkpoint import Made, make_one, measure_cost, unlearn_once
 from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders
 from kit.errors import InputError
 from kit.ledger import FILE_NAME, Ledger
-from kit.making import Crew, Lost, Maker
+from kit.making import Crew, Lost, Maker, one_thread
 from kit.methods import Method, method_of
 from kit.pace import Pace
 from kit.preflight import archive_bytes, check_output
@@ -72,7 +72,7 @@ def emit(
     unlearn: a Method, or any function of the four arguments. model: the original, on the device to work on; it is
     left as it came. dtype: type of the stored floating-point tensors, None for the model's own. fill: take as many
     steps as fit where more time is left than the method wants. crew: who makes the checkpoints, several at once and in
-    any order; by default this process, one after the other.
+    any order; by default this process, one after the other, on a CPU with one thread.
 
     A function that takes no plan is projected after its first checkpoint, and refused where it does not fit. Where it
     slows down later, or fails on one checkpoint three times, `short_fine_tuning` makes what it cannot: the ledger
@@ -100,10 +100,11 @@ def emit(
         device=device_of(model).type,
     )
     archive_path = out / ARCHIVE_NAME
-    if ledger.first("end") is None or not archive_path.exists():
-        maker = Maker(method, model, loaders, seed, dtype, fill)
-        _write_checkpoints(maker, crew or maker, ledger, archive_path, n_checkpoints, budget, fill, progress)
-    checks = verify(archive_path, n_checkpoints, model.state_dict(), progress=progress)
+    with one_thread():
+        if ledger.first("end") is None or not archive_path.exists():
+            maker = Maker(method, model, loaders, seed, dtype, fill)
+            _write_checkpoints(maker, crew or maker, ledger, archive_path, n_checkpoints, budget, fill, progress)
+        checks = verify(archive_path, n_checkpoints, model.state_dict(), progress=progress)
     plans, made = list(ledger.of("plan")), list(ledger.of("checkpoint"))
     reasons = [line["why"] for line in made if "why" in line]
     return Emission(

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -37,7 +38,8 @@ class Task:
     """One checkpoint to make. proven: the method has made one before, so that a failure is no mistake in its code.
 
     spare: steps of the faster recipe, should it have to stand in; allowed_s: when it has to, at the latest; why: it
-    makes this checkpoint from the start, for this reason. probe: nothing to make, only to measure.
+    makes this checkpoint from the start, for this reason. probe_s: nothing to make, only to measure, with about so
+    many seconds.
     """
 
     index: int
@@ -46,7 +48,7 @@ class Task:
     allowed_s: float = math.inf
     proven: bool = False
     why: str = ""
-    probe: bool = False
+    probe_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,18 @@ class Lost:
 
     task: Task
     reason: str
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on the CPU with one thread inside: a sum split over threads is rounded differently, and several
+    threads that wait for each other beside other work make a step take many times its time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 NextTask = Callable[[], Task | None]
@@ -96,8 +110,8 @@ class Maker:
             yield self(task)
 
     def __call__(self, task: Task) -> Made | Probe:
-        if task.probe:
-            return self._probe()
+        if task.probe_s:
+            return self._probe(task.probe_s)
         start, why = time.perf_counter(), task.why
         if not why:
             try:
@@ -115,16 +129,18 @@ class Maker:
                     raise
                 why = str(error)
         made = self._make(method_of(short_fine_tuning), task.index, task.spare, True)
-        return replace(made, why=why, seconds=time.perf_counter() - start)
+        return replace(made, why=why, seconds=time.perf_counter() - start, recipe_s=made.seconds)
 
     def _make(self, method: Method, index: int, plan: Plan | None, retry: bool) -> Made:
         data = self.model, self.loaders
         return make_one(method, *data, seed=self.seed, index=index, plan=plan, dtype=self.dtype, retry=retry)
 
-    def _probe(self) -> Probe:
-        seed, data = checkpoint_seed(self.seed, -1), (self.model, self.loaders)
+    def _probe(self, within_s: float) -> Probe:
+        cost, wanted = None, 0
         try:
-            cost, wanted = measure_cost(self.method, *data, seed, fill=self.fill) if self.method.anytime else (None, 0)
+            if self.method.anytime:
+                seed, options = checkpoint_seed(self.seed, -1), {"fill": self.fill, "within_s": within_s}
+                cost, wanted = measure_cost(self.method, self.model, self.loaders, seed, **options)
         except InputError:
             raise
         except Exception as error:  # whatever a participant's function raises

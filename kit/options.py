@@ -1,7 +1,6 @@
 """What the options of a command line name, opened: method, model, data, and a process for each core or GPU."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from kit.errors import InputError
 from kit.making import Maker
 from kit.methods import Method, get_method, load_file
 from kit.preflight import choose_device
+from kit.workers import n_cores
 
 _WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -49,8 +49,7 @@ def devices_of(args: argparse.Namespace) -> list[str]:
         return [gpus[slot % len(gpus)] for slot in range(args.workers or len(gpus))]
     if device.type != "cpu":
         return [str(device)] * (args.workers or 1)
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ["cpu"] * (args.workers or (n_cores if args.n_models >= _WORTH_STARTING else 1))
+    return ["cpu"] * (args.workers or (n_cores() if args.n_models >= _WORTH_STARTING else 1))
 
 
 def maker_on(args: argparse.Namespace, device: str) -> Maker:

@@ -17,6 +17,7 @@ from kit.submission import serialize, state_hash
 
 _RECENT = 3  # checkpoints that tell the machine's present speed
 _LOSSES = 3  # of one checkpoint by workers that died
+_PATIENCE_S = 60.0  # and ten times the usual: what a checkpoint may take however much time is left
 
 
 class Pace:
@@ -43,10 +44,13 @@ class Pace:
         self.limited = budget.limit_s != math.inf
         self.steps: int | None = None
         self.growing = fill  # a plan of this run may take more steps; one that is continued stays what it was
-        self.cost: StepCost | None = None
-        self.slowness: list[float] = []  # of recent checkpoints: seconds as a multiple of the cost
-        self.normal: tuple[float, float, float] | None = None  # seconds of a step, of the faster recipe, of the closing
+        self.cost: StepCost | None = None  # as measured at the beginning
+        self.slowness: list[float] = []  # of recent checkpoints: seconds as a multiple of that cost
+        self.usual = self.planned_for = 1.0  # slowness of the first checkpoints, and the one the plan was made for
+        self.n_known = 0  # of them, those that the plan was made from
+        self.failures = 0  # of the method in a row
         self.spare_s, self.spare_steps, self.why = math.inf, 1, ""
+        self.first_spare_s, self.check_s, self.least_s = math.inf, 0.0, 0.0
 
     def prepare(self) -> None:
         """Take the ledger's plan up, or make one from measured speed. Without a limit none is needed."""
@@ -54,15 +58,15 @@ class Pace:
             self.steps, self.growing = recorded[-1]["steps"], False
         if not (self.limited and self.todo):
             return
-        serialize_s, closing_s = self._closing()
-        probes = deque(Task(-1, probe=True) for _ in range(self.crew.n_parallel))
+        limit_s, serialize_s = self.budget.limit_s, self._closing()
+        probes = deque(Task(-1, probe_s=min(10.0, 0.01 * limit_s)) for _ in range(self.crew.n_parallel))
         measured = [
             one for one in self.crew.run(lambda: probes.popleft() if probes else None) if isinstance(one, Probe)
         ]
         if not measured:
             raise InputError("no worker process survives its start: run with one process (--workers 1) to see why")
-        self.spare_s = max(one.spare_s for one in measured) + serialize_s
-        self.budget.reserve_s = closing_s + (3 * self.spare_s if self.spare_s < math.inf else 0)
+        self.first_spare_s = max(one.spare_s for one in measured) + serialize_s
+        self._allow_for(1.0)
         if measured[0].cost:
             self.cost = StepCost(
                 sum(one.cost.fixed_s for one in measured) / len(measured) + serialize_s,
@@ -71,10 +75,10 @@ class Pace:
             if recorded:
                 self._follow()
             else:
-                self._plan(self.cost, measured[0].wanted, {"wanted": measured[0].wanted})
+                self._plan(measured[0].wanted, {"wanted": measured[0].wanted})
 
-    def _closing(self) -> tuple[float, float]:
-        """Seconds to serialize a checkpoint; and to close and verify the archive, half as much again as one tells."""
+    def _closing(self) -> float:
+        """Seconds to serialize a checkpoint; on the way, those that the closing and the check of the archive take."""
         state, seconds = self.maker.model.state_dict(), []
         for _ in range(3):
             start = time.perf_counter()
@@ -83,7 +87,14 @@ class Pace:
             state_hash(state)
             seconds.append((time.perf_counter() - start, serialize_s))
         once, serialize_s = sorted(seconds)[1]
-        return serialize_s, min(3.0, max(0.6, 0.02 * self.budget.limit_s)) + 3 * once * self.n_checkpoints
+        self.least_s, self.check_s = min(3.0, max(0.6, 0.02 * self.budget.limit_s)), once * self.n_checkpoints
+        return serialize_s
+
+    def _allow_for(self, slower: float) -> None:
+        """What a machine so many times slower than at first takes for the faster recipe and for the end of the run."""
+        self.spare_s = slower * self.first_spare_s
+        spare_s = self.first_spare_s if self.first_spare_s < math.inf else 0.0
+        self.budget.reserve_s = self.least_s + (2 + slower) * (self.check_s + spare_s)
 
     def next_task(self) -> Task | None:
         """The next checkpoint to begin; None where there is none left."""
@@ -113,34 +124,50 @@ class Pace:
         if self.spare_s == math.inf:
             return task
         later = math.ceil((len(self.todo) - 1) / self.crew.n_parallel)
-        spare_s = min(1.5 * self.spare_s, 0.5 * self._pace_s() if self.cost else math.inf)
-        allowed_s = left_s - spare_s * later  # leaves one step of the faster recipe to each of the others
-        if not task.why and not self.maker.method.anytime and self.cost is not None:
-            steps = max(1, min(len(self.maker.loaders.retain), int(self._pace_s() / (4 * self.spare_s))))
-            if self._pace_s() + 1.1 * later * steps * self.spare_s > left_s and later:
-                self._fall_back("the machine became slower")
-        if not task.why and (self.why or allowed_s <= 0):
-            if not self.why:
-                self._fall_back("no time is left for the method")
-            task = replace(task, why=self.why)
-        if task.why and self.spare_steps * self.spare_s * (later + 1) > left_s:
-            self._fall_back(task.why)
-        if not task.proven and not self.maker.method.anytime:
-            allowed_s = min(allowed_s, 10 * left_s / (later + 1))
-        return replace(task, allowed_s=allowed_s, spare=Plan(self.spare_steps))
+        if not (task.why or self.why) and (why := self._too_late(left_s, later)):
+            self._fall_back(why)
+        if why := task.why or self.why:
+            if self.spare_steps * self.spare_s * (later + 1) > left_s:
+                self._fall_back(why)
+            task = replace(task, why=why)
+        return replace(task, allowed_s=self._allowed_s(left_s, later), spare=Plan(self.spare_steps))
 
-    def _pace_s(self) -> float:
-        """Seconds that a checkpoint takes at present."""
-        recent = self.slowness[-_RECENT:] or [1.0]
+    def _too_late(self, left_s: float, later: int) -> str:
+        """Why the method must not make this checkpoint and the `later` ones after it; empty where it may."""
+        if self.cost and later and not self.maker.method.anytime:
+            steps = max(1, min(len(self.maker.loaders.retain), int(self._pace_s() / max(1e-9, 4 * self.spare_s))))
+            if self._pace_s() + 1.1 * later * steps * self.spare_s > left_s:
+                return "the machine became slower"
+        least_s = self._pace_s() if self.cost else 0.0
+        return "no time is left for the method" if self._allowed_s(left_s, later) <= least_s else ""
+
+    def _allowed_s(self, left_s: float, later: int) -> float:
+        """Seconds after which a checkpoint is interrupted. They leave the faster recipe time for the `later` ones even
+        on a machine as slow as they show; a short standstill means nothing where there is time for it."""
+        if self.cost is None:
+            return min(left_s - 1.5 * self.spare_s * later, math.inf if self.n_made else 10 * left_s / (later + 1))
+        pace_s, reserve_s = max(1e-9, self._pace_s()), self.budget.reserve_s
+        rest_s = later * min(1.3 * self.spare_s, 0.7 * pace_s) + reserve_s / 2
+        standstill_s = min(0.05 * left_s, left_s - 2 * later * self.spare_s)
+        return min(max((left_s + reserve_s) / (1 + rest_s / pace_s), standstill_s), max(_PATIENCE_S, 10 * pace_s))
+
+    def _slow(self) -> float:
+        """The machine's present slowness."""
+        recent = self.slowness[-_RECENT:] or [self.planned_for]
         slow = statistics.median(recent)
         if len(self.todo) <= 2 * self.crew.n_parallel:  # little time is left to make good for a mistake
             slow = max(slow, recent[-1])
-        return self.cost.seconds(self.steps or 0) * slow
+        return slow
+
+    def _pace_s(self) -> float:
+        """Seconds that a checkpoint takes at present."""
+        return self.cost.seconds(self.steps or 0) * self._slow()
 
     def _spread(self) -> float:
         """Twice the standard deviation of a checkpoint's time as a share of it."""
         recent = self.slowness[-3 * _RECENT :]
-        return max(0.08, 2 * statistics.stdev(recent)) if len(recent) >= _RECENT else 0.08
+        enough = len(recent) >= _RECENT
+        return max(0.08, 2 * statistics.stdev(recent) / statistics.fmean(recent)) if enough else 0.08
 
     def _rounds(self) -> tuple[int, float]:
         """How many checkpoints are begun one after the other from now on, and the seconds left for them."""
@@ -154,7 +181,8 @@ class Pace:
         self.losses[index] += 1
         self.ledger.append("lost", index=index, reason=lost.reason)
         if not self.n_made and self.losses.total() >= _LOSSES:
-            raise InputError(f"checkpoint {index}: {lost.reason}, {_LOSSES} times, and none is made: use less memory")
+            what = "use less memory" if "memory" in lost.reason else "the reason is printed above"
+            raise InputError(f"checkpoint {index}: {lost.reason}, {_LOSSES} times, and none is made: {what}")
         if self.losses[index] > 2 * _LOSSES:
             raise InputError(f"checkpoint {index}: {lost.reason} whatever makes it: {self.n_made} are kept")
         self.todo.appendleft(index)
@@ -163,56 +191,56 @@ class Pace:
         """Compare the time left with the time the rest will take; revise the plan, or stop with what to do."""
         task = self.given.pop(made.index)
         self.n_made += 1
-        if task.why or not self.limited:
+        if not self.limited:
             return
-        if made.why and not self.maker.method.anytime:
-            return
-        if self.cost is None:  # a function that takes no plan, and its first checkpoint
-            self.cost = StepCost(made.seconds, 0.0)
-            self._refuse_or_accept()
-        slow = made.seconds / max(1e-9, self.cost.seconds(task.plan.limit if task.plan else 0))
-        self.slowness = [slow] if made.why else [*self.slowness, slow]
-        self._scale_reserve()
+        steps = task.plan.limit if task.plan else 0
+        self.failures = self.failures + 1 if made.why else 0
+        if made.why:  # the faster recipe tells the machine's speed; what was interrupted may only have hung
+            slower = made.recipe_s / max(1e-9, self.first_spare_s * (task.spare.limit or 1))
+            self._allow_for(max(1.0, slower))
+            if task.why or not self.maker.method.anytime:
+                return
+            lost_s = made.seconds - made.recipe_s if slower > 1.5 or self.failures > 1 else 0.0
+            self.slowness = [max(slower * self.usual, lost_s / max(1e-9, self.cost.seconds(steps)))]
+        else:
+            if self.cost is None:  # a function that takes no plan, and its first checkpoint
+                self.cost = StepCost(made.seconds, 0.0)
+                self._refuse_or_accept()
+            self.slowness.append(made.seconds / max(1e-9, self.cost.seconds(steps)))
+            recent = statistics.median(self.slowness[-_RECENT:])
+            if len(self.slowness) == _RECENT and self.n_made - self.n_before == _RECENT:
+                self.usual = recent
+            self._allow_for(max(1.0, recent / self.usual))
         if self.maker.method.anytime and self.todo and not self.why:
             self._follow()
-
-    def _scale_reserve(self) -> None:
-        """On a machine that became slower, the faster recipe and the closing of the archive are slower, too."""
-        if len(self.slowness) == _RECENT and self.normal is None:
-            self.normal = self.cost.seconds(1) * statistics.median(self.slowness), self.spare_s, self.budget.reserve_s
-        if self.normal:
-            before, spare_s, reserve_s = self.normal
-            slower = min(4.0, max(1.0, self.cost.seconds(1) * statistics.median(self.slowness[-_RECENT:]) / before))
-            self.spare_s, self.budget.reserve_s = spare_s * slower, reserve_s + (slower - 1) * 2 * spare_s
 
     def _follow(self) -> None:
         rounds, left_s = self._rounds()
         unused = left_s - (rounds + 0.04) * self._pace_s()
-        faster = self.growing and len(self.slowness) >= _RECENT and statistics.median(self.slowness[-_RECENT:]) < 0.98
-        faster = self.growing and unused > (0.015 if faster else 0.04) * self.budget.limit_s
-        if unused >= (-0.01 * left_s if rounds > 4 else 0) and not faster:  # later ones make good for a little
+        sure = self.growing and len(self.slowness) - self.n_known >= min(_RECENT, rounds)
+        faster, limit_s = self._slow() < 0.98 * self.planned_for, self.budget.limit_s
+        more = sure and unused > 0.015 * limit_s and (faster or unused + self.budget.reserve_s > 0.045 * limit_s)
+        if unused >= (-0.01 * left_s if rounds > 4 else 0) and not more:  # later ones make good for a little
             return
-        slower = self._pace_s() / max(1e-9, self.cost.seconds(self.steps))
-        cost = StepCost(self.cost.fixed_s * slower, self.cost.step_s * slower)
-        what = f"the machine became {'faster' if faster else 'slower'}"
-        self._plan(cost, self.steps, {"revised": what, "slower": round(slower, 3)})
+        what = f"the machine became {'faster' if more else 'slower'}"
+        most = 2 * self.steps + 1 if more else self.steps  # seconds a step may not scale
+        self._plan(self.steps, {"revised": what, "slower": round(self._slow() / self.planned_for, 3)}, most)
 
-    def _plan(self, cost: StepCost, wanted: int, facts: dict[str, Any]) -> None:
-        """Take as many steps as the time left holds; where it holds none, stop, or go on with the faster recipe."""
+    def _plan(self, wanted: int, facts: dict[str, Any], most: float = math.inf) -> None:
+        """Take as many steps as the time left holds, at most `most`; where it holds none, stop, or go on with half."""
         rounds, left_s = self._rounds()
+        slow = self._slow()
+        cost = StepCost(self.cost.fixed_s * slow, self.cost.step_s * slow)
+        options = {"fill": self.fill, "n_parallel": self.crew.n_parallel, "spread": self._spread()}
         try:
-            n_parallel, spread = self.crew.n_parallel, self._spread()
-            steps = plan_steps(
-                cost, wanted, len(self.todo), left_s, fill=self.fill, n_parallel=n_parallel, spread=spread
-            )
+            steps = plan_steps(cost, wanted, len(self.todo), left_s, **options)
         except InputError:
             begun = self.n_made > self.n_before
             if not begun and (self.n_made == 0 or self.spare_s * rounds > left_s):
                 raise
             steps = max(1, (self.steps or 0) // 2)  # a cost measured in a bad moment may be wrong; the alarm is not
-        if self.cost and (before := self.cost.seconds(self.steps or 0)) and (now := cost.seconds(self.steps or 0)):
-            self.slowness = [slow * before / now for slow in self.slowness]
-        self.cost = cost
+        self.planned_for, self.n_known = slow, len(self.slowness)
+        steps = min(steps, most)
         if steps != self.steps:
             self.steps = steps
             cost_facts = {"fixed_s": cost.fixed_s, "step_s": cost.step_s}

@@ -22,6 +22,7 @@ from tqdm import trange
 from kit.budget import Plan, format_duration, synchronize
 from kit.checkpoint import unlearn_once
 from kit.competition import Loaders
+from kit.making import one_thread
 from kit.methods import Method
 from kit.preflight import archive_bytes
 from kit.seeds import checkpoint_seed
@@ -124,6 +125,7 @@ class Profile:
         return f"{self.share:.0%} of the steps"
 
 
+@one_thread()  # as the checkpoints of a run are made
 def profile(
     method: Method,
     model: nn.Module,

@@ -48,9 +48,9 @@ def serialize(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> 
 def _to_cpu(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     tensor = tensor.detach()
     if dtype is not None and tensor.is_floating_point():
-        cast = tensor.to(dtype)
-        if not cast.isinf().any() or tensor.isinf().any():
-            tensor = cast  # else it holds more than the type can, as a variance of raw pixels may: it stays as it is
+        largest = max(map(abs, tensor.aminmax())) if tensor.numel() else 0.0
+        if not largest > torch.finfo(dtype).max:  # a variance of raw pixels may hold more than float16 can
+            tensor = tensor.to(dtype)
     return tensor.to("cpu").contiguous()
 
 

@@ -4,6 +4,7 @@ A process that dies or hangs costs the checkpoint it was at, which is made again
 importable by name where the processes start, so a notebook keeps them in files.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,7 @@ from kit.methods import Method, method_of
 from kit.submit import submit
 
 Setup = Callable[[str], Callable[[Task], Made | Probe]]
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _PATIENCE_S = 60.0  # at least so long, and ten times what the slowest took, before a silent process counts as hanging
 
 
@@ -153,13 +155,18 @@ class _Worker:
         self.pipe.close()
 
 
+def n_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _context() -> Any:
     """Processes are forked off a server that has imported torch and computed nothing: importing takes seconds. Where
     there is no such server they start from scratch."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # the first optimiser would import it in each
     return context
 
 
@@ -171,11 +178,8 @@ def _end(code: int | None) -> str:
 
 def _work(pipe: Connection, setup: Setup, device: str) -> None:
     """The life of a process: make what comes through the pipe, until its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin_worker(n_threads=1 if device == "cpu" else None)
     tqdm.set_lock(threading.RLock())  # its own would outlive a process that is killed
-    if device == "cpu":
-        torch.set_num_threads(1)
     make = None
     while True:
         task = pipe.recv()
@@ -187,6 +191,27 @@ def _work(pipe: Connection, setup: Setup, device: str) -> None:
         pipe.send(result)
 
 
+def begin_worker(n_threads: int | None = 1) -> None:
+    """What every worker process does first. n_threads: that it computes with, None for torch's own choice."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _keep_freed_memory()
+    if n_threads:
+        torch.set_num_threads(n_threads)
+
+
 def _end_with_parent() -> None:
+    """End this process as soon as the one that gave it work is gone, however that ended."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse what a training step frees instead of giving it back to the system, whose fresh pages cost a
+    fault each: small nets train up to a third faster. Elsewhere nothing happens."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -13,9 +13,10 @@ from data_stubs.kaggle_tree import write_tree
 from kit.budget import format_duration, parse_duration
 from kit.cli import answer, common, positive_int, run
 from kit.methods import Method, get_method
+from kit.workers import n_cores
 from local_eval.distances import distances
 from local_eval.dry_run.command import dry_run_command, dry_run_options
-from local_eval.engine import n_cores, warm_up
+from local_eval.engine import warm_up
 from local_eval.evaluate import FORMS, evaluate, read_samples
 from local_eval.metric import MetricSpec
 from local_eval.pool import ModelPool

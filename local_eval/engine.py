@@ -4,34 +4,23 @@ A job runs with one thread in both engines: on a CPU two processes of one thread
 process of two threads, and a sum split over threads would be rounded differently.
 """
 
-import ctypes
 import multiprocessing
 import multiprocessing.context
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import forkserver
-from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
-import torch
 from tqdm import tqdm
 
 from kit.errors import InputError
+from kit.making import one_thread
+from kit.workers import begin_worker, n_cores
 
 Result = TypeVar("Result")
 Setup = Callable[[], Callable[[int], Result]]
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _worker_task: Callable[[int], Any] | None = None
-
-
-def n_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(
@@ -55,17 +44,6 @@ def _inline(setup: Setup, indices: list[int]) -> Iterator[tuple[int, Any]]:
         task = setup() if indices else None
         for index in indices:
             yield index, task(index)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch computes with one thread inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _in_processes(setup: Setup, indices: list[int], workers: int) -> Iterator[tuple[int, Any]]:
@@ -106,28 +84,8 @@ def _context() -> multiprocessing.context.BaseContext:
 
 def _start_worker(setup: Setup) -> None:
     global _worker_task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _keep_freed_memory()
-    torch.set_num_threads(1)
+    begin_worker()
     _worker_task = setup()
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as the one that gave it work is gone, however that ended."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse what a training step frees instead of giving it back to the system, whose fresh pages cost a
-    fault each: smallconv trains 10% faster. Elsewhere nothing happens."""
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _run_in_worker(index: int) -> Any:

@@ -12,8 +12,8 @@ from torch import nn
 
 from kit.cli import answer
 from kit.errors import InputError
+from kit.workers import n_cores
 from local_eval.archived import fill_from_archive
-from local_eval.engine import n_cores
 from local_eval.pool import ModelPool, write_atomically
 from local_eval.report.comparison import comparison_page
 from local_eval.report.evidence import Evidence, gather

@@ -9,11 +9,11 @@ import numpy as np
 from kit.cli import answer
 from kit.errors import InputError
 from kit.submission import open_archive
+from kit.workers import n_cores
 from local_eval.archived import fill_from_archive
 from local_eval.assess import DISTANCES, FEWEST, agreement, assess, assess_confidences, measures
 from local_eval.audit.predict import ranking_warning
 from local_eval.distances import Distance, distances
-from local_eval.engine import n_cores
 from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
 from local_eval.metric import MetricSpec, bins_as_in_code, bins_as_in_report, checked_samples, forgetting_quality
 from local_eval.pool import ModelPool

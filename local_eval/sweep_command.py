@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from kit.cli import answer
 from kit.errors import InputError
 from kit.methods import get_method
+from kit.workers import n_cores
 from local_eval.assess import FEWEST
 from local_eval.audit.predict import ranking_warning
-from local_eval.engine import n_cores
 from local_eval.evaluate import FORMS
 from local_eval.pool import write_atomically
 from local_eval.report.sweep import sweep_facts, sweep_table

@@ -13,9 +13,11 @@ import numpy as np
 from kit.budget import Plan, TimeBudget, format_duration, plan_steps
 from kit.emit import measure_cost, unlearn_once
 from kit.errors import BrokenModelError, InputError
+from kit.making import one_thread
 from kit.methods import Method, get_method
 from kit.seeds import checkpoint_seed
-from local_eval.engine import n_cores, one_thread, run_jobs
+from kit.workers import n_cores
+from local_eval.engine import run_jobs
 from local_eval.pool import ModelPool, logits_of, write_atomically
 from local_eval.setting import Workspace, reopen
 

@@ -18,10 +18,10 @@ from kit.budget import Plan, format_duration
 from kit.competition import MEMBER_NAME
 from kit.emit import unlearn_once
 from kit.errors import InputError
+from kit.making import one_thread
 from kit.methods import get_method, method_names
 from kit.seeds import checkpoint_seed
 from kit.submission import largest_checkpoint, read_checkpoints
-from local_eval.engine import one_thread
 from local_eval.models import build
 from local_eval.pool import ModelPool
 from local_eval.report.evidence import plan_facts
