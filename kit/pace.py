@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from kit.budget import Plan, StepCost, TimeBudget, format_duration, plan_steps
@@ -164,10 +165,11 @@ class Pace:
         return self.cost.seconds(self.steps or 0) * self._slow()
 
     def _spread(self) -> float:
-        """Twice the standard deviation of a checkpoint's time as a share of it."""
+        """Twice the standard deviation of a checkpoint's time as a share of it, by the differences of one to the next:
+        a machine that changed its speed once is a steady one otherwise."""
         recent = self.slowness[-3 * _RECENT :]
-        enough = len(recent) >= _RECENT
-        return max(0.08, 2 * statistics.stdev(recent) / statistics.fmean(recent)) if enough else 0.08
+        steps = [abs(later / max(1e-9, earlier) - 1) for earlier, later in pairwise(recent)]
+        return max(0.08, 2 * statistics.median(steps)) if len(steps) >= _RECENT else 0.08
 
     def _rounds(self) -> tuple[int, float]:
         """How many checkpoints are begun one after the other from now on, and the seconds left for them."""
@@ -217,7 +219,7 @@ class Pace:
     def _follow(self) -> None:
         rounds, left_s = self._rounds()
         unused = left_s - (rounds + 0.04) * self._pace_s()
-        sure = self.growing and len(self.slowness) - self.n_known >= min(_RECENT, rounds)
+        sure = self.growing and len(self.slowness) - self.n_known >= min(_RECENT, max(1, rounds // 3))
         faster, limit_s = self._slow() < 0.98 * self.planned_for, self.budget.limit_s
         more = sure and unused > 0.015 * limit_s and (faster or unused + self.budget.reserve_s > 0.045 * limit_s)
         if unused >= (-0.01 * left_s if rounds > 4 else 0) and not more:  # later ones make good for a little
