@@ -109,8 +109,8 @@ def measure_cost(
 ) -> tuple[StepCost, int]:
     """Time of one checkpoint as a fixed part and a part per step, and the steps the method wants.
 
-    Two short runs of an anytime method after one that warms up, and a longer one where `within_s` seconds hold it;
-    none of them is kept. fill: measure up to more steps than the method wants.
+    Two short runs of an anytime method after one that warms up, and a longer one where `within_s` seconds hold it, of
+    a quarter of the steps wanted at most; none of them is kept. fill: measure up to more steps than the method wants.
     """
 
     def timed(limit: int) -> tuple[int, float, int]:
@@ -124,7 +124,7 @@ def measure_cost(
 
     _, short, long = (timed(limit) for limit in (1, *_PROBE_STEPS))
     cost, wanted = _cost_of(short, long), long[2]
-    held = cost.steps_within(within_s) if fill else min(wanted, cost.steps_within(within_s))
+    held = cost.steps_within(within_s) if fill else min(wanted // 4, cost.steps_within(within_s))
     if cost.step_s and held > 2 * _PROBE_STEPS[1]:
         cost = _cost_of(short, timed(held))
     return cost, wanted
