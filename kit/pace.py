@@ -18,7 +18,7 @@ from kit.submission import serialize, state_hash
 
 _RECENT = 3  # checkpoints that tell the machine's present speed
 _LOSSES = 3  # of one checkpoint by workers that died
-_PATIENCE_S = 60.0  # and ten times the usual: what a checkpoint may take however much time is left
+_LONGEST_S = 60.0  # and ten times the usual: what a checkpoint may take however much time is left
 
 
 class Pace:
@@ -150,7 +150,7 @@ class Pace:
         pace_s, reserve_s = max(1e-9, self._pace_s()), self.budget.reserve_s
         rest_s = later * min(1.3 * self.spare_s, 0.7 * pace_s) + reserve_s / 2
         standstill_s = min(0.05 * left_s, left_s - 2 * later * self.spare_s)
-        return min(max((left_s + reserve_s) / (1 + rest_s / pace_s), standstill_s), max(_PATIENCE_S, 10 * pace_s))
+        return min(max((left_s + reserve_s) / (1 + rest_s / pace_s), standstill_s), max(_LONGEST_S, 10 * pace_s))
 
     def _slow(self) -> float:
         """The machine's present slowness."""
