@@ -1,6 +1,10 @@
 """Dry runs of whole programs: what is right passes, what is wrong is caught with its line, nothing is left behind."""
 
+import os
+import signal
 import tempfile
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +104,23 @@ def test_a_script_passes(run):
 def test_no_style_is_a_fault(run, name, namespaces):
     result = run(STYLES[name], namespaces=namespaces)
     assert failed(result) == {}, lines_of(result)
+
+
+def test_ctrl_c_ends_the_program_and_leaves_nothing(run):
+    temporary = Path(tempfile.gettempdir())
+
+    def interrupt():
+        while not list(temporary.rglob("begun")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt, daemon=True)
+    watcher.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(["open('/kaggle/working/begun', 'w').close()\nimport time\ntime.sleep(300)"])
+    watcher.join()
+    assert time.monotonic() < start + 60
 
 
 # -- what is wrong ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,16 +108,23 @@ def _run_notebook(program: Program, box: Sandbox, watch: "_Watch") -> tuple[str 
 
     client.on_notebook_complete = note_left
     failure = None
-    output = (box.folder / "kernel.txt").open("w")  # what does not come through the kernel's own channels
-    try:
-        client.execute(cwd=str(box.kaggle / "working"), env=box.environment, stdout=output, stderr=subprocess.STDOUT)
-    except CellExecutionError as error:
-        failure = f"{error.ename}: {error.evalue}"
-    except (DeadKernelError, RuntimeError) as error:
-        failure = "died" if isinstance(error, DeadKernelError) or watch.reason else str(error)
-    finally:
-        watch.end_program()
-        output.close()
+    options = {"cwd": str(box.kaggle / "working"), "env": box.environment, "stderr": subprocess.STDOUT}
+    with (
+        (box.folder / "kernel.txt").open("w") as output,  # what does not come through the kernel's own channels
+        ThreadPoolExecutor(1) as aside,  # in the main thread it would take Ctrl-C for a kernel that died
+    ):
+        running = aside.submit(client.execute, stdout=output, **options)
+        try:
+            running.result()
+        except CellExecutionError as error:
+            failure = f"{error.ename}: {error.evalue}"
+        except (DeadKernelError, RuntimeError) as error:
+            failure = "died" if isinstance(error, DeadKernelError) or watch.reason else str(error)
+        finally:
+            watch.end_program()
+            while not running.done():  # interrupted, perhaps before there was a kernel to end
+                time.sleep(_POLL_S)
+                watch.end_program()
     text = _text_of(notebook)
     return failure, text or (box.folder / "kernel.txt").read_text(errors="replace"), notebook
 

@@ -234,6 +234,8 @@ def time_check(projection: Projection | None) -> Check:
         f"{format_duration(projection.here_s)} here; the limit is {format_duration(TIME_LIMIT_S)}"
     )
     fastest = min(projection.on.values())
+    late = [name for name, seconds in projection.on.items() if seconds > TIME_LIMIT_S >= fastest]
+    found += f": too long for a {late[0]}, and which of the two it will be is not known" if late else ""
     share = TIME_LIMIT_S / fastest
     remedy = f"do {share:.0%} of it in each run; the kit's time budget plans that for you"
     return _check("time", [found] if fastest > TIME_LIMIT_S else [], found, remedy)
