@@ -174,6 +174,27 @@ def test_the_cost_of_a_checkpoint_is_measured_as_a_fixed_part_and_a_part_per_ste
     assert (cost.fixed_s, cost.step_s, wanted) == (pytest.approx(1.0), pytest.approx(0.5), 10)
 
 
+def test_time_to_measure_is_used_for_more_steps(clock, model, loaders):
+    def method(fixed=0.0):
+        slow = SlowMethod(clock)
+
+        def unlearn(net, retain, forget, validation, *, seed, plan=None):
+            clock[0] += fixed if len(slow.taken) == 2 else 0.0  # disturbs the second of the short runs
+            slow(net, retain, forget, validation, seed=seed, plan=plan)
+
+        return method_of(unlearn), slow
+
+    measured, slow = method()
+    measure_cost(measured, model, loaders, seed=0, fill=True, within_s=20.0)
+    assert slow.taken == [1, 2, 6, 38], "1 s and 38 steps of 0.5 s"
+    measured, slow = method()
+    measure_cost(measured, model, loaders, seed=0, within_s=20.0)
+    assert slow.taken == [1, 2, 6], "a quarter of the ten wanted steps is no more than was measured"
+    disturbed, _ = method(1.0)
+    cost, _ = measure_cost(disturbed, model, loaders, seed=0, fill=True, within_s=60.0)
+    assert cost.step_s == pytest.approx(0.5, rel=0.01)
+
+
 def test_a_disturbed_measurement_never_makes_steps_free(clock, model, loaders):
     slow, calls = SlowMethod(clock), []
 
@@ -238,6 +259,22 @@ def test_a_function_without_a_plan_is_projected_after_its_first_checkpoint(clock
     ):
         run(model, loaders, tmp_path, n=8, method=method_of(unlearning), budget=budget)
     assert clock[0] == 10
+
+
+def test_checkpoints_are_computed_with_one_thread(model, loaders, tmp_path):
+    used = []
+
+    def unlearning(net, retain, forget, validation):
+        used.append(torch.get_num_threads())
+        net.fc.bias.data.fill_(torch.randn(()).item())
+
+    torch.set_num_threads(2)
+    try:
+        run(model, loaders, tmp_path, n=2, method=method_of(unlearning))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert used == [1, 1]
 
 
 def test_seeds_of_checkpoints_runs_and_retries_all_differ():

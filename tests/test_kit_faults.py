@@ -5,7 +5,6 @@ import os
 import signal
 import time
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,9 @@ from kit import making as making_module
 from kit.budget import OverrunError, TimeBudget, alarm
 from kit.errors import InputError
 from kit.ledger import Ledger
-from kit.making import Maker
 from kit.methods import get_method, method_of
 from kit.submission import Archive
-from kit.workers import Processes
-from local_eval.models import tinyconv
-from tests.conftest import dataset
-from tests.test_kit_emit import FINETUNE, ledger_of, members, run
+from tests.test_kit_emit import ledger_of, members, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -315,83 +310,6 @@ def test_a_truncated_partial_archive_is_told(model, loaders, tmp_path, cut):
     os.truncate(partial_archive, size - cut if cut >= 1 else int(size * cut))
     with pytest.raises(InputError, match="is damaged: delete the folder, run again"):
         emitted(model, loaders, tmp_path, {})
-
-
-# ---- processes: what follows is called in a process of its own, by name
-
-
-def _maker(seed, method, device):
-    torch.manual_seed(0)
-    from kit.competition import TensorLoader, make_loaders
-
-    loaders = make_loaders(dataset(50, 1), dataset(20, 2), dataset(20, 3), batch_size=8, loader=TensorLoader)
-    return Maker(method, tinyconv().eval(), loaders, seed)
-
-
-def _once(folder, index):
-    """True the first time it is asked for an index, in whichever process."""
-    try:
-        (Path(folder) / f"{index}").touch(exist_ok=False)
-        return True
-    except FileExistsError:
-        return False
-
-
-class _Unreliable:
-    """A maker that dies or hangs at some checkpoints, once or always."""
-
-    def __init__(self, maker, folder, dies, hangs, always):
-        self.maker, self.folder, self.dies, self.hangs, self.always = maker, folder, dies, hangs, always
-
-    def __call__(self, task):
-        if not task.why and (self.always or _once(self.folder, task.index)):
-            if task.index in self.dies:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if task.index in self.hangs:
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # as code that never returns to Python
-                time.sleep(600)
-        return self.maker(task)
-
-
-def _unreliable(folder, dies, hangs, always, device):
-    return _Unreliable(_maker(0, FINETUNE, device), folder, dies, hangs, always)
-
-
-def in_processes(model, loaders, out, tmp_path, *, dies=(), hangs=(), always=False, n=6, **options):
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    with Processes(partial(_unreliable, folder, dies, hangs, always), ["cpu"] * 2, patience_s=6.0) as crew:
-        return run(model, loaders, out, n=n, crew=crew, **options)
-
-
-def test_two_processes_write_the_bytes_of_one_though_one_dies_and_one_hangs(model, loaders, tmp_path):
-    whole = members(run(model, loaders, tmp_path / "whole", n=6).archive)
-    result = in_processes(model, loaders, tmp_path / "out", tmp_path, dies={1}, hangs={4})
-    assert members(result.archive) == whole
-    lost = [line for line in ledger_of(tmp_path / "out") if line["event"] == "lost"]
-    assert {line["index"] for line in lost} == {1, 4}
-    assert any("SIGKILL" in line["reason"] for line in lost)
-    assert any("hung" in line["reason"] for line in lost)
-    assert result.stood_in == 0
-
-
-def test_a_checkpoint_that_kills_its_process_each_time_is_made_by_the_faster_recipe(model, loaders, tmp_path):
-    result = in_processes(model, loaders, tmp_path / "out", tmp_path, dies={3}, always=True, n=5)
-    assert (result.stood_in, result.why) == (1, "its worker died or hung each time")
-
-
-def test_processes_that_always_die_stop_the_run(model, loaders, tmp_path):
-    with pytest.raises(InputError, match=r"SIGKILL.*3 times, and none is made"):
-        in_processes(model, loaders, tmp_path / "out", tmp_path, dies=set(range(9)), always=True)
-
-
-def _broken_setup(device):
-    raise InputError("no data here")
-
-
-def test_a_process_that_cannot_begin_tells_why(model, loaders, tmp_path):
-    with Processes(_broken_setup, ["cpu"] * 2) as crew, pytest.raises(InputError, match="no data here"):
-        run(model, loaders, tmp_path, crew=crew)
 
 
 def test_a_loader_that_breaks_in_the_middle_of_a_run_is_tried_again(model, loaders, tmp_path):
