@@ -203,7 +203,7 @@ class Pace:
             if task.why or not self.maker.method.anytime:
                 return
             lost_s = made.seconds - made.recipe_s if slower > 1.5 or self.failures > 1 else 0.0
-            self.slowness = [max(slower * self.usual, lost_s / max(1e-9, self.cost.seconds(steps)))]
+            self.slowness, self.n_known = [max(slower * self.usual, lost_s / max(1e-9, self.cost.seconds(steps)))], 0
         else:
             if self.cost is None:  # a function that takes no plan, and its first checkpoint
                 self.cost = StepCost(made.seconds, 0.0)
