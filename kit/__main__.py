@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from kit.budget import TimeBudget, parse_duration
-from kit.cli import answer, common, positive_int, process_age_s, run
+from kit.cli import NOTHING_LEFT, answer, common, positive_int, process_age_s, run
 from kit.competition import (
     INPUT_DIR,
     N_CHECKPOINTS,
@@ -150,12 +150,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--fill", action="store_true", help="use the whole limit, with more steps than the method wants")
 
     sub = command("profile", _profile, "time a few checkpoints phase by phase; exit code 0 where N fit the limit")
+    sub.set_defaults(interrupted=NOTHING_LEFT)
     method_options(sub)
     sub.add_argument("--out", type=Path, default=Path(), help="folder that would hold the archive, for its disk")
     sub.add_argument("--plot", type=Path, metavar="FILE.svg", help="the bars as a picture")
     sub.add_argument("--measure", type=positive_int, default=3, metavar="K", help="checkpoints to time (3)")
 
     sub = command("verify", _verify, "check an archive; exit code 0 where every check holds")
+    sub.set_defaults(interrupted=NOTHING_LEFT)
     sub.add_argument("archive", type=Path)
     sub.add_argument("--n-models", type=positive_int, default=N_CHECKPOINTS, help="checkpoints expected (512)")
     sub.add_argument("--original", type=Path, help="original_model.pth, to tell copies of it")

@@ -13,6 +13,9 @@ from typing import Any
 
 from kit.errors import InputError, printable
 
+_CONTINUES = "what is finished is kept; the same command continues"
+NOTHING_LEFT = "it leaves nothing behind"  # for set_defaults(interrupted=...) of commands that only look
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -28,7 +31,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print("interrupted: what is finished is kept; the same command continues", file=sys.stderr)
+        print(f"interrupted: {getattr(args, 'interrupted', _CONTINUES)}", file=sys.stderr)
         return 143 if stop.args else 130
     except BrokenPipeError:
         return 141

@@ -198,6 +198,7 @@ def dry_run_command(args: argparse.Namespace) -> int:
 
 def dry_run_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    parser.set_defaults(interrupted="the program is ended, models trained for its score are kept")
     parser.add_argument("program", type=Path, help="a notebook (.ipynb) or a script (.py)")
     parser.add_argument("--data", default="synthetic", help="cifar10, image-folder:PATH, synthetic; or an input tree")
     parser.add_argument("--setting", type=Path, help="the folder of an earlier run with resnet18, instead of --data")
