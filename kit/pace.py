@@ -153,12 +153,20 @@ class Pace:
         return min(max((left_s + reserve_s) / (1 + rest_s / pace_s), standstill_s), max(_LONGEST_S, 10 * pace_s))
 
     def _slow(self) -> float:
-        """The machine's present slowness."""
-        recent = self.slowness[-_RECENT:] or [self.planned_for]
-        slow = statistics.median(recent)
-        if len(self.todo) <= 2 * self.crew.n_parallel:  # little time is left to make good for a mistake
+        """The slowness to reckon with: the mean since it last changed, of no more checkpoints than are left."""
+        n_left = len(self.todo)
+        recent = self.slowness[-max(_RECENT, n_left) :] or [self.planned_for]
+        slow = statistics.fmean(recent)
+        if n_left <= 2 * self.crew.n_parallel:  # little time is left to make good for a mistake
             slow = max(slow, recent[-1])
         return slow
+
+    def _note(self, slow: float) -> None:
+        """Add a checkpoint's slowness; where the machine's speed has changed, forget what was before."""
+        self.slowness.append(slow)
+        latest = statistics.median(self.slowness[-_RECENT:])
+        if len(self.slowness) > _RECENT and abs(latest / self._slow() - 1) > max(0.1, self._spread()):
+            self.slowness, self.n_known = self.slowness[1 - _RECENT :], 0
 
     def _pace_s(self) -> float:
         """Seconds that a checkpoint takes at present."""
@@ -200,7 +208,7 @@ class Pace:
         if made.why:  # the faster recipe tells the machine's speed; what was interrupted may only have hung
             slower = made.recipe_s / max(1e-9, self.first_spare_s * (task.spare.limit or 1))
             self._allow_for(max(1.0, slower))
-            if task.why or not self.maker.method.anytime:
+            if task.why or self.cost is None:
                 return
             lost_s = made.seconds - made.recipe_s if slower > 1.5 or self.failures > 1 else 0.0
             self.slowness, self.n_known = [max(slower * self.usual, lost_s / max(1e-9, self.cost.seconds(steps)))], 0
@@ -208,11 +216,10 @@ class Pace:
             if self.cost is None:  # a function that takes no plan, and its first checkpoint
                 self.cost = StepCost(made.seconds, 0.0)
                 self._refuse_or_accept()
-            self.slowness.append(made.seconds / max(1e-9, self.cost.seconds(steps)))
-            recent = statistics.median(self.slowness[-_RECENT:])
-            if len(self.slowness) == _RECENT and self.n_made - self.n_before == _RECENT:
-                self.usual = recent
-            self._allow_for(max(1.0, recent / self.usual))
+            self._note(made.seconds / max(1e-9, self.cost.seconds(steps)))
+            if self.n_made - self.n_before == _RECENT:
+                self.usual = self._slow()
+            self._allow_for(max(1.0, self._slow() / self.usual))
         if self.maker.method.anytime and self.todo and not self.why:
             self._follow()
 
