@@ -213,5 +213,5 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    if any(mallopt(_M_MMAP_THRESHOLD, largest) for largest in (1 << 30, 1 << 25)):  # older ones take 32 MiB at most
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)  # alone it would freeze the other at 128 KiB
