@@ -1,5 +1,7 @@
 import json
+import random
 import zipfile
+from itertools import pairwise
 
 import pytest
 import torch
@@ -322,6 +324,24 @@ def test_fill_on_a_steady_machine_keeps_one_plan_and_uses_the_limit(clock, model
     slow, budget = planned(clock, model, loaders, tmp_path, "400s", n=16, fill=True)
     assert len(set(slow.taken[3:])) == 1, "all checkpoints must be one distribution"
     assert 0.95 * 400 < budget.elapsed_s() <= 400
+
+
+@pytest.mark.parametrize("change", [1.0, 2.0, 0.5])
+def test_fill_follows_the_machine_and_not_its_noise(clock, model, loaders, tmp_path, change):
+    """Checkpoints that differ by 5% in time; after two fifths of them the machine's speed changes, or does not."""
+    slow, noise, n = SlowMethod(clock), random.Random(0), 60
+
+    def method(net, retain, forget, validation, *, seed, plan=None):
+        before = clock[0]
+        slow(net, retain, forget, validation, seed=seed, plan=plan)
+        factor = change if len(slow.taken) > 4 + 0.4 * n else 1.0
+        clock[0] = before + (clock[0] - before) * factor * noise.gauss(1, 0.05)
+
+    budget = TimeBudget("3000s", clock=lambda: clock[0])
+    run(model, loaders, tmp_path, n=n, method=method_of(method), budget=budget, fill=True)
+    assert 0.95 * 3000 < budget.elapsed_s() <= 3000
+    changes = sum(one != other for one, other in pairwise(slow.taken[4:]))
+    assert changes <= (6 if change == 1 else 12)
 
 
 @pytest.mark.parametrize("after", [1, 3, 6])
