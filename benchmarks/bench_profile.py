@@ -21,6 +21,7 @@ from kit.competition import TensorLoader
 from kit.emit import emit
 from kit.methods import get_method
 from kit.profile import profile
+from kit.workers import keep_freed_memory
 
 METHODS = (
     ("finetune", []),
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--n-images", type=int, default=2000)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `python -m kit` does
     rows = []
     for trial in range(options.trials):
         name, settings = METHODS[trial % len(METHODS)]

@@ -25,7 +25,7 @@ from kit.options import DTYPES, architecture, devices_of, maker_on, prepare
 from kit.picture import write_bars
 from kit.profile import profile
 from kit.submission import verdict_lines, verify
-from kit.workers import Processes
+from kit.workers import Processes, keep_freed_memory
 
 
 def _emit(args: argparse.Namespace) -> int:
@@ -176,6 +176,7 @@ def main(argv: list[str] | None = None, spent_s: float = 0.0) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as in worker processes
     code = main(spent_s=process_age_s())
     sys.stdout.flush()
     sys.stderr.flush()

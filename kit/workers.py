@@ -195,7 +195,7 @@ def begin_worker(n_threads: int | None = 1) -> None:
     """What every worker process does first. n_threads: that it computes with, None for torch's own choice."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _keep_freed_memory()
+    keep_freed_memory()
     if n_threads:
         torch.set_num_threads(n_threads)
 
@@ -206,7 +206,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc reuse what a training step frees instead of giving it back to the system, whose fresh pages cost a
     fault each: small nets train up to a third faster. Elsewhere nothing happens."""
     try:
