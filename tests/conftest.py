@@ -1,5 +1,6 @@
 """What several test files need: small data, a small model, a small input tree."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def dataset(n_examples: int, seed: int, size: int = 16) -> ExampleDataset:
 def one_thread():
     """Small nets run faster with one thread, and as in the engine's workers."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """A shell ignores Ctrl-C for what it starts in the background, tests included; some of them send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
