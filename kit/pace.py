@@ -40,6 +40,7 @@ class Pace:
         self.maker, self.crew, self.ledger, self.budget = maker, crew, ledger, budget
         self.todo, self.n_checkpoints, self.fill = deque(todo), n_checkpoints, fill
         self.given: dict[int, Task] = {}
+        self.begun: dict[int, float] = {}  # seconds of the budget at which each was given
         self.losses: Counter[int] = Counter()
         self.n_made = self.n_before = n_checkpoints - len(self.todo)
         self.limited = budget.limit_s != math.inf
@@ -113,6 +114,7 @@ class Pace:
         if self.limited:
             task = self._timed(task)
         self.given[self.todo.popleft()] = task
+        self.begun[index] = self.budget.elapsed_s()
         return task
 
     def _timed(self, task: Task) -> Task:
@@ -180,9 +182,21 @@ class Pace:
         return max(0.08, 2 * statistics.median(steps)) if len(steps) >= _RECENT else 0.08
 
     def _rounds(self) -> tuple[int, float]:
-        """How many checkpoints are begun one after the other from now on, and the seconds left for them."""
-        busy_s = 0.5 * self._pace_s() if self.given and self.cost else 0.0  # others are half done
-        return math.ceil(len(self.todo) / self.crew.n_parallel), self.budget.remaining_s() - busy_s
+        """How many checkpoints are begun one after the other from now on, and the seconds left for them, those that
+        the processes at work still need for theirs taken off."""
+        n_todo, n_parallel, left_s = len(self.todo), self.crew.n_parallel, self.budget.remaining_s()
+        rounds = math.ceil(n_todo / n_parallel)
+        if not (self.given and self.cost and n_todo and left_s > 0):
+            return rounds, left_s
+        now, slow = self.budget.elapsed_s(), self._slow()
+        busy_s = [
+            max(0.0, self.cost.seconds(task.plan.limit if task.plan else 0) * slow - (now - self.begun[index]))
+            for index, task in self.given.items()
+        ]
+        free_s = [left_s - busy for busy in busy_s] + [left_s] * (n_parallel - len(busy_s))
+        lengths = (free / k for free in free_s if free > 0 for k in range(1, n_todo + 1))
+        fit = (each for each in lengths if sum(int(free / each + 1e-9) for free in free_s if free > 0) >= n_todo)
+        return rounds, rounds * max(fit, default=0.0)
 
     def lost(self, lost: Lost) -> None:
         """Put a task back that went down with its worker."""
