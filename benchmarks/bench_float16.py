@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.bench_sweeps import open_cifar, recorded
+from benchmarks.bench_sweeps import cifar_options, open_cifar, recorded
 from benchmarks.record import record, rounded
 from kit.competition import TensorLoader
 from kit.emit import emit
@@ -44,11 +44,9 @@ def restored(archive: Path, path: Path, dtype: torch.dtype) -> Path:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source")
+    cifar_options(parser)
     parser.add_argument("--n-models", type=int, default=64)
     parser.add_argument("--methods", default="finetune,random_perturbation")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args(argv[1:])
     n_models = options.n_models
     warm_up()

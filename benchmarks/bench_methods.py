@@ -11,9 +11,8 @@ and recorded. Writes results/methods_random.json or results/methods_class.json. 
 import argparse
 import sys
 import time
-from pathlib import Path
 
-from benchmarks.bench_sweeps import FORGET, open_cifar, recorded
+from benchmarks.bench_sweeps import FORGET, cifar_options, open_cifar, recorded
 from benchmarks.record import record, rounded
 from kit.workers import n_cores
 from local_eval.assess import assess
@@ -31,10 +30,8 @@ N_MODELS = {"random": 64, "class": 8}
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=FORGET)
-    parser.add_argument("source")
+    cifar_options(parser)
     parser.add_argument("--only", help="names of methods, separated by commas; nothing is recorded")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args(argv[1:])
     kind, n_models = options.kind, N_MODELS[options.kind]
     chosen = {name: found["best"] for name, found in recorded(kind).items()}

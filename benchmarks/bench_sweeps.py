@@ -83,10 +83,8 @@ SWEEPS = {
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=FORGET)
-    parser.add_argument("source")
+    cifar_options(parser)
     parser.add_argument("--only", help="names of methods, separated by commas")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--cache-dir", type=Path)
     options = parser.parse_args(argv[1:])
     kind = options.kind
     warm_up()
@@ -102,6 +100,13 @@ def main(argv: list[str]) -> None:
             "seconds": round(time.perf_counter() - start, 1),
         }
         record(f"sweeps_{kind}", results, [argv[0], kind, "SOURCE"])
+
+
+def cifar_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `open_cifar` reads."""
+    parser.add_argument("source")
+    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--cache-dir", type=Path)
 
 
 def open_cifar(kind: str, options: argparse.Namespace) -> Workspace:

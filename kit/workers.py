@@ -208,7 +208,7 @@ def _end_with_parent() -> None:
 
 def keep_freed_memory() -> None:
     """Let glibc reuse what a training step frees instead of giving it back to the system, whose fresh pages cost a
-    fault each: small nets train up to a third faster. Elsewhere nothing happens."""
+    fault each: small nets train faster. Elsewhere nothing happens."""
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
