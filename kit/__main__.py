@@ -6,48 +6,80 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from kit.budget import TimeBudget, parse_duration
 from kit.cli import NOTHING_LEFT, answer, common, positive_int, process_age_s, run
-from kit.competition import (
-    INPUT_DIR,
-    N_CHECKPOINTS,
-    WORKING_DIR,
-    load_state,
-)
-from kit.emit import emit
-from kit.methods import Method, get_method, method_names
-from kit.options import DTYPES, architecture, devices_of, maker_on, prepare
-from kit.picture import write_bars
-from kit.profile import profile
+from kit.competition import INPUT_DIR, N_CHECKPOINTS, WORKING_DIR, load_state, resnet18
+from kit.device import accelerators, choose_device, keep_freed_memory, n_cores
+from kit.emit import Problem, emit
+from kit.errors import InputError
+from kit.jobs import warm_up
+from kit.methods import Method, get_method, load_file, method_names
+from kit.profile import plot, profile
 from kit.submission import verdict_lines, verify
-from kit.workers import Processes, keep_freed_memory
+from kit.submit import read_problem
+
+_WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def build_net(spec: str) -> nn.Module:
+    """An untrained net: resnet18, or what `file.py:function` builds."""
+    if spec == "resnet18":
+        return resnet18()
+    path, _, name = spec.partition(":")
+    if not path.endswith(".py") or not name:
+        raise InputError(f"--architecture {spec}: expected resnet18 or file.py:function")
+    function = getattr(load_file(Path(path)), name, None)
+    if not callable(function):
+        raise InputError(f"--architecture {spec}: {path} defines no function {name}")
+    return function()
+
+
+def devices_of(args: argparse.Namespace) -> list[str]:
+    """Where checkpoints are made, an entry a process: every GPU, or the cores, unless told how many and where."""
+    device = choose_device(args.device)
+    if device.type == "cuda" and device.index is None:
+        gpus = accelerators()
+        return [gpus[slot % len(gpus)] for slot in range(args.workers or len(gpus))]
+    if device.type != "cpu":
+        return [str(device)] * (args.workers or 1)
+    return ["cpu"] * (args.workers or (n_cores() if args.n_models >= _WORTH_STARTING else 1))
+
+
+def _problem(args: argparse.Namespace, method: Method, **options: Any) -> Problem:
+    """What reads model and loaders for a device."""
+    architecture = partial(build_net, args.architecture)
+    return partial(read_problem, args.input, method, architecture=architecture, batch_size=args.batch_size, **options)
 
 
 def _emit(args: argparse.Namespace) -> int:
     budget = TimeBudget(args.limit, spent_s=args.spent_s)
     devices = devices_of(args)
-    get_method(args.method, args.set)  # a mistake is told before processes start
-    told = argparse.Namespace(**{name: value for name, value in vars(args).items() if name != "command"})
-    with Processes(partial(maker_on, told), devices) if len(devices) > 1 else nullcontext() as crew:
-        method, model, loaders = prepare(args)
-        result = emit(
-            method,
-            model,
-            loaders,
-            out=args.out,
-            n_checkpoints=args.n_models,
-            budget=budget,
-            seed=args.seed,
-            dtype=DTYPES.get(args.dtype),
-            fill=args.fill,
-            crew=crew,
-            progress=not args.quiet,
-        )
+    method = get_method(args.method, args.set)
+    if len(devices) > 1:
+        warm_up()
+    result = emit(
+        method,
+        *_problem(args, method, progress=not args.quiet)(devices[0] if len(devices) == 1 else "cpu"),
+        out=args.out,
+        work=args.work,
+        n_checkpoints=args.n_models,
+        budget=budget,
+        seed=args.seed,
+        dtype=DTYPES.get(args.dtype),
+        fill=args.fill,
+        devices=devices,
+        problem=_problem(args, method, progress=False),
+        progress=not args.quiet,
+    )
     facts = {
         "archive": str(result.archive),
         "ok": all(check.ok for check in result.checks),
@@ -65,11 +97,10 @@ def _emit(args: argparse.Namespace) -> int:
 def _profile(args: argparse.Namespace) -> int:
     limit_s = parse_duration(args.limit)
     start = time.perf_counter()
-    method, model, loaders = prepare(args)
+    method, devices = get_method(args.method, args.set), devices_of(args)
     result = profile(
         method,
-        model,
-        loaders,
+        *_problem(args, method, progress=not args.quiet)(devices[0]),
         n_measured=args.measure,
         n_checkpoints=args.n_models,
         limit_s=limit_s,
@@ -77,21 +108,21 @@ def _profile(args: argparse.Namespace) -> int:
         seed=args.seed,
         load_s=time.perf_counter() - start + args.spent_s,
         out=args.out,
-        n_parallel=len(devices_of(args)),
+        n_parallel=len(devices),
         progress=not args.quiet,
     )
     lines = result.lines()
     if args.plot:
-        write_bars(args.plot, f"{method.name}: a checkpoint of {result.checkpoint_s:.2f} s", result.bars(), lines[-4:])
+        plot(result, f"{method.name}: a checkpoint of {result.checkpoint_s:.2f} s", args.plot)
     facts = {**asdict(result), "fits": result.fits, "n_fit": result.n_fit}
     answer(args, facts, lines)
     return 0 if result.fits else 1
 
 
 def _verify(args: argparse.Namespace) -> int:
-    net = architecture(args.architecture)()
-    model = load_state(args.original, net) if args.original else net
-    checks = verify(args.archive, args.n_models, model.state_dict(), progress=not args.quiet)
+    net = build_net(args.architecture)
+    model, known = load_state(args.original, net) if args.original else net, args.original is not None
+    checks = verify(args.archive, args.n_models, model.state_dict(), is_original=known, progress=not args.quiet)
     ok = all(check.ok for check in checks)
     answer(args, {"ok": ok, "checks": [asdict(check) for check in checks]}, verdict_lines(checks))
     return 0 if ok else 1
@@ -110,16 +141,21 @@ def _methods(args: argparse.Namespace) -> int:
     }
     lines = []
     for name, method in methods.items():
-        lines.append(f"{name:<22}{_summary(method)}")
         if args.name:
-            lines += [f"    {key} = {value!r}" for key, value in method.defaults.items()]
+            lines += [_doc(method), "", *(f"    {key} = {value!r}" for key, value in method.defaults.items())]
+        else:
+            lines.append(f"{name:<22}{_summary(method)}")
     answer(args, facts, lines)
     return 0
 
 
+def _doc(method: Method) -> str:
+    """What the method's file says of it: equation, source, constants."""
+    return (sys.modules[method.function.__module__].__doc__ or method.function.__doc__ or "").strip()
+
+
 def _summary(method: Method) -> str:
-    doc = sys.modules[method.function.__module__].__doc__ or method.function.__doc__ or ""
-    return doc.strip().split("\n\n")[0].replace("\n", " ")
+    return _doc(method).split("\n\n")[0].replace("\n", " ")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,13 +183,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("emit", _emit, "write N unlearned checkpoints into submission.zip inside a time limit")
     method_options(sub)
     sub.add_argument("--out", type=Path, default=WORKING_DIR, help="folder of archive and ledger")
+    sub.add_argument("--work", type=Path, help="folder of checkpoints until they are packed (OUT/checkpoints)")
     sub.add_argument("--fill", action="store_true", help="use the whole limit, with more steps than the method wants")
 
     sub = command("profile", _profile, "time a few checkpoints phase by phase; exit code 0 where N fit the limit")
     sub.set_defaults(interrupted=NOTHING_LEFT)
     method_options(sub)
     sub.add_argument("--out", type=Path, default=Path(), help="folder that would hold the archive, for its disk")
-    sub.add_argument("--plot", type=Path, metavar="FILE.svg", help="the bars as a picture")
+    sub.add_argument("--plot", type=Path, metavar="FILE", help="the bars as a picture")
     sub.add_argument("--measure", type=positive_int, default=3, metavar="K", help="checkpoints to time (3)")
 
     sub = command("verify", _verify, "check an archive; exit code 0 where every check holds")

@@ -1,41 +1,167 @@
-"""One unlearned checkpoint: from a copy of the original with its own seed, tried again where it fails, as bytes."""
+"""One checkpoint: from a copy of the original with its own seed, tried again where it fails, a file when it is done."""
 
 import copy
 import gc
 import time
 import traceback
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from kit.budget import Plan, StepCost, synchronize
+from kit.budget import OverrunError, alarm
 from kit.competition import Loaders, state_difference
+from kit.device import device_of, empty_cache, is_out_of_memory, synchronize
 from kit.errors import BrokenModelError, InputError
-from kit.methods import Method
+from kit.jobs import Job
+from kit.ledger import append, write_atomically
+from kit.methods import Method, method_of
+from kit.plan import Plan, StepCost, measure_cost, planned_steps
 from kit.seeds import checkpoint_seed, seed_everything
 from kit.submission import serialize
-from kit.training import device_of
+from kit.training import fine_tune
 
 _ATTEMPTS = 3
-_PROBE_STEPS = (2, 6)
+OVERRUN = "it took the time that the others need"
+
+
+def short_fine_tuning(
+    net: nn.Module,
+    retain_loader: Iterable[Any],
+    forget_loader: Iterable[Any],
+    val_loader: Iterable[Any],
+    *,
+    seed: int,
+    plan: Plan | None = None,
+) -> nn.Module:
+    """The stand-in where a method fails or takes too long: at most one epoch of fine-tuning."""
+    torch.manual_seed(seed)
+    return fine_tune(net, retain_loader, planned_steps(plan, len(retain_loader)), lr=0.001)
+
+
+STAND_IN = method_of(short_fine_tuning)
+
+
+@dataclass(frozen=True)
+class CheckpointJob(Job):
+    """steps: what its plan grants, None for no plan. stands_in_for: why the stand-in makes it, empty for the method.
+
+    proven: the method has made one before, so that a failure is no mistake in its code.
+    """
+
+    steps: int | None = None
+    stands_in_for: str = ""
+    proven: bool = False
 
 
 @dataclass(frozen=True)
 class Made:
-    """A checkpoint as bytes, the attempt that gave it and the seconds that its making took.
+    """A checkpoint that lies in its file; seconds: what its making took."""
 
-    steps: what its plan granted, None without one; why: the reason where the faster recipe made it; recipe_s: seconds
-    of that alone.
-    """
-
-    index: int
-    attempt: int
-    data: bytes
     seconds: float
-    steps: int | None = None
-    why: str = ""
-    recipe_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A checkpoint that the method did not make, why, and how long it tried."""
+
+    why: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ProbeJob(Job):
+    """Measure what a checkpoint costs, for about `within_s` seconds."""
+
+    within_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured: the method's cost and wanted steps where it takes a plan, and the stand-in's cost of one step,
+    None where it cannot run on these data."""
+
+    cost: StepCost | None
+    wanted: int
+    stand_in_s: float | None
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes checkpoints in one process: files of `folder`, each with a line in `ledger` that precedes it."""
+
+    method: Method
+    model: nn.Module
+    loaders: Loaders
+    folder: Path
+    ledger: Path
+    seed: int = 0
+    dtype: torch.dtype | None = None
+    fill: bool = False
+
+    def told(self) -> dict[str, Any]:
+        """All but model and loaders, which a process of its own reads for itself."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("model", "loaders")}
+
+    def __call__(self, job: CheckpointJob | ProbeJob) -> Made | Failed | Probe:
+        start = time.perf_counter()
+        try:
+            with alarm(job.allowed_s):
+                return self._probe(job) if isinstance(job, ProbeJob) else self._make(job)
+        except OverrunError:
+            seconds = time.perf_counter() - start
+            return Failed(OVERRUN, seconds)
+        except BrokenModelError as error:
+            if isinstance(job, CheckpointJob) and job.proven:
+                return Failed(str(error), time.perf_counter() - start)
+            raise
+
+    def _make(self, job: CheckpointJob) -> Made:
+        start, why = time.perf_counter(), job.stands_in_for
+        method, plan = (STAND_IN if why else self.method), Plan(job.steps, fill=self.fill)
+        options = {"seed": self.seed, "index": job.number, "plan": plan, "retry": job.proven}
+        net, attempt = unlearn_once(method, self.model, self.loaders, **options)
+        data = serialize(net.state_dict(), self.dtype)
+        seconds = time.perf_counter() - start
+        facts = {"recipe": method.name, "why": why} if why else {}
+        facts |= {"attempt": attempt, "steps": job.steps, "seconds": round(seconds, 6), "crc32": zlib.crc32(data)}
+        append(self.ledger, "checkpoint", index=job.number, **facts)
+        write_atomically(checkpoint_path(self.folder, job.number), data)
+        return Made(seconds)
+
+    def _probe(self, job: ProbeJob) -> Probe:
+        """Nothing of it is kept."""
+        cost, wanted, seed = None, 0, checkpoint_seed(self.seed, -1)
+        start = time.perf_counter()
+        serialize(self.model.state_dict(), self.dtype)
+        serialize_s = time.perf_counter() - start
+        if self.method.anytime:
+            try:
+                measured = self.method, self.model, self.loaders, seed
+                cost, wanted = measure_cost(*measured, fill=self.fill, within_s=job.within_s)
+            except InputError:
+                raise
+            except Exception as error:  # whatever a participant's function raises
+                fault = f"{type(error).__name__}: {error}"
+                raise InputError(f"{self.method.name}: failed at its first steps: {fault}") from error
+            cost = StepCost(cost.fixed_s + serialize_s, cost.step_s)
+        try:
+            seconds = []
+            for _ in range(2):
+                start = time.perf_counter()
+                unlearn_once(STAND_IN, self.model, self.loaders, seed=self.seed, index=-1, plan=Plan(1))
+                seconds.append(time.perf_counter() - start + serialize_s)
+        except InputError:
+            return Probe(cost, wanted, None)
+        return Probe(cost, wanted, min(seconds))
+
+
+def checkpoint_path(folder: Path, index: int) -> Path:
+    return folder / f"unlearned_checkpoint_{index}.pth"
 
 
 def unlearn_once(
@@ -68,7 +194,7 @@ def unlearn_once(
             frames = traceback.extract_tb(error.__traceback__)
             where = [frame for frame in frames if "site-packages" not in frame.filename][-1]  # the method's own line
             fault = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
-            short_of_memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "allocate memory" in fault
+            short_of_memory = is_out_of_memory(error)
             if not (retry or short_of_memory):
                 raise InputError(f"{method.name}: checkpoint {index} failed: {fault}") from error
         if net is not None:
@@ -79,63 +205,8 @@ def unlearn_once(
         attempt += not short_of_memory
         if short_of_memory:  # here the failed attempt's frames are gone, and with them what they held
             gc.collect()
-            torch.cuda.empty_cache()
+            empty_cache(device_of(model))
     raise BrokenModelError(
         f"{method.name}: checkpoint {index} is no model in {_ATTEMPTS} attempts ({fault}): "
         "lower the learning rate or the batch size, and return the net itself or nothing"
     )
-
-
-def make_one(
-    method: Method,
-    model: nn.Module,
-    loaders: Loaders,
-    *,
-    seed: int,
-    index: int,
-    plan: Plan | None = None,
-    dtype: torch.dtype | None = None,
-    retry: bool = False,
-) -> Made:
-    """`unlearn_once`, timed and as bytes."""
-    start = time.perf_counter()
-    net, attempt = unlearn_once(method, model, loaders, seed=seed, index=index, plan=plan, retry=retry)
-    data = serialize(net.state_dict(), dtype)
-    return Made(index, attempt, data, time.perf_counter() - start, plan.limit if plan else None)
-
-
-def measure_cost(
-    method: Method, model: nn.Module, loaders: Loaders, seed: int, *, fill: bool = False, within_s: float = 0.0
-) -> tuple[StepCost, int]:
-    """Time of one checkpoint as a fixed part and a part per step, and the steps the method wants.
-
-    Two short runs of an anytime method after one that warms up, and a longer one where `within_s` seconds hold it, of
-    a quarter of the steps wanted at most; none of them is kept. fill: measure up to more steps than the method wants.
-    """
-
-    def timed(limit: int) -> tuple[int, float, int]:
-        plan = Plan(limit, fill=fill)
-        start = time.perf_counter()
-        seed_everything(seed)
-        method(copy.deepcopy(model), loaders, seed=seed, plan=plan)
-        synchronize(device_of(model))
-        wanted = plan.wanted or 0
-        return limit if fill else min(limit, wanted), time.perf_counter() - start, wanted
-
-    _, short, long = (timed(limit) for limit in (1, *_PROBE_STEPS))
-    cost, wanted = _cost_of(short, long), long[2]
-    held = cost.steps_within(within_s) if fill else min(wanted // 4, cost.steps_within(within_s))
-    if cost.step_s and held > 2 * _PROBE_STEPS[1]:
-        cost = _cost_of(short, timed(held))
-    return cost, wanted
-
-
-def _cost_of(short: tuple[int, float, int], long: tuple[int, float, int]) -> StepCost:
-    """Of two runs with their steps and seconds."""
-    (few, few_s, _), (many, many_s, _) = short, long
-    if many == few:
-        return StepCost(fixed_s=many_s, step_s=0.0)
-    step_s = (many_s - few_s) / (many - few)
-    if step_s <= 0:  # more steps took less time: something disturbed the shorter run, and a step costs at most this
-        return StepCost(fixed_s=0.0, step_s=many_s / many)
-    return StepCost(fixed_s=max(0.0, few_s - few * step_s), step_s=step_s)

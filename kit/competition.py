@@ -5,9 +5,9 @@ Source: the organisers' starter notebook `run-unlearn-finetune` of the Kaggle co
 """
 
 import csv
-import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +23,7 @@ from kit.errors import InputError
 
 INPUT_DIR = Path("/kaggle/input/neurips-2023-machine-unlearning")
 WORKING_DIR = Path("/kaggle/working")
+TMP_DIR = Path("/kaggle/tmp")
 N_CHECKPOINTS = 512
 TIME_LIMIT_S = 8 * 3600.0
 DISK_LIMIT_BYTES = 20 * 10**9
@@ -31,9 +32,11 @@ BATCH_SIZE = 64
 COLUMNS = ("image_id", "age_group", "age", "person_id")
 SPLITS = ("retain", "forget", "validation")
 MODEL_FILE = "original_model.pth"
-CLASS_WEIGHTS_FILE = "age_class_weights.json"
+CLASS_WEIGHTS_FILE = "age_class_weights.json"  # label -> number of occurrences, of the original's training loss
 _MAX_TABLE_BYTES, _MAX_PIXELS = 1 << 28, 1 << 24  # beyond these a file is no competition's, and would fill the memory
 STAND_IN_FILE = "empty.txt"  # present only where the hidden data is not: the notebook then just ends
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
 ARCHIVE_NAME = "submission.zip"
 MEMBER_NAME = "kaggle/tmp/unlearned_checkpoint_{index}.pth"
 
@@ -103,6 +106,14 @@ class ExampleDataset(Dataset):
 
 def _collated(values: list[Any]) -> Tensor | list[Any]:
     return values if values and isinstance(values[0], str) else torch.tensor(values)
+
+
+def data_hash(dataset: Dataset) -> str:
+    """What tells two data sets apart: a checksum of images and labels, of another kind of set its length."""
+    if not isinstance(dataset, ExampleDataset):
+        return str(len(dataset))
+    parts = (tensor.cpu().contiguous().numpy() for tensor in (dataset.images, dataset.labels))
+    return f"{len(dataset)}-" + "-".join(f"{zlib.crc32(part):08x}" for part in parts)
 
 
 class TensorLoader(DataLoader):
@@ -262,16 +273,6 @@ def load_original(root: Path = INPUT_DIR, architecture: Callable[[], nn.Module] 
     return load_state(Path(root) / MODEL_FILE, architecture()).eval()
 
 
-def class_weights(root: Path = INPUT_DIR) -> Tensor:
-    """Weights of the original model's training loss, float32 (n_classes,): 1 / number of occurrences."""
-    path = Path(root) / CLASS_WEIGHTS_FILE
-    try:
-        counts = json.loads(path.read_text())
-        return 1.0 / torch.tensor([float(counts[str(label)]) for label in range(N_CLASSES)])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: expected counts under the keys 0 to {N_CLASSES - 1} ({error})") from error
-
-
 def state_difference(state: Any, expected: dict[str, Tensor]) -> str | None:
     """What makes `state` differ from a state dict of the expected names, shapes and finite values; None if nothing.
 
@@ -287,8 +288,10 @@ def state_difference(state: Any, expected: dict[str, Tensor]) -> str | None:
         value = state[name]
         if value.shape != tensor.shape:
             return f"{name} has shape {tuple(value.shape)}, expected {tuple(tensor.shape)}"
-        if value.is_floating_point() != tensor.is_floating_point():
+        if value.dtype not in (_FLOATS if tensor.is_floating_point() else _INTEGERS):
             return f"{name} is {value.dtype}, expected {tensor.dtype}"
+        if value.layout != torch.strided or value.device.type == "meta":
+            return f"{name} is no tensor with its entries in memory"
         if value.is_floating_point() and not torch.isfinite(value).all():
             return f"{name} has NaN or infinite values"
     return None

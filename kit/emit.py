@@ -1,10 +1,19 @@
-"""The emission: N unlearned checkpoints, each from the original weights with its own seed, in one archive in time."""
+"""The emission: N unlearned checkpoints, each from the original weights with its own seed, in one archive in time.
 
+Files are the state: a finished checkpoint is a file under its final name, and a run continues with what is missing. The
+archive is packed in the order of the numbers, so that its bytes do not depend on how many processes worked.
+"""
+
+import hashlib
+import json
 import math
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +21,26 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from kit import __version__
 from kit.budget import TimeBudget, format_duration
-from kit.checkpoint import Made, make_one, measure_cost, unlearn_once
-from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders
+from kit.checkpoint import STAND_IN, Maker, checkpoint_path
+from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders, data_hash
+from kit.device import device_of, one_thread
 from kit.errors import InputError
+from kit.jobs import PATIENCE_S, run_jobs
 from kit.ledger import FILE_NAME, Ledger
-from kit.making import Crew, Lost, Maker, one_thread
 from kit.methods import Method, method_of
-from kit.pace import Pace
-from kit.preflight import archive_bytes, check_output
-from kit.submission import Archive, Check, Entry, state_hash, verify
-from kit.training import device_of
+from kit.preflight import check_disk, check_folder, checkpoint_bytes
+from kit.schedule import Run, Schedule
+from kit.submission import Check, pack, serialize, state_hash, verify
 
-__all__ = ["Emission", "emit", "make_one", "measure_cost", "unlearn_once"]
+Problem = Callable[[str], tuple[nn.Module, Loaders]]
 
 
 @dataclass(frozen=True)
 class Emission:
     """What a run left behind: the archive, the checks it passed, seconds in all and per checkpoint.
 
-    stood_in: how many checkpoints the faster recipe made, and why the first of them.
+    steps: of the last plan; stood_in: how many checkpoints the stand-in made, and why the first of them.
     """
 
     archive: Path
@@ -50,7 +58,7 @@ class Emission:
         line = f"{n_checkpoints} checkpoints in {format_duration(self.seconds)}"
         line += f" of {format_duration(limit_s)}" if limit_s != math.inf else ""
         line += f" ({format_duration(mean_s)} each{steps})"
-        return line + (f", {self.stood_in} of them by short_fine_tuning ({self.why})" if self.stood_in else "")
+        return line + (f", {self.stood_in} of them by {STAND_IN.name} ({self.why})" if self.stood_in else "")
 
 
 def emit(
@@ -59,56 +67,72 @@ def emit(
     loaders: Loaders,
     *,
     out: Path,
+    work: Path | None = None,
     n_checkpoints: int = N_CHECKPOINTS,
     budget: TimeBudget | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
     fill: bool = False,
-    crew: Crew | None = None,
+    devices: Sequence[str] = (),
+    problem: Problem | None = None,
+    patience_s: float = PATIENCE_S,
     progress: bool = True,
 ) -> Emission:
     """Write `out/submission.zip` with `n_checkpoints` unlearned checkpoints inside the time budget.
 
     unlearn: a Method, or any function of the four arguments. model: the original, on the device to work on; it is
-    left as it came. dtype: type of the stored floating-point tensors, None for the model's own. fill: take as many
-    steps as fit where more time is left than the method wants. crew: who makes the checkpoints, several at once and in
-    any order; by default this process, one after the other, on a CPU with one thread.
+    left as it came. work: the folder of finished checkpoints until they are packed (`out/checkpoints`). dtype: type of
+    the stored floating-point tensors, None for the model's own. fill: take as many steps as fit where more time is left
+    than the method wants. devices: two or more for a process each, which `problem(device)` gives model and loaders.
 
     A function that takes no plan is projected after its first checkpoint, and refused where it does not fit. Where it
     slows down later, or fails on one checkpoint three times, `short_fine_tuning` makes what it cannot: the ledger
     and `Emission` say which and why.
 
-    An interrupted run is continued by the same call: `out/ledger.jsonl` holds its plan and what is done. Raises
-    InputError where the limit cannot hold the checkpoints, where `out` holds another run, and where the method fails.
+    An interrupted run is continued by the same call. Raises InputError where the limit cannot hold the checkpoints,
+    where `out` holds another run, and where the method fails.
     """
     if n_checkpoints < 1:
         raise InputError(f"n_checkpoints is {n_checkpoints}: a submission needs at least 1")
     method = unlearn if isinstance(unlearn, Method) else method_of(unlearn)
     budget = budget or TimeBudget()
-    out = check_output(out, archive_bytes(model, n_checkpoints, dtype))
-    ledger = Ledger(out / FILE_NAME)
-    _open_run(
-        ledger,
-        version=__version__,
+    identity = {
         **method.identity,
-        model=state_hash(model.state_dict()),
-        n_examples=[len(loader.dataset) for loader in loaders],
-        n_checkpoints=n_checkpoints,
-        seed=seed,
-        dtype=str(dtype),
-        fill=fill,
-        device=device_of(model).type,
-    )
-    archive_path = out / ARCHIVE_NAME
+        "model": state_hash(model.state_dict()),
+        "data": [data_hash(loader.dataset) for loader in loaders],
+        "batch_size": [loader.batch_size for loader in loaders],
+        "n_checkpoints": n_checkpoints,
+        "seed": seed,
+        "dtype": str(dtype),
+        "fill": fill,
+        "device": torch.device(devices[0] if devices else device_of(model)).type,
+    }
+    ledger = _open_ledger(check_folder(out) / FILE_NAME, identity)
+    archive = Path(out) / ARCHIVE_NAME
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    folder = check_folder(Path(work or Path(out) / "checkpoints") / f"run-{digest[:12]}")
     with one_thread():
-        if ledger.first("end") is None or not archive_path.exists():
-            maker = Maker(method, model, loaders, seed, dtype, fill)
-            _write_checkpoints(maker, crew or maker, ledger, archive_path, n_checkpoints, budget, fill, progress)
-        checks = verify(archive_path, n_checkpoints, model.state_dict(), progress=progress)
-    plans, made = list(ledger.of("plan")), list(ledger.of("checkpoint"))
+        if not (ledger.first("end") and archive.exists()):
+            files = [checkpoint_path(folder, index) for index in range(n_checkpoints)]
+            todo = [index for index, file in enumerate(files) if not file.exists()]
+            each = checkpoint_bytes(model, dtype)
+            check_disk({folder: len(todo) * each, Path(out): n_checkpoints * each})
+            maker = Maker(method, model, loaders, folder, ledger.path, seed, dtype, fill)
+            setup = partial(_maker_on, maker.told(), problem) if len(devices) > 1 else lambda device: maker
+            close_s = _seconds_to_close(maker, Path(out)) * n_checkpoints if budget.limit_s != math.inf else 0.0
+            used = list(devices)[: max(1, len(todo))] or [str(device_of(model))]
+            run = Run(method, ledger, budget, n_checkpoints, len(used), len(loaders.retain), close_s, fill)
+            _make(Schedule(run, todo), setup, used, patience_s, progress)
+            pack(archive, tqdm(_contents(files, ledger.path), "packing", n_checkpoints, disable=not progress))
+            ledger.append("end", seconds=round(budget.elapsed_s(), 3))
+        shutil.rmtree(folder, ignore_errors=True)
+        checks = verify(archive, n_checkpoints, model.state_dict(), progress=progress)
+    lines = _last_lines(ledger.path)
+    made = [lines[index] for index in range(n_checkpoints) if index in lines]
+    plans = list(ledger.of("plan"))
     reasons = [line["why"] for line in made if "why" in line]
     return Emission(
-        archive=archive_path,
+        archive=archive,
         checks=checks,
         seconds=budget.elapsed_s(),
         checkpoint_s=[line["seconds"] for line in made],
@@ -118,75 +142,64 @@ def emit(
     )
 
 
-def _open_run(ledger: Ledger, **identity: Any) -> None:
+def _open_ledger(path: Path, identity: dict[str, Any]) -> Ledger:
     """Begin the ledger of a run, or check that it is the ledger of this run."""
+    ledger = Ledger(path)
     start = ledger.first("start")
     if start is None:
         ledger.append("start", **identity, time=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-        return
-    if changed := [name for name, value in identity.items() if start.get(name) != value]:
+    elif changed := [name for name, value in identity.items() if start.get(name) != value]:
         name = changed[0]
         raise InputError(
-            f"{ledger.path}: belongs to another run ({name} {start.get(name)!r}, now {identity[name]!r}): "
+            f"{path}: belongs to another run ({name} {start.get(name)!r}, now {identity[name]!r}): "
             "choose another output folder or delete this one"
         )
+    return ledger
 
 
-def _write_checkpoints(
-    maker: Maker,
-    crew: Crew,
-    ledger: Ledger,
-    archive_path: Path,
-    n_checkpoints: int,
-    budget: TimeBudget,
-    fill: bool,
-    progress: bool,
-) -> None:
-    """Make what the ledger lacks. A checkpoint is written while the next one is computed."""
-    names = ("index", "offset", "size", "crc32")
-    entries = [Entry(**{name: line[name] for name in names}) for line in ledger.of("checkpoint")]
-    if entries and not archive_path.with_name(archive_path.name + ".partial").exists():
-        if len(entries) == n_checkpoints and archive_path.exists():  # killed between its naming and the last line
-            ledger.append("end", seconds=round(budget.elapsed_s(), 3))
-            return
-        raise InputError(f"{archive_path}.partial: is missing although the ledger names it: delete {ledger.path}")
-    archive = Archive(archive_path, entries)
-    todo = sorted(set(range(n_checkpoints)) - {entry.index for entry in entries})
-    pace = Pace(maker, crew, ledger, budget, todo, n_checkpoints, fill)
-    bar = {"desc": maker.method.name, "total": n_checkpoints, "disable": not progress}
+def _maker_on(told: dict[str, Any], problem: Problem, device: str) -> Maker:
+    """The maker of a process of its own."""
+    model, loaders = problem(device)
+    return Maker(model=model, loaders=loaders, **told)
 
-    def keep(made: Made) -> None:
-        entry = archive.add(made.index, made.data)
-        facts = {"why": made.why, "recipe": "short_fine_tuning"} if made.why else {}
-        seconds = round(made.seconds, 6)
-        ledger.append("checkpoint", seed=maker.seed, attempt=made.attempt, seconds=seconds, **entry.__dict__, **facts)
 
-    try:
-        pace.prepare()
-        with ThreadPoolExecutor(1) as writer, tqdm(initial=len(entries), **bar) as shown:
-            writing: Future[None] | None = None
-            for made in crew.run(pace.next_task):
-                if isinstance(made, Lost):
-                    pace.lost(made)
-                    continue
-                if writing:
-                    writing.result()  # one at a time: what follows a failed write must not be written
-                writing = writer.submit(keep, made)
-                pace.after(made)
-                if budget.limit_s != math.inf:
-                    used = budget.elapsed_s() / budget.limit_s
-                    shown.set_postfix_str(f"{used:.0%} of {format_duration(budget.limit_s)}", refresh=False)
-                shown.update()
-            if writing:
-                writing.result()
-        archive.close()
-        ledger.append("end", seconds=round(budget.elapsed_s(), 3))
-    except OSError as error:
-        archive.suspend()
-        raise InputError(
-            f"{archive_path}: cannot be written any more ({error.strerror or error}): {ledger.path.name} keeps what is "
-            "finished; make room or bring the folder back, and the same command continues"
-        ) from error
-    except BaseException:
-        archive.suspend()
-        raise
+def _seconds_to_close(maker: Maker, out: Path) -> float:
+    """Seconds that one checkpoint takes to be packed and checked, by doing so; the better of two turns."""
+    state, seconds = maker.model.state_dict(), []
+    data = serialize(state, maker.dtype)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        for _ in range(2):
+            start = time.perf_counter()
+            (Path(folder) / "data").write_bytes(data)
+            verify(pack(Path(folder) / "one.zip", [(Path(folder) / "data").read_bytes()]), 1, state)
+            seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _make(schedule: Schedule, setup: Any, devices: Sequence[str], patience_s: float, progress: bool) -> None:
+    """Make what is missing."""
+    run = schedule.run
+    bar = {"desc": run.method.name, "total": run.n_all, "initial": schedule.n_made, "disable": not progress}
+    setup_s = 0.5 * run.budget.remaining_s()
+    with tqdm(**bar) as shown:
+        for job, result in run_jobs(setup, schedule.next_job, devices, patience_s=patience_s, setup_s=setup_s):
+            schedule.note(job, result)
+            if run.limited:
+                used = run.budget.elapsed_s() / run.budget.limit_s
+                shown.set_postfix_str(f"{used:.0%} of {format_duration(run.budget.limit_s)}", refresh=False)
+            shown.update(schedule.n_made - shown.n)
+
+
+def _last_lines(ledger: Path) -> dict[int, dict[str, Any]]:
+    """What the ledger says of each checkpoint; processes may have written a line more than once."""
+    return {line["index"]: line for line in Ledger(ledger).of("checkpoint")}
+
+
+def _contents(files: Sequence[Path], ledger: Path) -> Iterator[bytes]:
+    """The checkpoints in the order of their numbers, each as it was written."""
+    lines = _last_lines(ledger)
+    for index, file in enumerate(files):
+        data = file.read_bytes()
+        if zlib.crc32(data) != lines.get(index, {}).get("crc32"):
+            raise InputError(f"{file}: is damaged: delete it, and the same command makes it again")
+        yield data

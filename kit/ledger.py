@@ -1,8 +1,9 @@
-"""The ledger of a run: JSON lines, one a fact, appended as they happen; an interrupted run is taken up from it."""
+"""What a run leaves on disk beside its checkpoints: the ledger, JSON lines that are appended as things happen."""
 
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,40 @@ from kit.errors import InputError
 FILE_NAME = "ledger.jsonl"
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What is written inside to `path` fails, if it does, as one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written any more ({error.strerror or error}): what is finished is kept; make room or "
+            "bring the folder back, and the same command continues"
+        ) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file appears under its name complete or not at all, whoever else writes it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def append(path: Path, event: str, **facts: Any) -> dict[str, Any]:
+    """Add the line {"event": event, ...} to a ledger, on disk as far as a killed process is concerned."""
+    line = {"event": event, **facts}
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    return line
+
+
 class Ledger:
-    """Lines {"event": ..., ...} of a file that only grows. A last line cut off by a crash is dropped on opening."""
+    """The lines of a ledger, several processes may append to it. A last line cut off by a crash is dropped here."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -31,11 +64,7 @@ class Ledger:
             os.truncate(self.path, len(complete.encode()))  # needs no space, where a full disk was the cause
 
     def append(self, event: str, **facts: Any) -> None:
-        """Write one line, on disk as far as a killed process is concerned when this returns."""
-        line = {"event": event, **facts}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.lines.append(line)
+        self.lines.append(append(self.path, event, **facts))
 
     def of(self, event: str) -> Iterator[dict[str, Any]]:
         return (line for line in self.lines if line["event"] == event)

@@ -1,5 +1,7 @@
 """Where the time of a checkpoint goes, phase by phase, and what that means for N of them, here and on named devices."""
 
+import functools
+import inspect
 import linecache
 import math
 import shutil
@@ -19,17 +21,18 @@ import torch
 from torch import nn
 from tqdm import trange
 
-from kit.budget import Plan, format_duration, synchronize
+from kit.budget import format_duration
 from kit.checkpoint import unlearn_once
 from kit.competition import Loaders
-from kit.making import one_thread
+from kit.device import device_of, one_thread, peak_bytes, synchronize
+from kit.errors import InputError
 from kit.methods import Method
-from kit.preflight import archive_bytes
+from kit.plan import Plan
+from kit.preflight import checkpoint_bytes
 from kit.seeds import checkpoint_seed
-from kit.submission import Archive, serialize, verify
-from kit.training import device_of
+from kit.submission import pack, serialize, verify
 
-PHASES = ("unlearn", "serialize", "write", "verify")
+PHASES = ("unlearn", "serialize", "write", "pack", "verify")
 # Published float32 rates in TFLOP/s. How much of them small nets reach is assumed, the same everywhere.
 PEAK_TFLOPS = {"T4": 8.1, "P100": 9.3, "A100": 19.5, "H100": 66.9}
 ASSUMED_SHARE = 0.3
@@ -160,30 +163,33 @@ def profile(
         phases[phase].append(now - start)
         return now
 
-    with tempfile.TemporaryDirectory() as folder:
-        archive = Archive(Path(folder) / "profile.zip")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for index in trange(n_measured, desc=f"profiling {method.name}", disable=not progress):
             start = time.perf_counter()
-            with _sampling(method.function.__code__, stages):
+            with _sampling(_code_of(method), stages):
                 net, _ = unlearn_once(method, model, loaders, seed=seed, index=index, plan=plan)
             start = clock("unlearn", start)
             data = serialize(net.state_dict(), dtype)
             start = clock("serialize", start)
-            archive.add(index, data)
+            (folder / str(index)).write_bytes(data)
             clock("write", start)
-        path = archive.close()
         start = time.perf_counter()
-        verify(path, n_measured, model.state_dict())
-        phases["verify"] = [(time.perf_counter() - start) / n_measured] * n_measured
+        archive = pack(folder / "profile.zip", ((folder / str(index)).read_bytes() for index in range(n_measured)))
+        start = clock("pack", start)
+        verify(archive, n_measured, model.state_dict())
+        clock("verify", start)
+    for phase in ("pack", "verify"):
+        phases[phase] = [phases[phase][0] / n_measured] * n_measured
     seconds = [sum(parts) for parts in zip(*phases.values(), strict=True)]
     warm = seconds if plan else seconds[1:] or seconds
     typical, n_samples = statistics.median(warm), sum(stages.values())
     unlearn_s = statistics.median(phases["unlearn"])
     spread = 2 * statistics.stdev(warm) / len(warm) ** 0.5 / typical if len(warm) > 1 else 2 * _LEAST_UNCERTAINTY
     rate = kernel_tflops(device)
-    other_s, verify_s = typical - unlearn_s, phases["verify"][0]
+    other_s, close_s = typical - unlearn_s, phases["pack"][0] + phases["verify"][0]
     rounds = math.ceil(n_checkpoints / n_parallel)
-    whole_s = (typical - verify_s) * rounds + verify_s * n_checkpoints
+    whole_s = (typical - close_s) * rounds + close_s * n_checkpoints
     scale = {name: rate / (ASSUMED_SHARE * peak) for name, peak in PEAK_TFLOPS.items()} if device.type == "cpu" else {}
     epochs = method.settings.get("epochs")
     return Profile(
@@ -194,9 +200,9 @@ def profile(
         projected_s=load_s + whole_s,
         uncertainty_s=whole_s * max(spread, _LEAST_UNCERTAINTY * (1 if n_parallel == 1 else 3)),
         checkpoint_s=typical,
-        archive_bytes=archive_bytes(model, n_checkpoints, dtype),
+        archive_bytes=n_checkpoints * checkpoint_bytes(model, dtype),
         free_bytes=shutil.disk_usage(next(path for path in (out, *out.parents, Path()) if path.exists())).free,
-        memory_bytes=_memory_bytes(device),
+        memory_bytes=peak_bytes(device),
         steps=plan.wanted if plan else None,
         epochs=float(epochs) if isinstance(epochs, int | float) else None,
         limit_s=limit_s,
@@ -221,15 +227,34 @@ def kernel_tflops(device: torch.device) -> float:
     return 2 * 64 * 32 * 32 * 64 * 64 * 9 / max(best_s, 1e-9) / 1e12
 
 
-def _memory_bytes(device: torch.device) -> int:
-    """The most that this process held so far, on the GPU where that does the work; 0 where nobody tells."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def plot(profile: Profile, title: str, path: Path) -> None:
+    """The bars as a picture, in the format of the file's suffix."""
+    import matplotlib  # here: only this needs it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bars = profile.bars()[::-1]
+    figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.3 * len(bars)), layout="constrained")
+    colours = ["#9ec5e8" if name.startswith(" ") else "#2b6ca3" for name, _ in bars]
+    drawn = axes.barh([name for name, _ in bars], [seconds for _, seconds in bars], color=colours)
+    axes.bar_label(drawn, [format_duration(seconds) for _, seconds in bars], padding=3)
+    axes.set(title=title, xlabel=profile.lines()[-1].partition(";")[0], xticks=[])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.margins(x=0.15)
     try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the picture cannot be written ({error})") from error
+    finally:
+        pyplot.close(figure)
+
+
+def _code_of(method: Method) -> CodeType:
+    function = inspect.unwrap(method.function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function.__code__
 
 
 @contextmanager

@@ -1,17 +1,17 @@
-"""Checkpoints to archive: streamed from memory into a stored zip, atomic and resumable; and the check of an archive.
+"""Checkpoints to archive: a stored zip in the order of their numbers; and the check of anyone's archive.
 
-The archive grows as `submission.zip.partial` and takes its final name only once complete. Nothing is compressed:
-deflate saves 8% of a float16 ResNet-18 and takes twenty times as long.
+Nothing is compressed: deflate saves 8% of a float16 ResNet-18 and takes twenty times as long.
 """
 
 import hashlib
 import io
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,21 @@ from tqdm import tqdm
 
 from kit.competition import MEMBER_NAME, load_tensors, state_difference
 from kit.errors import InputError, printable
+from kit.ledger import writing
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes for the same checkpoints
 _MEMBER = re.compile(re.escape(MEMBER_NAME).replace(r"\{index\}", r"(0|[1-9][0-9]*)"))
-_CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one checkpoint stands in the archive: what the ledger needs to take the archive up again."""
-
-    index: int
-    offset: int
-    size: int
-    crc32: int
+BROKEN_ZIP = (  # what zipfile raises for a broken file, by its kind of damage
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    OverflowError,
+)
 
 
 def serialize(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> bytes:
@@ -54,70 +55,17 @@ def _to_cpu(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to("cpu").contiguous()
 
 
-class Archive:
-    """A submission being written. `entries` of an earlier, interrupted writing are taken over as they stand."""
-
-    def __init__(self, path: Path, entries: list[Entry] = ()):  # type: ignore[assignment]
-        self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
-        self._file = self.partial.open("r+b" if entries else "wb")
-        try:
-            self._end = self._checked_end(entries)
-        except BaseException:
-            self._file.close()
-            raise
-        self._file.seek(self._end)
-        self._file.truncate()  # what an interruption left behind the last complete entry
-        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
-        for info in map(_zip_info_of, entries):
-            self._zip.filelist.append(info)
-            self._zip.NameToInfo[info.filename] = info
-
-    def _checked_end(self, entries: list[Entry]) -> int:
-        end = 0
-        for entry in sorted(entries, key=lambda entry: entry.offset):
-            header = _zip_info_of(entry).FileHeader()
-            self._file.seek(entry.offset)
-            intact = self._file.read(len(header)) == header
-            crc, left = 0, entry.size
-            while left and (chunk := self._file.read(min(left, _CHUNK))):
-                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
-            if not intact or left or crc != entry.crc32:
-                raise InputError(f"{self.partial}: checkpoint {entry.index} is damaged: delete the folder, run again")
-            end = self._file.tell()
-        return end
-
-    def add(self, index: int, data: bytes) -> Entry:
-        """Append one checkpoint, complete on return even if the process is killed the next moment."""
-        info = _zip_info(index)
-        self._zip.writestr(info, data)
-        self._file.flush()
-        return Entry(index, info.header_offset, len(data), info.CRC)
-
-    def close(self) -> Path:
-        """Write the table of contents and give the archive its final name."""
-        self._zip.close()
-        self._file.close()
-        self.partial.replace(self.path)
-        return self.path
-
-    def suspend(self) -> None:
-        """Let go of the file, which stays partial and can be taken up again."""
-        self._file.close()  # the table of contents is not written: the zip object is only dropped
-        self._zip.fp = None
-
-
-def _zip_info(index: int) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(MEMBER_NAME.format(index=index), date_time=_DATE)
-    info.external_attr = 0o644 << 16
-    return info
-
-
-def _zip_info_of(entry: Entry) -> zipfile.ZipInfo:
-    info = _zip_info(entry.index)
-    info.header_offset, info.CRC = entry.offset, entry.crc32
-    info.file_size = info.compress_size = entry.size
-    return info
+def pack(archive: Path, checkpoints: Iterable[bytes]) -> Path:
+    """Write checkpoints 0, 1, ... as the competition names them; the archive appears complete or not at all."""
+    partial = archive.with_name(archive.name + ".partial")
+    with writing(archive), zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
+        for index, data in enumerate(checkpoints):
+            info = zipfile.ZipInfo(MEMBER_NAME.format(index=index), date_time=_DATE)
+            info.external_attr = 0o644 << 16
+            file.writestr(info, data)
+    with writing(archive):
+        partial.replace(archive)
+    return archive
 
 
 @dataclass(frozen=True)
@@ -138,30 +86,33 @@ def verdict_lines(checks: Iterable[Check]) -> list[str]:
     ]
 
 
-def verify(path: Path, n_checkpoints: int, original: Mapping[str, Tensor], *, progress: bool = False) -> list[Check]:
+def verify(
+    path: Path, n_checkpoints: int, like: Mapping[str, Tensor], *, is_original: bool = True, progress: bool = False
+) -> list[Check]:
     """Check an archive as the competition would have to read it: members, names, tensors, finite, all different.
 
-    original: the original model's state dict, which gives names, shapes and types. Nothing is unpacked to disk and no
-    code in it runs; members are loaded one at a time, after their size was found plausible, so that memory stays
-    bounded by the largest honest checkpoint. A path that is no zip gives a failed check.
+    like: a state dict, on any device, that gives names, shapes and types; the original's unless told otherwise. Nothing
+    is unpacked to disk and no code in it runs; members are loaded one at a time, after their size was found plausible,
+    so that memory stays bounded by the largest honest checkpoint. A path that is no zip gives a failed check.
     """
-    path = Path(path)
+    path, like = Path(path), {name: tensor.detach().cpu() for name, tensor in like.items()}
     if not path.is_file():
         return [Check("archive", False, f"{path} does not exist", "the run must end by writing submission.zip")]
-    try:
-        with open_archive(path, 65536 + 1024 * n_checkpoints) as archive:
+    with ExitStack() as opened:
+        try:
+            archive = opened.enter_context(open_archive(path, 65536 + 1024 * n_checkpoints))
             members = archive.infolist()
             if members and min(info.header_offset for info in members) > 0:
                 # A checkpoint is a zip itself: a truncated archive reads as the last whole one inside it.
                 raise zipfile.BadZipFile("its table of contents is missing: the writing was cut off")
-            checks = [Check("archive", True, f"{path.name}, {path.stat().st_size / 1e6:,.1f} MB")]
-            checks.append(_check_members(members, n_checkpoints))
-            if checks[-1].ok:
-                checks += _check_tensors(archive, members, original, progress)
-            return checks
-    except Exception as error:  # zipfile raises many kinds for a broken file
-        found = printable(f"{path.name} is no complete zip file ({error or type(error).__name__})", 300)
-        return [Check("archive", False, found, "write it again")]
+        except BROKEN_ZIP as error:
+            found = printable(f"{path.name} is no complete zip file ({error or type(error).__name__})", 300)
+            return [Check("archive", False, found, "write it again")]
+        checks = [Check("archive", True, f"{path.name}, {path.stat().st_size / 1e6:,.1f} MB")]
+        checks.append(_check_members(members, n_checkpoints))
+        if checks[-1].ok:
+            checks += _check_tensors(archive, members, like, is_original, progress)
+        return checks
 
 
 class _BoundedFile(io.FileIO):
@@ -226,6 +177,8 @@ def read_checkpoints(
             with archive.open(info) as file:
                 data = file.read(info.file_size)  # its size given: whatever else it unpacks to stays packed
             yield info, load_tensors(io.BytesIO(data))
+        except MemoryError:
+            raise
         except Exception as error:  # torch and zipfile raise many kinds for a broken member
             yield info, error
 
@@ -236,26 +189,27 @@ def largest_checkpoint(original: Mapping[str, Tensor]) -> int:
 
 
 def _check_tensors(
-    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], original: Mapping[str, Tensor], progress: bool
+    archive: zipfile.ZipFile,
+    members: list[zipfile.ZipInfo],
+    like: Mapping[str, Tensor],
+    is_original: bool,
+    progress: bool,
 ) -> list[Check]:
     faults: list[str] = []
     first_of: dict[str, str] = {}
     twins: list[str] = []
     types: set[str] = set()
-    reader = read_checkpoints(archive, members, largest_checkpoint(original))
+    reader = read_checkpoints(archive, members, largest_checkpoint(like))
     for info, state in tqdm(reader, total=len(members), desc="verifying", disable=not progress):
-        try:
-            if isinstance(state, Exception):
-                raise state
-            if difference := state_difference(state, original):
-                faults.append(f"{info.filename}: {printable(difference, 200)}")
-                continue
-            digest = state_hash(state)
-            same = all(torch.equal(state[name], t.to(state[name].dtype)) for name, t in original.items())
-        except Exception as error:  # of the reader, or of tensors that are none in memory (sparse, meta, ...)
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
+        if isinstance(state, Exception):
+            reason = (str(state).strip() or repr(state)).splitlines()[0]
             faults.append(f"{info.filename}: does not load ({printable(reason, 200)})")
             continue
+        if difference := state_difference(state, like):
+            faults.append(f"{info.filename}: {printable(difference, 200)}")
+            continue
+        digest = state_hash(state)
+        same = is_original and all(torch.equal(state[name], t.to(state[name].dtype)) for name, t in like.items())
         types.update(str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point())
         twin = first_of.setdefault(digest, info.filename)
         if twin != info.filename:
@@ -268,7 +222,7 @@ def _check_tensors(
     mend = "save net.state_dict() of the original's architecture, after checking that it is finite"
     vary = "each run must draw its own randomness: look for a fixed seed, or for a method that changes nothing"
     good = f"names, shapes and types fit, all finite, {' and '.join(sorted(types))}"
-    unlike = f"{n} different checkpoints, none the original"
+    unlike = f"{n} different checkpoints" + (", none the original" if is_original else "")
     return [
         Check("tensors", not faults, bad or good, mend if faults else ""),
         Check("all different", not twins, alike or unlike, vary if twins else ""),

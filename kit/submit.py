@@ -1,10 +1,13 @@
 """The run cell of a submission notebook: preflight, emission in time, the archive checked, one clear last line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kit.budget import TimeBudget, format_duration
 from kit.competition import (
@@ -12,37 +15,43 @@ from kit.competition import (
     DISK_LIMIT_BYTES,
     INPUT_DIR,
     N_CHECKPOINTS,
+    TMP_DIR,
     WORKING_DIR,
+    Loaders,
     is_stand_in,
     load_original,
     read_tree,
 )
+from kit.device import accelerators, choose_device
 from kit.emit import emit
 from kit.errors import InputError
-from kit.methods import method_of
-from kit.preflight import archive_bytes, check_tree, choose_device
+from kit.jobs import warm_up
+from kit.methods import Method, method_from_file, method_of
+from kit.preflight import check_tree, checkpoint_bytes
 from kit.submission import verdict_lines
 
 
 def submit(
-    unlearn: Callable[..., Any],
-    name: str | None = None,
+    unlearn: str | Callable[..., Any],
     *,
+    settings: Mapping[str, Any] | None = None,
     n_checkpoints: int = N_CHECKPOINTS,
     limit: str | float = "8h",
     seed: int = 0,
-    dtype: torch.dtype | None = torch.float16,
+    dtype: str | None = "float16",
     root: Path = INPUT_DIR,
     out: Path = WORKING_DIR,
-    device: str = "auto",
+    work: Path = TMP_DIR,
+    devices: Sequence[str] = (),
     **emission: Any,
 ) -> Path:
     """Write and check `out/submission.zip`; its path is returned. Everything it needs is looked for before it begins.
 
-    unlearn: the method, a function of the four arguments; name: what the ledger calls it. limit: of the time from
-    here on; dtype: of the stored weights, None for the model's own. Where only the public stand-in is mounted the
-    archive is an empty file. emission: what else `emit` can be told. Raises InputError where something is missing
-    and where the archive fails its check.
+    unlearn: the method, a file as `method.py[:function]` or a function of the four arguments; settings: values of its
+    hyper-parameters. limit: of the time from here on; dtype: of the stored weights, None for the model's own. devices:
+    all GPUs by default, a process for each; a function that is defined in the notebook itself can use one only. Where
+    only the public stand-in is mounted the archive is an empty file. emission: what else `emit` can be told. Raises
+    InputError where something is missing and where the archive fails its check.
     """
     budget = TimeBudget(limit)
     archive = Path(out) / ARCHIVE_NAME
@@ -50,25 +59,63 @@ def submit(
         archive.touch()
         print(f"stand-in data: {archive} is an empty file; the hidden data comes with the scoring run")
         return archive
-    method = method_of(unlearn, name)
-    where = choose_device(device)
+    stored = None if dtype is None else getattr(torch, dtype, None)
+    if dtype is not None and not isinstance(stored, torch.dtype):
+        raise InputError(f"dtype {dtype!r}: unknown: float16, bfloat16, float32 or None")
+    method = method_from_file(unlearn) if isinstance(unlearn, str) else method_of(unlearn)
+    if unknown := sorted(set(settings or {}) - set(method.defaults)):
+        known = ", ".join(method.defaults) or "none"
+        raise InputError(f"settings: {method.name} has no hyper-parameter {unknown[0]!r}: it has {known}")
+    method = replace(method, hyper=dict(settings or {}))
+    devices = [str(choose_device(name)) for name in devices or accelerators() or ["cpu"]]
+    if len(devices) > 1 and method.function.__module__ == "__main__":
+        print(f"one of {len(devices)} devices is used: give the method as a file to use all")
+        devices = devices[:1]
+    if len(devices) > 1:
+        warm_up()
     n_images = check_tree(root)
-    model = load_original(root).to(where)
-    needed_bytes = archive_bytes(model, n_checkpoints, dtype)
+    model = load_original(root)
+    needed_bytes = n_checkpoints * checkpoint_bytes(model, stored)
     if needed_bytes > DISK_LIMIT_BYTES:
         raise InputError(
             f"{n_checkpoints} checkpoints take {needed_bytes / 1e9:.1f} GB, {WORKING_DIR} holds "
-            f"{DISK_LIMIT_BYTES / 1e9:.0f}: store them as dtype=torch.float16"
+            f"{DISK_LIMIT_BYTES / 1e9:.0f}: store them as float16"
         )
     print(
-        f"preflight: {n_images:,} images, {where.type}, {needed_bytes / 1e9:.2f} GB for {n_checkpoints} checkpoints, "
-        f"{format_duration(budget.limit_s)}"
+        f"preflight: {n_images:,} images, {', '.join(devices)}, {needed_bytes / 1e9:.2f} GB for {n_checkpoints} "
+        f"checkpoints, {format_duration(budget.limit_s)}"
     )
-    loaders = read_tree(root, loader=method.loader, device=where if method.anytime else "cpu")
-    options = {"budget": budget, "seed": seed, "dtype": dtype, **emission}
-    result = emit(method, model, loaders, out=out, n_checkpoints=n_checkpoints, **options)
+    problem = partial(read_problem, Path(root), method)
+    result = emit(
+        method,
+        *problem(devices[0] if len(devices) == 1 else "cpu"),
+        out=out,
+        work=work,
+        n_checkpoints=n_checkpoints,
+        budget=budget,
+        seed=seed,
+        dtype=stored,
+        devices=devices,
+        problem=partial(problem, progress=False),
+        **emission,
+    )
     print("\n".join(verdict_lines(result.checks)))
     if faults := [f"{check.name}: {check.found}" for check in result.checks if not check.ok]:
         raise InputError(f"{archive}: not fit for the upload: {'; '.join(faults)}")
     print(f"done: {result.summary(budget.limit_s)}, checked: {archive}")
     return archive
+
+
+def read_problem(
+    root: Path,
+    method: Method,
+    device: str,
+    *,
+    architecture: Callable[[], nn.Module] | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> tuple[nn.Module, Loaders]:
+    """The original model of an input tree on a device, and the loaders that a method is given."""
+    model = load_original(root, *([architecture] if architecture else [])).to(device)
+    where = device if method.anytime else "cpu"
+    return model, read_tree(root, batch_size, loader=method.loader, device=where, progress=progress)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.device import device_of
 from kit.errors import InputError
 
 Schedule = Callable[[float], float]
@@ -59,10 +60,6 @@ def cycle(loader: Iterable[Any]) -> Iterator[Any]:
                 yield batch
         if empty:
             raise InputError("a data loader gave no batch: the data set behind it is empty")
-
-
-def device_of(net: nn.Module) -> torch.device:
-    return next(net.parameters()).device
 
 
 def native_bfloat16(device: torch.device) -> torch.dtype | None:
@@ -122,7 +119,7 @@ def fine_tune(
     loader: Iterable[Any],
     n_steps: int,
     *,
-    lr: float,
+    lr: float = 0.001,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     schedule: Schedule = cosine,
@@ -132,6 +129,7 @@ def fine_tune(
     """Train on with SGD. On the retain set with the default objective: a method of its own, and the recovery step
     after every impair step (Castaldo et al. 2023, section 2.1).
 
+    lr, momentum, weight_decay and bfloat16 are what methods pass on as `**recovery`.
     bfloat16: forward and backward pass in bfloat16 where autocast allows it; other bits, and faster only where the
     processor multiplies it in hardware (`native_bfloat16`).
     """

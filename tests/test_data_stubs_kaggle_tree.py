@@ -69,7 +69,6 @@ def test_the_kit_reads_the_tree(splits, tmp_path):
         images = loader.dataset.images.numpy()
         assert sorted(image.tobytes() for image in images) == sorted(image.tobytes() for image in part.images)
     competition.load_original(tree)
-    assert torch.isfinite(competition.class_weights(tree)).all()
     assert not competition.is_stand_in(tree)
 
 

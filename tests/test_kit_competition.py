@@ -7,7 +7,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader
 
 from kit import competition
-from kit.competition import COLUMNS, TensorLoader, class_weights, image_path, load_original, load_state, read_tree
+from kit.competition import COLUMNS, TensorLoader, image_path, load_original, load_state, read_tree
 from kit.errors import InputError
 from tests.conftest import dataset
 
@@ -157,12 +157,3 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path):
         load_original(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         load_original(tmp_path / "elsewhere")
-
-
-def test_class_weights_are_one_over_the_counts(tmp_path):
-    path = tmp_path / competition.CLASS_WEIGHTS_FILE
-    path.write_text("{" + ", ".join(f'"{label}": {label + 1}' for label in range(10)) + "}")
-    assert torch.allclose(class_weights(tmp_path), 1 / torch.arange(1.0, 11.0))
-    path.write_text('{"0": 3}')
-    with pytest.raises(InputError, match="expected counts under the keys 0 to 9"):
-        class_weights(tmp_path)

@@ -1,7 +1,7 @@
+import functools
 import json
 import random
 import zipfile
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,14 +11,15 @@ from data_stubs.kaggle_tree import write_tree
 from kit import checkpoint as checkpoint_module
 from kit.budget import TimeBudget
 from kit.cli import process_age_s
-from kit.competition import resnet18
-from kit.emit import emit, measure_cost
+from kit.competition import make_loaders, resnet18
+from kit.emit import emit
 from kit.errors import InputError
 from kit.methods import get_method, method_of
+from kit.plan import measure_cost
 from kit.seeds import checkpoint_seed
 from kit.submission import verify
 from kit.submit import submit
-from kit.workers import submit_on_all_gpus
+from tests.conftest import dataset
 
 FINETUNE = get_method("finetune", ["epochs=2"])
 
@@ -50,7 +51,7 @@ def test_the_archive_is_named_and_typed_as_the_contract_says(model, loaders, tmp
     assert {k: (v.shape, v.dtype) for k, v in state.items()} == {
         k: (v.shape, v.dtype) for k, v in model.state_dict().items()
     }
-    assert not (tmp_path / "submission.zip.partial").exists()
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"submission.zip", "ledger.jsonl"}
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_none_of_them(model, loaders, tmp_path):
@@ -87,14 +88,34 @@ def test_an_interrupted_run_continues_to_the_same_bytes(model, loaders, tmp_path
         patch.setattr(checkpoint_module, "unlearn_once", interrupted)
         run(model, loaders, tmp_path / "parts")
     assert not (tmp_path / "parts/submission.zip").exists()
-    with (tmp_path / "parts/submission.zip.partial").open("ab") as file:
-        file.write(b"half a checkpoint")  # what a kill in the middle of writing leaves
+    (folder,) = (tmp_path / "parts/checkpoints").iterdir()
+    assert len(list(folder.iterdir())) == after
+    (folder / ".unlearned_checkpoint_9.pth.1").write_bytes(b"half a checkpoint")  # what a kill while writing leaves
+    (tmp_path / "parts/submission.zip.partial").write_bytes(b"half an archive")
     with (tmp_path / "parts/ledger.jsonl").open("a") as file:
         file.write('{"event": "checkpo')
     made = []
     monkeypatch.setattr(checkpoint_module, "unlearn_once", lambda *a, **k: made.append(k["index"]) or plain(*a, **k))
     assert run(model, loaders, tmp_path / "parts").archive.read_bytes() == whole
     assert made == list(range(after, 4))
+
+
+def test_a_missing_checkpoint_alone_is_made_again(model, loaders, tmp_path, monkeypatch):
+    whole = run(model, loaders, tmp_path / "whole").archive.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("kit.emit.pack", stop)
+        run(model, loaders, tmp_path / "parts")
+    (file,) = (tmp_path / "parts/checkpoints").rglob("*_1.pth")
+    file.unlink()
+    made, plain = [], checkpoint_module.unlearn_once
+    monkeypatch.setattr(checkpoint_module, "unlearn_once", lambda *a, **k: made.append(k["index"]) or plain(*a, **k))
+    again = run(model, loaders, tmp_path / "parts")
+    assert (made, again.archive.read_bytes()) == ([1], whole)
+    assert len(again.checkpoint_s) == 4
+
+
+def stop(*_):
+    raise Stop
 
 
 def test_a_finished_run_is_not_made_again(model, loaders, tmp_path, monkeypatch):
@@ -115,33 +136,73 @@ def test_another_runs_folder_is_refused(model, loaders, tmp_path, change):
     assert (tmp_path / "submission.zip").read_bytes() == before
 
 
-def test_a_damaged_partial_archive_is_told(model, loaders, tmp_path, monkeypatch):
-    plain = checkpoint_module.unlearn_once
+@pytest.mark.parametrize("change", ["batch size", "data", "method's source", "method's default"])
+def test_a_run_of_another_identity_is_refused(model, loaders, tmp_path, participant, change):
+    """What a plain look at method's name and number of examples would not tell."""
+    text = "def unlearning(net, a, b, c, strength=1.0):\n    net.fc.bias.data.normal_()\n"
+    run(model, loaders, tmp_path / "out", method=get_method(participant(text)))
+    method, others = get_method(participant(text)), loaders
+    if change == "batch size":
+        others = make_loaders(*(loader.dataset for loader in loaders), batch_size=4)
+    elif change == "data":
+        others = make_loaders(dataset(50, 9), *(loader.dataset for loader in loaders[1:]), batch_size=8)
+    elif change == "method's source":
+        method = get_method(participant(text.replace("normal_()", "normal_(std=2)")))
+    else:
+        method = get_method(participant(text), ["strength=2"])
+    with pytest.raises(InputError, match="belongs to another run"):
+        run(model, others, tmp_path / "out", method=method)
 
-    def second_fails(*args, **kwargs):
-        if kwargs["index"] == 2:
-            raise Stop
-        return plain(*args, **kwargs)
 
+def test_a_default_without_a_plain_value_has_an_identity_too(model, loaders, tmp_path, participant):
+    text = "import torch\ndef unlearning(net, a, b, c, loss=torch.nn.functional.cross_entropy, more=object()):\n"
+    text += "    net.fc.bias.data.normal_()\n"
+    first = run(model, loaders, tmp_path, method=get_method(participant(text)))
+    assert run(model, loaders, tmp_path, method=get_method(participant(text))).checks == first.checks
+
+
+def test_a_partial_function_is_a_method(model, loaders, tmp_path):
+    def noise(net, retain, forget, validation, scale=1.0):
+        net.fc.bias.data.normal_(std=scale)
+
+    method = method_of(functools.partial(noise, scale=3.0))
+    assert (method.name, method.settings) == ("noise", {"scale": 3.0})
+    assert all(check.ok for check in run(model, loaders, tmp_path, method=method).checks)
+    with pytest.raises(InputError, match="belongs to another run"):
+        run(model, loaders, tmp_path, method=method_of(functools.partial(noise, scale=2.0)))
+
+
+def test_a_damaged_checkpoint_is_told_and_made_again(model, loaders, tmp_path, monkeypatch):
+    whole = run(model, loaders, tmp_path / "whole").archive.read_bytes()
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(checkpoint_module, "unlearn_once", second_fails)
-        run(model, loaders, tmp_path)
-    partial = tmp_path / "submission.zip.partial"
-    data = bytearray(partial.read_bytes())
-    data[len(data) // 2] ^= 1
-    partial.write_bytes(data)
-    with pytest.raises(InputError, match="is damaged"):
-        run(model, loaders, tmp_path)
+        patch.setattr("kit.emit.pack", stop)
+        run(model, loaders, tmp_path / "out")
+    (file,) = (tmp_path / "out/checkpoints").rglob("*_2.pth")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"_2\.pth: is damaged: delete it"):
+        run(model, loaders, tmp_path / "out")
+    assert not (tmp_path / "out/submission.zip").exists()
+    file.unlink()
+    assert run(model, loaders, tmp_path / "out").archive.read_bytes() == whole
 
 
 def test_an_unwritable_folder_and_too_small_a_disk_are_told_at_once(model, loaders, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         run(model, loaders, tmp_path / "file" / "out")
-    usage = type("Usage", (), {"free": 1000})()
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match=r"0\.0 GB free, the archive needs .* --dtype float16"):
-        run(model, loaders, tmp_path / "out")
+    disk(monkeypatch, 1000)
+    with pytest.raises(InputError, match=r"0\.0 GB free, still to be written are .* GB in .* and .* GB in .*out"):
+        run(model, loaders, tmp_path / "out", work=tmp_path / "tmp")
+
+
+def disk(monkeypatch, free):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
+
+
+def test_a_finished_run_asks_for_no_space(model, loaders, tmp_path, monkeypatch):
+    first = run(model, loaders, tmp_path)
+    disk(monkeypatch, 0)
+    assert run(model, loaders, tmp_path).checks == first.checks
 
 
 class SlowMethod:
@@ -241,7 +302,7 @@ def test_a_machine_that_slows_down_gets_a_shorter_plan_and_the_ledger_says_so(cl
     plans = [line for line in ledger_of(tmp_path) if line["event"] == "plan"]
     assert len(plans) >= 2
     assert plans[-1]["steps"] < plans[0]["steps"]
-    assert plans[-1]["revised"] == "the machine became slower"
+    assert plans[-1]["lowered"] == "the machine became slower"
     assert budget.elapsed_s() <= 60
 
 
@@ -304,30 +365,22 @@ def speeding(clock, speeds):
     return method_of(method), slow
 
 
-def test_fill_follows_a_machine_that_becomes_faster_and_says_so(clock, model, loaders, tmp_path):
-    method, slow = speeding(clock, {3 + 4: 0.5})
-    budget = TimeBudget("200s", clock=lambda: clock[0])
-    run(model, loaders, tmp_path, n=16, method=method, budget=budget, fill=True)
-    assert 0.95 * 200 < budget.elapsed_s() <= 200
-    revised = [line for line in ledger_of(tmp_path) if line.get("revised") == "the machine became faster"]
-    assert revised
-    assert slow.taken[-1] > 1.5 * slow.taken[3]
-
-
-def test_without_fill_a_faster_machine_changes_no_plan(clock, model, loaders, tmp_path):
-    method, slow = speeding(clock, {3 + 4: 0.5})
-    run(model, loaders, tmp_path, n=16, method=method, budget=TimeBudget("60s", clock=lambda: clock[0]))
-    assert len(set(slow.taken[3:])) == 1
+@pytest.mark.parametrize("fill", [False, True])
+def test_a_faster_machine_changes_no_plan(clock, model, loaders, tmp_path, fill):
+    method, slow = speeding(clock, {(4 if fill else 3) + 4: 0.5})
+    run(model, loaders, tmp_path, n=16, method=method, budget=TimeBudget("60s", clock=lambda: clock[0]), fill=fill)
+    assert len({line["steps"] for line in ledger_of(tmp_path) if line["event"] == "plan"}) == 1
+    assert len(set(slow.taken[-16:])) == 1
 
 
 def test_fill_on_a_steady_machine_keeps_one_plan_and_uses_the_limit(clock, model, loaders, tmp_path):
     slow, budget = planned(clock, model, loaders, tmp_path, "400s", n=16, fill=True)
     assert len(set(slow.taken[3:])) == 1, "all checkpoints must be one distribution"
-    assert 0.95 * 400 < budget.elapsed_s() <= 400
+    assert 0.93 * 400 < budget.elapsed_s() <= 400
 
 
 @pytest.mark.parametrize("change", [1.0, 2.0, 0.5])
-def test_fill_follows_the_machine_and_not_its_noise(clock, model, loaders, tmp_path, change):
+def test_noise_is_no_reason_to_change_the_plan(clock, model, loaders, tmp_path, change):
     """Checkpoints that differ by 5% in time; after two fifths of them the machine's speed changes, or does not."""
     slow, noise, n = SlowMethod(clock), random.Random(0), 60
 
@@ -339,9 +392,10 @@ def test_fill_follows_the_machine_and_not_its_noise(clock, model, loaders, tmp_p
 
     budget = TimeBudget("3000s", clock=lambda: clock[0])
     run(model, loaders, tmp_path, n=n, method=method_of(method), budget=budget, fill=True)
-    assert 0.95 * 3000 < budget.elapsed_s() <= 3000
-    changes = sum(one != other for one, other in pairwise(slow.taken[4:]))
-    assert changes <= (6 if change == 1 else 12)
+    assert budget.elapsed_s() <= 3000
+    plans = [line["steps"] for line in ledger_of(tmp_path) if line["event"] == "plan"]
+    assert plans == sorted(plans, reverse=True), "a plan is never raised"
+    assert len(plans) == 1 if change <= 1 else 2 <= len(plans) <= 6
 
 
 @pytest.mark.parametrize("after", [1, 3, 6])
@@ -382,14 +436,31 @@ def test_time_before_the_start_counts(clock):
     assert 0 < process_age_s() < 24 * 3600
 
 
-def test_a_submission_passes_its_options_on_and_several_processes_write_the_same(tmp_path):
+def test_several_processes_write_the_same_submission(tmp_path):
     splits = data_stubs.load("digits", forget="random:8", n_train=40)
     torch.manual_seed(0)
     root = write_tree(splits, resnet18().state_dict(), tmp_path / "tree")
-    options = {"root": root, "n_checkpoints": 2, "limit": "1h", "progress": False}
+    options = {"root": root, "n_checkpoints": 3, "limit": "1h", "progress": False, "settings": {"lr": 0.003}}
     unlearn = get_method("negative_gradient").function
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    submit(unlearn, "ascent", out=tmp_path / "one", device="cpu", **options)
-    again = submit_on_all_gpus(unlearn, "ascent", out=tmp_path / "two", device="cpu", devices=["cpu"] * 2, **options)
-    assert members(again) == members(tmp_path / "one/submission.zip")
+    archives = []
+    for n_processes in (1, 2, 3):
+        out = tmp_path / str(n_processes)
+        out.mkdir()
+        archives.append(submit(unlearn, out=out, work=out / "tmp", devices=["cpu"] * n_processes, **options))
+    assert len({archive.read_bytes() for archive in archives}) == 1, "byte for byte"
+    assert not list((tmp_path / "1/tmp").iterdir()), "the checkpoints are in the archive, and only there"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"settings": {"speed": 1}}, "has no hyper-parameter 'speed': it has epochs, lr"),
+        ({"dtype": "float8"}, "dtype 'float8': unknown"),
+        ({"devices": ["tpu"]}, "device 'tpu' cannot be used"),
+        ({"limit": "soon"}, "expected a positive time such as 8h"),
+    ],
+)
+def test_mistakes_in_a_run_cell_are_told_before_anything_is_read(tree, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        submit(get_method("finetune").function, root=tree, out=tmp_path, work=tmp_path / "tmp", **options)
+    assert not list(tmp_path.iterdir())

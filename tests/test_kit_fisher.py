@@ -8,16 +8,15 @@ import torch
 from torch import nn
 
 from kit.errors import InputError
-from kit.fisher import (
+from kit.fisher.diagonal import (
     diagonal,
     estimated_diagonal,
     every_label,
-    mixed_labels,
     sampled_labels,
     squared_batch_means,
     true_labels,
 )
-from kit.layer_gradients import Outer, evaluating, forward, known_layers, squares
+from kit.fisher.per_sample import Outer, evaluating, known_layers, squares
 from kit.submission import state_hash
 from local_eval.models import build
 from tests.reference_fisher import golatkar_diagonal, loop_diagonal, loop_gradients
@@ -131,26 +130,16 @@ def test_labels_may_be_any_function():
     assert_close(found, loop_diagonal(net, images, torch.full_like(labels, 3)), 1e-5)
 
 
-@pytest.mark.parametrize("rule", [sampled_labels, mixed_labels])
-def test_drawn_labels_have_the_expectation_over_all_labels(rule):
+def test_drawn_labels_have_the_expectation_over_all_labels():
     torch.manual_seed(0)
     logits = 2 * torch.randn(1, 5, dtype=torch.float64)
     p = logits.softmax(1)[0]
-    terms = rule(logits.expand(20000, 5), torch.zeros(20000, dtype=torch.int64))
+    terms = sampled_labels(logits.expand(20000, 5), torch.zeros(20000, dtype=torch.int64))
     products = torch.einsum("tnc,tnd->ncd", terms, terms)
     distance = products.mean(0) - (torch.diag(p) - torch.outer(p, p))
     assert (distance.abs() <= 5 * products.std(0) / 20000**0.5 + 1e-12).all()
     exact = every_label(logits, torch.zeros(1, dtype=torch.int64))[:, 0]
     assert torch.allclose(exact.T @ exact, torch.diag(p) - torch.outer(p, p))
-
-
-def test_mixed_labels_vary_less_than_sampled_ones_where_the_model_is_sure():
-    torch.manual_seed(0)
-    logits = torch.tensor([[8.0, 0, 0, 0]]).expand(20000, 4)
-    spread = [
-        rule(logits, torch.zeros(20000, dtype=torch.int64))[0].square().std() for rule in (mixed_labels, sampled_labels)
-    ]
-    assert spread[0] < spread[1] / 10
 
 
 @functools.cache
@@ -241,27 +230,27 @@ def test_dict_and_tuple_batches_give_the_same(loaders, model):
         assert torch.equal(found, same)
 
 
-def test_cropped_kernels_give_the_same_maps_and_gradients():
-    torch.manual_seed(0)
-    shapes = [(1, 3, 1, 1, 1), (2, 3, 2, 1, 1), (1, 5, 1, 2, 1), (1, 3, 1, 2, 2), (3, 3, 1, 1, 1), (1, 3, 3, 2, 1)]
-    for size, kernel, stride, padding, dilation in [
-        *shapes,
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "dilation"),
+    [
+        (1, 3, 1, 1, 1),
+        (2, 3, 2, 1, 1),
+        (1, 5, 1, 2, 1),
+        (1, 3, 1, 2, 2),
+        (3, 3, 1, 1, 1),
+        (1, 3, 3, 2, 1),
         (2, 4, 1, 3, 1),
         (3, 2, 3, 0, 1),
         (1, 2, 1, 1, 2),
         (1, 2, 2, 2, 1),
-    ]:
-        net = nn.Sequential(
-            nn.Conv2d(2, 3, kernel, stride, padding, dilation), nn.Flatten(), nn.LazyLinear(10)
-        ).double()
-        images, labels = torch.randn(4, 2, size, size, dtype=torch.float64), torch.arange(4)
-        expected = loop_diagonal(net, images, labels)  # also gives the last layer its size
-        logits = forward(net, images, known_layers(net, images), lambda *_: None)
-        assert torch.allclose(logits, net(images), rtol=1e-12)
-        found = diagonal(net, [(images.float().double(), labels)])
-        reference = loop_diagonal(net, images.float().double(), labels)
-        assert expected.keys() == found.keys()
-        assert_close(found, reference, 1e-12)
+    ],
+)
+def test_kernels_that_mostly_meet_padding(size, kernel, stride, padding, dilation):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 3, kernel, stride, padding, dilation), nn.Flatten(), nn.LazyLinear(10)).double()
+    images, labels = torch.randn(4, 2, size, size).double(), torch.arange(4)
+    expected = loop_diagonal(net, images, labels)  # also gives the last layer its size
+    assert_close(diagonal(net, [(images, labels)]), expected, 1e-12)
 
 
 def test_mistakes_are_told(loaders, model):

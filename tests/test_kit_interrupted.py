@@ -33,7 +33,7 @@ def test_a_signal_ends_the_run_and_the_same_command_continues(tree, tmp_path, nu
     arguments = command(tree, tmp_path / "out", "--n-models", 40, "--set", "epochs=4")
     started = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ledger = tmp_path / "out/ledger.jsonl"
-    while started.poll() is None and (not ledger.exists() or ledger.read_text().count("checkpoint") < 4):
+    while started.poll() is None and (not ledger.exists() or ledger.read_text().count('"crc32"') < 4):
         time.sleep(0.01)
     started.send_signal(number)
     out, err = started.communicate(timeout=60)
@@ -74,3 +74,19 @@ def test_a_data_file_that_breaks_is_told_before_anything_is_written(tree, tmp_pa
     assert image.name in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_ignores_its_alarm_ends_with_a_line(tree, tmp_path):
+    """In one process nobody else can end it: after half a minute, here after two seconds, it ends itself."""
+    (tmp_path / "deaf.py").write_text(
+        "import time\nfrom kit import budget\nbudget._MOST_RINGS = 2\n"
+        "def unlearning(net, a, b, c):\n"
+        "    while True:\n"
+        "        try:\n            time.sleep(0.05)\n"
+        "        except:\n            pass\n"
+    )
+    options = ["--method", tmp_path / "deaf.py", "--n-models", 4, "--limit", "8s"]
+    done = subprocess.run(command(tree, tmp_path / "out", *options), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the method goes on after its time whatever it is told")
+    assert done.stderr.count("\n") == 1

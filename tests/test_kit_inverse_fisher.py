@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from kit.errors import InputError
-from kit.fisher import every_label, gradient_sum, sampled_labels, true_labels
-from kit.inverse_fisher import gram, inverse_product, solve
-from kit.streamed_inverse import streamed_inverse_product
+from kit.fisher.diagonal import every_label, gradient_sum, sampled_labels, true_labels
+from kit.fisher.inverse import gram, inverse_product, solve
+from kit.fisher.streamed import streamed_inverse_product
 from kit.submission import state_hash
 from local_eval.models import build
 from tests.reference_fisher import dense_inverse_product, loop_gradients, matrix_of, recursive_inverse

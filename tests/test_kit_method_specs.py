@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from kit.emit import unlearn_once
+from kit.checkpoint import unlearn_once
 from kit.errors import InputError
 from kit.methods import get_method
 

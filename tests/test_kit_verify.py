@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kit.competition import MEMBER_NAME
-from kit.submission import Archive, serialize, verify
+from kit.submission import pack, serialize, verify
 
 
 def states(model, n=3):
@@ -59,11 +59,35 @@ def test_a_truncated_archive(model, good, tmp_path):
         assert "archive" in failed(tmp_path / "b.zip", model)
 
 
-def test_an_unfinished_archive_is_no_archive(model, good, tmp_path):
-    archive = Archive(tmp_path / "s.zip")
-    archive.add(0, next(iter(good.values())))
-    archive.suspend()
-    assert "archive" in failed(tmp_path / "s.zip.partial", model)
+def test_an_archive_appears_when_it_is_complete(model, good, tmp_path):
+    def contents():
+        yield from list(good.values())[:2]
+        assert not (tmp_path / "s.zip").exists()
+        assert "archive" in failed(tmp_path / "s.zip.partial", model)
+        yield list(good.values())[2]
+
+    assert failed(pack(tmp_path / "s.zip", contents()), model) == {}
+    assert not (tmp_path / "s.zip.partial").exists()
+
+
+def test_what_is_compared_with_is_named(model, good, tmp_path):
+    path = pack(tmp_path / "s.zip", good.values())
+    assert verify(path, 3, model.state_dict())[-1].found == "3 different checkpoints, none the original"
+    assert verify(path, 3, model.state_dict(), is_original=False)[-1].found == "3 different checkpoints"
+    copies = pack(tmp_path / "t.zip", [*list(good.values())[:2], serialize(model.state_dict())])
+    assert "equals the original" in failed(copies, model)["all different"]
+    assert all(check.ok for check in verify(copies, 3, model.state_dict(), is_original=False))
+
+
+def test_a_fault_of_our_own_is_no_fault_of_the_archive(model, good, tmp_path, monkeypatch):
+    path = pack(tmp_path / "s.zip", good.values())
+
+    def broken(*_):
+        raise RuntimeError("Expected all tensors to be on the same device")
+
+    monkeypatch.setattr("kit.submission.state_hash", broken)
+    with pytest.raises(RuntimeError, match="same device"):
+        verify(path, 3, model.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ A method is a function `unlearn(net, retain_loader, forget_loader, val_loader, *
 that changes `net` in place, or returns another. A participant's four-argument function works too.
 """
 
+import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import linecache
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -20,17 +23,24 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kit.budget import Plan
+from kit import __version__
 from kit.competition import Loaders, TensorLoader
 from kit.errors import InputError
+from kit.plan import Plan
+from kit.training import fine_tune
 
 _FILE_FUNCTIONS = ("unlearning", "unlearn")  # what a participant's file may call it, the starter's name first
 _RESERVED = ("seed", "plan")
+RECOVERY = ("lr", "momentum", "weight_decay", "bfloat16")  # options of fine_tune that a method takes as **recovery
 
 
 @dataclass(frozen=True)
 class Method:
-    """An unlearning function, what it can be told, and the hyper-parameters chosen for it."""
+    """An unlearning function, what it can be told, and the hyper-parameters chosen for it; it travels to processes.
+
+    file: a participant's `file.py:function`, from which another process reads it again. source: hash of the text
+    around the function, its file or its notebook cell: an edited one is another method.
+    """
 
     name: str
     function: Callable[..., nn.Module | None]
@@ -38,7 +48,8 @@ class Method:
     hyper: Mapping[str, Any] = field(default_factory=dict)
     anytime: bool = False  # takes a plan of steps
     seeded: bool = False  # takes a seed
-    source: str = ""  # hash of a participant's file: an edited file is another method
+    source: str = ""
+    file: str = ""
 
     def __call__(self, net: nn.Module, loaders: Loaders, *, seed: int, plan: Plan | None = None) -> nn.Module:
         """Unlearn in place or not: the unlearned net is returned."""
@@ -47,6 +58,11 @@ class Method:
             told["plan"] = plan
         result = self.function(net, *loaders, **told, **self.hyper)
         return result if isinstance(result, nn.Module) else net
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.file:
+            return Method, tuple(getattr(self, item.name) for item in fields(self))
+        return _read_again, (self.file, self.name, self.hyper, self.source)
 
     @property
     def loader(self) -> type[DataLoader]:
@@ -61,8 +77,38 @@ class Method:
     @property
     def identity(self) -> dict[str, Any]:
         """What two runs must share to be runs of one method, as plain JSON values."""
-        hyper = {name: str(value) for name, value in self.settings.items()}
-        return {"method": self.name, "hyper": hyper, "source": self.source}
+        hyper = {name: _plain(value) for name, value in self.settings.items()}
+        return {"method": self.name, "hyper": hyper, "source": self.source, "version": __version__}
+
+
+def _plain(value: Any) -> str:
+    """A value as a text that is the same in every process: no address of an object is in it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_plain, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_plain(key)}: {_plain(one)}' for key, one in value.items())}}}"
+    if callable(value):
+        return f"{getattr(value, '__qualname__', type(value).__qualname__)} {_source_of(value)}".strip()
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _source_of(function: Callable[..., Any]) -> str:
+    """Hash of the file or notebook cell in which a function is written; empty where there is none to read."""
+    code = getattr(inspect.unwrap(_inner(function)), "__code__", None)
+    if code is None:
+        return ""
+    linecache.checkcache(code.co_filename)
+    text = "".join(linecache.getlines(code.co_filename))
+    text = text or f"{code.co_code!r}{_plain(code.co_consts)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__func__", function)
 
 
 def method_names() -> list[str]:
@@ -76,9 +122,8 @@ def get_method(spec: str, settings: Iterable[str] = ()) -> Method:
     Raises InputError for an unknown name, a file that cannot be run, a function with another signature, an unknown
     hyper-parameter or a value of another type than its default.
     """
-    path, _, function_name = spec.partition(":")
-    if path.endswith(".py"):
-        method = _from_file(Path(path), function_name)
+    if spec.partition(":")[0].endswith(".py"):
+        method = method_from_file(spec)
     elif spec in method_names():
         method = method_of(importlib.import_module(f"{__name__}.{spec}").unlearn, spec)
     else:
@@ -89,8 +134,11 @@ def get_method(spec: str, settings: Iterable[str] = ()) -> Method:
 
 
 def method_of(function: Callable[..., Any], name: str | None = None) -> Method:
-    """Read from its signature what `function` can be told; InputError unless it takes the four arguments."""
-    name = name or function.__name__
+    """Read from its signature what `function` can be told; InputError unless it takes the four arguments.
+
+    Of a parameter `**recovery` these are the options of `kit.training.fine_tune` that it does not name itself.
+    """
+    name = name or getattr(_inner(function), "__name__", type(function).__name__)
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     further = positional[4:] + [p for p in parameters if p.kind == p.KEYWORD_ONLY]
@@ -99,12 +147,17 @@ def method_of(function: Callable[..., Any], name: str | None = None) -> Method:
         fault = f"{', '.join(required)} has no default" if required else f"takes {len(positional)} arguments"
         raise InputError(f"{name}: {fault}: expected (net, retain_loader, forget_loader, val_loader), others optional")
     names = [p.name for p in further]
+    defaults = {p.name: p.default for p in further if p.name not in _RESERVED}
+    if any(p.kind == p.VAR_KEYWORD and p.name == "recovery" for p in parameters):
+        options = inspect.signature(fine_tune).parameters
+        defaults |= {option: options[option].default for option in RECOVERY if option not in defaults}
     return Method(
         name=name,
         function=function,
-        defaults={p.name: p.default for p in further if p.name not in _RESERVED},
+        defaults=defaults,
         anytime="plan" in names,
         seeded="seed" in names,
+        source=_source_of(function),
     )
 
 
@@ -150,14 +203,24 @@ def _read_any(text: str) -> Any:
     return None if text == "None" else text
 
 
-def _from_file(path: Path, function_name: str) -> Method:
+def method_from_file(spec: str) -> Method:
+    """The method that `file.py[:function]` names, by default the file's `unlearning` or `unlearn`."""
+    text, _, wanted = spec.partition(":")
+    path, names = Path(text), [wanted] if wanted else list(_FILE_FUNCTIONS)
     module = load_file(path)
-    names = [function_name] if function_name else list(_FILE_FUNCTIONS)
-    function = next((getattr(module, name) for name in names if callable(getattr(module, name, None))), None)
-    if function is None:
+    found = next((name for name in names if callable(getattr(module, name, None))), None)
+    if found is None:
         raise InputError(f"{path}: defines no function {' or '.join(names)}: name it as {path}:FUNCTION")
-    name = path.stem if not function_name else f"{path.stem}:{function_name}"
-    return replace(method_of(function, name), source=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    method = method_of(getattr(module, found), f"{path.stem}:{wanted}" if wanted else path.stem)
+    return replace(method, file=f"{path.resolve()}:{found}")
+
+
+def _read_again(file: str, name: str, hyper: Mapping[str, Any], source: str) -> Method:
+    """The same method in another process."""
+    method = method_from_file(file)
+    if method.source != source:
+        raise InputError(f"{file.partition(':')[0]}: was changed while it was used: run the same command again")
+    return replace(method, name=name, hyper=hyper)
 
 
 def load_file(path: Path) -> ModuleType:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from kit.budget import Plan, planned_steps
+from kit.plan import Plan, planned_steps
 
 
 def unlearn(

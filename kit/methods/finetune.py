@@ -7,11 +7,12 @@ scored 0.046 to 0.058 and four scored 0.009.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from kit.budget import Plan, planned_steps
+from kit.plan import Plan, planned_steps
 from kit.training import fine_tune
 
 
@@ -24,14 +25,9 @@ def unlearn(
     seed: int,
     plan: Plan | None = None,
     epochs: float = 1.0,
-    lr: float = 0.001,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Minimise the cross-entropy of the retain set for `epochs` epochs of SGD, learning rate `lr` along a cosine."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(retain_loader))
-    return fine_tune(
-        net, retain_loader, n_steps, lr=lr, momentum=momentum, weight_decay=weight_decay, bfloat16=bfloat16
-    )
+    return fine_tune(net, retain_loader, n_steps, **recovery)

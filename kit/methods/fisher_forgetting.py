@@ -9,13 +9,14 @@ estimated more than 120 hours for it (alpha 1e-6).
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kit.budget import Plan, planned_phases
 from kit.errors import InputError
-from kit.fisher import diagonal, estimated_diagonal, every_label
+from kit.fisher.diagonal import diagonal, estimated_diagonal, every_label
+from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
 
@@ -33,10 +34,8 @@ def unlearn(
     exact: bool = False,
     fisher_epochs: float = 1.0,
     epochs: float = 0.0,
-    lr: float = 0.001,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
     bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Add the noise, then fine-tune for `epochs`, by default not at all.
 
@@ -58,9 +57,7 @@ def unlearn(
     for name, parameter in net.named_parameters():
         if name in fisher:
             _scrub(parameter, fisher[name], name.rpartition(".")[0] == last, alpha, power, forget_class)
-    return fine_tune(
-        net, retain_loader, n_repair, lr=lr, momentum=momentum, weight_decay=weight_decay, bfloat16=bfloat16
-    )
+    return fine_tune(net, retain_loader, n_repair, bfloat16=bfloat16, **recovery)
 
 
 @torch.no_grad()

@@ -8,13 +8,14 @@ per kernel); Castaldo et al. 2023, "Machine Unlearning", section 5 (R 0.01 for a
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kit.budget import Plan, planned_phases
 from kit.errors import InputError
-from kit.fisher import diagonal
+from kit.fisher.diagonal import diagonal
+from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
 
@@ -30,10 +31,7 @@ def unlearn(
     per_kernel: bool = False,
     fisher_epochs: float = 0.1,
     epochs: float = 5.0,
-    lr: float = 0.001,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Zero the share `share` of the weights, F_r taken on `fisher_epochs` of the retain set drawn anew by each seed;
     then recover. per_kernel: importance is averaged over each (out, in) kernel, which is zeroed as a whole.
@@ -50,9 +48,7 @@ def unlearn(
     weights = {name: p for name, p in net.named_parameters() if name in forget and p.ndim > 1}
     excess = {name: _excess(forget[name] - retain[name], per_kernel) for name in weights}
     _zero_largest(weights, excess, share)
-    return fine_tune(
-        net, retain_loader, n_repair, lr=lr, momentum=momentum, weight_decay=weight_decay, bfloat16=bfloat16
-    )
+    return fine_tune(net, retain_loader, n_repair, **recovery)
 
 
 def _excess(difference: Tensor, per_kernel: bool) -> Tensor:

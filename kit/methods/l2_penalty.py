@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from kit.budget import Plan, planned_steps
+from kit.plan import Plan, planned_steps
 from kit.training import Objective, cross_entropy, fine_tune
 
 

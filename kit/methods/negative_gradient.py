@@ -6,11 +6,12 @@ version 2 (SGD, learning rate 0.005, cosine); Golatkar, Achille and Soatto 2020,
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kit.budget import Plan, planned_steps
+from kit.plan import Plan, planned_steps
 from kit.training import cross_entropy, fine_tune
 
 
@@ -24,23 +25,12 @@ def unlearn(
     plan: Plan | None = None,
     epochs: float = 1.0,
     lr: float = 0.005,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Maximise the cross-entropy of the forget set for `epochs` epochs of SGD, learning rate `lr` along a cosine."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(forget_loader))
-    return fine_tune(
-        net,
-        forget_loader,
-        n_steps,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        objective=_negative_cross_entropy,
-        bfloat16=bfloat16,
-    )
+    return fine_tune(net, forget_loader, n_steps, lr=lr, objective=_negative_cross_entropy, **recovery)
 
 
 def _negative_cross_entropy(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

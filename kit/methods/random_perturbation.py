@@ -7,11 +7,12 @@ decay 0.01). On Kaggle it scored 0.0152.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from kit.budget import Plan, planned_steps
+from kit.plan import Plan, planned_steps
 from kit.surgery import add_noise
 from kit.training import fine_tune
 
@@ -26,15 +27,10 @@ def unlearn(
     plan: Plan | None = None,
     beta: float = 0.7,
     epochs: float = 1.0,
-    lr: float = 0.001,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Add N(0, (beta * sigma)^2) to each parameter, sigma the standard deviation of its tensor; then recover."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(retain_loader))
     add_noise(net, beta)
-    return fine_tune(
-        net, retain_loader, n_steps, lr=lr, momentum=momentum, weight_decay=weight_decay, bfloat16=bfloat16
-    )
+    return fine_tune(net, retain_loader, n_steps, **recovery)

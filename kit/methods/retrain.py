@@ -6,11 +6,12 @@ small residual networks on 32x32 images, not the competition's 30 epochs of Adam
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from kit.budget import Plan, planned_steps
+from kit.plan import Plan, planned_steps
 from kit.surgery import reset_parameters
 from kit.training import fine_tune, one_cycle
 
@@ -25,21 +26,10 @@ def unlearn(
     plan: Plan | None = None,
     epochs: float = 6.0,
     lr: float = 0.1,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Forget everything and train for `epochs` epochs, the largest learning rate being `lr`."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(retain_loader))
     reset_parameters(net)
-    return fine_tune(
-        net,
-        retain_loader,
-        n_steps,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        schedule=one_cycle(warm_up=0.2),
-        bfloat16=bfloat16,
-    )
+    return fine_tune(net, retain_loader, n_steps, lr=lr, schedule=one_cycle(warm_up=0.2), **recovery)

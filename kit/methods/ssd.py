@@ -8,12 +8,13 @@ unlearning without retraining through selective synaptic dampening", eqs. 6 and 
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
 
-from kit.budget import Plan, planned_phases
-from kit.fisher import Named, diagonal, squared_batch_means
+from kit.fisher.diagonal import Named, diagonal, squared_batch_means
+from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
 
@@ -31,10 +32,7 @@ def unlearn(
     per_sample: bool = True,
     fisher_epochs: float = 0.1,
     epochs: float = 0.0,
-    lr: float = 0.001,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Dampen with lambda = `dampening`, then fine-tune for `epochs`, by default not at all.
 
@@ -56,9 +54,7 @@ def unlearn(
         share = len(forget_loader.dataset) / n_examples
         other = {name: (1 - share) * other[name] + share * forget[name] for name in forget}
     _dampen(net, forget, other, alpha, dampening)
-    return fine_tune(
-        net, retain_loader, n_repair, lr=lr, momentum=momentum, weight_decay=weight_decay, bfloat16=bfloat16
-    )
+    return fine_tune(net, retain_loader, n_repair, **recovery)
 
 
 @torch.no_grad()

@@ -4,18 +4,19 @@ w = w* + eps / (n - k) F^-1 sum over the forget set of grad l_i(w*), F = damping
 gradients of the whole training set; n its size, k the forget set's. Source: Peste, Alistarh and Lampert 2021, "SSSE:
 Efficiently Erasing Samples from Trained Machine Learning Models", eqs. 2 to 4 (damping 1e-4 in the convex case; for
 networks blocks of 70,000 parameters and gradients of mini-batches of 10; eps found by the similarity ratio). The
-paper's recursion for F^-1 is replaced by `kit.streamed_inverse`, which gives the same step.
+paper's recursion for F^-1 is replaced by `kit.fisher.streamed`, which gives the same step.
 """
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kit.budget import Plan, planned_phases
-from kit.fisher import gradient_sum, inputs
-from kit.streamed_inverse import streamed_inverse_product
+from kit.fisher.diagonal import gradient_sum, inputs
+from kit.fisher.streamed import streamed_inverse_product
+from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
 
@@ -33,10 +34,7 @@ def unlearn(
     size: int = 10,
     block: int = 0,
     epochs: float = 0.0,
-    lr: float = 0.001,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Take the step with F over `n_gradients` gradients (fewer where the set is used up), each the mean over `size`
     examples, drawn anew by each seed; then fine-tune for `epochs`, by default not at all.
@@ -59,9 +57,7 @@ def unlearn(
         for name, parameter in net.named_parameters():
             if name in step:
                 parameter += eps / (n - k) * step[name][0]
-    return fine_tune(
-        net, retain_loader, n_repair, lr=lr, momentum=momentum, weight_decay=weight_decay, bfloat16=bfloat16
-    )
+    return fine_tune(net, retain_loader, n_repair, **recovery)
 
 
 def _drawn(net: nn.Module, retain_loader: Iterable, forget_loader: Iterable, n: int) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,13 @@ learning rate 1e-6 to 1e-8 in the first phase, here a few steps of SGD at 0.01).
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.budget import Plan, planned_phases
+from kit.plan import Plan, planned_phases
 from kit.surgery import reset_parameters
 from kit.training import cross_entropy, fine_tune
 
@@ -32,9 +33,7 @@ def unlearn(
     alpha: float = 0.5,
     epochs: float = 1.0,
     lr: float = 0.001,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    bfloat16: bool = False,
+    **recovery: Any,
 ) -> nn.Module:
     """Impair for `forget_epochs` of the forget set at `forget_lr`, repair for `epochs` of the retain set at `lr`."""
     torch.manual_seed(seed)
@@ -50,9 +49,8 @@ def unlearn(
         logits = student(images)
         return F.cross_entropy(logits.float(), labels) + alpha * _divergence(original, logits, images)
 
-    options = {"momentum": momentum, "weight_decay": weight_decay, "bfloat16": bfloat16}
-    fine_tune(net, forget_loader, n_impair, lr=forget_lr, objective=impair, **options)
-    return fine_tune(net, retain_loader, n_repair, lr=lr, objective=repair if alpha else cross_entropy, **options)
+    fine_tune(net, forget_loader, n_impair, lr=forget_lr, objective=impair, **recovery)
+    return fine_tune(net, retain_loader, n_repair, lr=lr, objective=repair if alpha else cross_entropy, **recovery)
 
 
 def _frozen(net: nn.Module) -> nn.Module:

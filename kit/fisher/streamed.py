@@ -1,4 +1,4 @@
-"""Products with the inverse Fisher of a whole net whose gradients do not fit in memory: F as in `inverse_fisher`.
+"""Products with the inverse Fisher of a whole net whose gradients do not fit in memory: F as in `kit.fisher.inverse`.
 
 G G^T and G v come layer by layer from the layers' inputs and output gradients, kept for as many layers at a time as
 fit; G^T c is one weighted backward pass. 5,000 gradients of a ResNet-18 written out would be 224 GB.
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.fisher import Labels, Named, true_labels
-from kit.inverse_fisher import add_lower, inverse_product, mirrored, solve, subtract_and_scale
-from kit.layer_gradients import Outer, evaluating, factors, forward, known_layers, other_factors, sums
+from kit.fisher.diagonal import Labels, Named, true_labels
+from kit.fisher.inverse import add_lower, inverse_product, mirrored, solve, subtract_and_scale
+from kit.fisher.per_sample import Outer, evaluating, factors, forward, known_layers, other_factors, sums
 
 _BATCH = 64  # images in one pass of the net
 _PAIRED = 256  # rows of G G^T that are worked on at a time
@@ -58,10 +58,10 @@ def streamed_inverse_product(
     """F^-1 v for r vectors at once, F over the parameters named in `vectors`: name -> (r, *the parameter's shape).
 
     Each gradient of F is the mean over `size` images in turn (1: per-sample gradients); images: (m * size, C, H, W) of
-    the net's precision and device, labels: (m * size,). rule: a function of labels as in `kit.fisher`, of one term.
-    block: diagonal blocks of so many consecutive parameters instead of all of F; their gradients are written out, one
-    block at a time, at a cost of m^2 for each parameter. memory: bytes for inputs and output gradients of layers; the
-    peak is higher by three m x m matrices in float64 and about as many bytes again.
+    the net's precision and device, labels: (m * size,). rule: `true_labels` or another of its form, of one term. block:
+    diagonal blocks of so many consecutive parameters instead of all of F; their gradients are written out, one block
+    at a time, at a cost of m^2 for each parameter. memory: bytes for inputs and output gradients of layers; the peak
+    is higher by three m x m matrices in float64 and about as many bytes again.
     """
     if size < 1 or not len(images) or len(images) % size:
         raise InputError(f"{len(images)} images do not make gradients over {size} each: give a multiple")

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.device import device_of
 from kit.errors import InputError
-from kit.layer_gradients import Outer, evaluating, factors, forward, known_layers, other_factors, squares, sums
-from kit.training import device_of, unpack
+from kit.fisher.per_sample import Outer, evaluating, factors, forward, known_layers, other_factors, squares, sums
+from kit.training import unpack
 
 Labels = Callable[[Tensor, Tensor], Tensor]
 Named = dict[str, Tensor]
@@ -44,14 +45,6 @@ def every_label(logits: Tensor, labels: Tensor) -> Tensor:
     p = logits.softmax(1)
     identity = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
     return p.T.sqrt()[:, :, None] * (p - identity[:, None])
-
-
-def mixed_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """All labels in one term, sum_y s_y sqrt(p_y) g(y) with random signs s: unbiased for `every_label`.
-
-    Where the model is sure, a sampled label is nearly always the one whose gradient vanishes: this varies far less.
-    """
-    return _signed_sum(every_label(logits, labels))
 
 
 def _signed_sum(terms: Tensor) -> Tensor:

@@ -10,13 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from kit.errors import InputError
 
@@ -158,37 +156,11 @@ def forward(net: nn.Module, images: Tensor, layers: dict[str, nn.Module], visit:
     handles = [module.register_forward_hook(_tap(prefix, visit)) for prefix, module in layers.items()]
     parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
     try:
-        with torch.enable_grad(), _CroppedKernels():
+        with torch.enable_grad():
             return functional_call(net, parameters, (images,))
     finally:
         for handle in handles:
             handle.remove()
-
-
-class _CroppedKernels(TorchFunctionMode):
-    """Convolutions without the rows and columns of the kernel that meet nothing but padding, such as all but the
-    centre of a 3x3 kernel on a 1x1 map: the same numbers. The last stage of a ResNet-18 on 32x32 images is that."""
-
-    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if function is F.conv2d and len(args) == 7 and not isinstance(args[4], str):
-            x, weight, bias, stride, padding, dilation, groups = args
-            axes = [
-                _cropped(*sizes) for sizes in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-            ]
-            rows, columns = (taps for taps, _ in axes)
-            args = (x, weight[:, :, rows, columns], bias, stride, [p for _, p in axes], dilation, groups)
-        return function(*args, **(kwargs or {}))
-
-
-def _cropped(n_in: int, n_taps: int, stride: int, padding: int, dilation: int) -> tuple[slice, int]:
-    """The taps along one axis from the first to the last that touches an input pixel, and the padding they need."""
-    n_out = (n_in + 2 * padding - dilation * (n_taps - 1) - 1) // stride + 1
-    touched = [_touched(n_in, n_out, stride, tap * dilation - padding)[0] for tap in range(n_taps)]
-    touching = [tap for tap, pixels in enumerate(touched) if pixels.start < pixels.stop] or range(n_taps)
-    first, last = touching[0], touching[-1]
-    left = padding - first * dilation
-    same_size = (n_in + 2 * left - dilation * (last - first) - 1) // stride + 1 == n_out
-    return (slice(first, last + 1), left) if left >= 0 and same_size else (slice(0, n_taps), padding)
 
 
 def _tap(prefix: str, visit: Visit) -> Callable[[nn.Module, tuple, Tensor], Tensor]:

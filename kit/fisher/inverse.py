@@ -2,7 +2,7 @@
 
 F^-1 v = (v - G^T (m damping I + G G^T)^-1 G v) / damping (Woodbury), G (m, d) holding a gradient in each row. The
 rank-1 recursion of the SSSE paper (Peste, Alistarh and Lampert 2021, eq. 3) leads to the same vector at O(m d^2)
-instead of O(m^2 d). Here for gradients written out; `kit.streamed_inverse` never writes them out.
+instead of O(m^2 d). Here for gradients written out; `kit.fisher.streamed` never writes them out.
 """
 
 import torch

@@ -1,0 +1,108 @@
+"""What is asked of the machine: devices, cores, threads, memory. Nothing else here calls an accelerator's own API."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from kit.errors import InputError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def device_of(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device
+
+
+def accelerators() -> list[str]:
+    """Every GPU by name."""
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of a name, `auto` for the GPU where there is one; checked to run a kernel of this torch build."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        (torch.ones(2, device=device) + 1).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        hint = "switch the accelerator on, or choose the device cpu"
+        if torch.cuda.is_available():
+            capability = "".join(map(str, torch.cuda.get_device_capability()))
+            hint = f"this torch has kernels for {torch.cuda.get_arch_list()}, the GPU is sm_{capability}"
+        raise InputError(f"device {name!r} cannot be used ({reason}): {hint}") from error
+    return device
+
+
+def _api(device: torch.device | str) -> ModuleType | None:
+    """torch's module for this kind of device, such as torch.cuda; None for the CPU."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return None
+    return getattr(torch, kind, None) or import_module(f"torch.{kind}")  # torch 2.0 has mps only once it is imported
+
+
+def _asked(device: torch.device | str, name: str) -> int | None:
+    function = getattr(_api(device), name, None)
+    return None if function is None else function()
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Wait for the device's queued work, so that a clock read afterwards counts it."""
+    _asked(device, "synchronize")
+
+
+def empty_cache(device: torch.device | str) -> None:
+    """Give memory that no tensor uses back to the device."""
+    _asked(device, "empty_cache")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did memory run out, of the machine or of its GPU?"""
+    told = any(text in str(error) for text in ("out of memory", "OutOfMemoryError", "allocate memory"))
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or told
+
+
+def peak_bytes(device: torch.device | str) -> int:
+    """The most that this process held so far, on the GPU where that does the work; 0 where nobody tells."""
+    if (found := _asked(device, "max_memory_allocated")) is not None:
+        return found
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def n_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on the CPU with one thread inside: a sum split over threads is rounded differently, and several
+    threads that wait for each other beside other work make a step take many times its time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse what a training step frees instead of giving it back to the system, whose fresh pages cost a
+    fault each: small nets train faster. Elsewhere nothing happens."""
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        if any(mallopt(_M_MMAP_THRESHOLD, largest) for largest in (1 << 30, 1 << 25)):  # older ones take 32 MiB at most
+            mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)  # alone it would freeze the other at 128 KiB

@@ -1,0 +1,1 @@
+"""The Fisher information of a classifier's parameters: its diagonal, and products with its inverse."""

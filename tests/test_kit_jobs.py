@@ -1,0 +1,234 @@
+"""Checkpoints made by several processes, some of which die, hang or fail. What they call is called by name."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kit.budget import TimeBudget
+from kit.checkpoint import Maker, ProbeJob
+from kit.competition import TensorLoader, make_loaders
+from kit.errors import InputError
+from kit.jobs import run_all, run_jobs
+from kit.methods import method_of
+from local_eval.models import tinyconv
+from tests.conftest import dataset
+from tests.test_kit_emit import FINETUNE, ledger_of, run
+
+
+def problem(device):
+    torch.manual_seed(0)
+    loaders = make_loaders(dataset(50, 1), dataset(20, 2), dataset(20, 3), batch_size=8, loader=TensorLoader)
+    return tinyconv().eval(), loaders
+
+
+def once(folder, index):
+    """True the first time it is asked for an index, in whichever process."""
+    try:
+        (Path(folder) / f"{index}").touch(exist_ok=False)
+        return True
+    except FileExistsError:
+        return False
+
+
+@dataclass(frozen=True)
+class Unreliable:
+    """A method's function that dies or hangs at some checkpoints, once or always."""
+
+    folder: Path
+    dies: tuple = ()
+    hangs: tuple = ()
+    always: bool = False
+
+    def __call__(self, job: Any) -> None:
+        if isinstance(job, ProbeJob) or job.stands_in_for or not (self.always or once(self.folder, job.number)):
+            return
+        if job.number in self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.number in self.hangs:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # as code that never returns to Python
+            time.sleep(600)
+
+
+def problem_with(fault, device):
+    """In a process of its own: every maker meets `fault` before a job."""
+    plain = Maker.__call__
+
+    def call(self, job):
+        fault(job)
+        return plain(self, job)
+
+    Maker.__call__ = call
+    return problem(device)
+
+
+def in_processes(model, loaders, out, fault, n=6, **options):
+    fault.folder.mkdir()
+    options = {"devices": ["cpu"] * 2, "problem": partial(problem_with, fault), "patience_s": 6.0, **options}
+    return run(model, loaders, out, n=n, **options)
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_several_processes_write_the_bytes_of_one_though_one_dies_and_one_hangs(model, loaders, tmp_path, n_processes):
+    whole = run(model, loaders, tmp_path / "whole", n=6).archive.read_bytes()
+    fault = Unreliable(tmp_path / "marks", dies=(1,), hangs=(4,))
+    result = in_processes(model, loaders, tmp_path / "out", fault, devices=["cpu"] * n_processes)
+    assert result.archive.read_bytes() == whole
+    lost = [line for line in ledger_of(tmp_path / "out") if line["event"] == "lost"]
+    assert {line["index"] for line in lost} == {1, 4}
+    assert any("SIGKILL" in line["reason"] for line in lost)
+    assert any("hung" in line["reason"] for line in lost)
+    assert result.stood_in == 0
+
+
+def test_a_limit_holds_though_a_process_hangs_and_one_dies(model, loaders, tmp_path):
+    budget = TimeBudget("12s")
+    fault = Unreliable(tmp_path / "marks", dies=(1,), hangs=(3,))
+    result = in_processes(model, loaders, tmp_path / "out", fault, n=8, budget=budget)
+    assert budget.elapsed_s() <= 12
+    assert all(check.ok for check in result.checks)
+
+
+def test_a_checkpoint_that_kills_its_process_each_time_is_made_by_the_stand_in(model, loaders, tmp_path):
+    fault = Unreliable(tmp_path / "marks", dies=(3,), always=True)
+    result = in_processes(model, loaders, tmp_path / "out", fault, n=5)
+    assert (result.stood_in, result.why) == (1, "its process died or hung each time")
+
+
+def test_processes_that_always_die_stop_the_run(model, loaders, tmp_path):
+    fault = Unreliable(tmp_path / "marks", dies=tuple(range(9)), always=True)
+    with pytest.raises(InputError, match=r"SIGKILL.*3 times, and none is made"):
+        in_processes(model, loaders, tmp_path / "out", fault)
+
+
+def ends(device):
+    os._exit(1)
+
+
+def refuses(device):
+    raise InputError("no data here")
+
+
+def has_a_bug(device):
+    return {}["a key of ours"]
+
+
+@pytest.mark.parametrize(
+    ("setup", "kind", "message"),
+    [
+        (ends, InputError, r"exit code 1\) 3 times before it could begin: the reason is printed above"),
+        (refuses, InputError, "^no data here$"),
+        (has_a_bug, KeyError, "a key of ours"),
+    ],
+)
+def test_a_process_that_cannot_begin_tells_why(model, loaders, tmp_path, setup, kind, message):
+    with pytest.raises(kind, match=message):
+        run(model, loaders, tmp_path / "out", devices=["cpu"] * 2, problem=setup)
+    with pytest.raises(kind, match=message):
+        run_all(setup, range(4), ["cpu"] * 2, progress=False)
+
+
+def squares(device):
+    return lambda number: number * number
+
+
+def test_jobs_give_the_same_in_one_process_and_in_several():
+    expected = {number: number * number for number in range(7)}
+    assert [run_all(squares, range(7), ["cpu"] * n, progress=False) for n in (1, 2, 3)] == [expected] * 3
+    assert run_all(squares, [], ["cpu"] * 2, progress=False) == {}
+
+
+def crowded(folder, device):
+    """Memory for one process of a device at a time."""
+
+    def work(number):
+        mark = Path(folder) / device.replace(":", "-")
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB") from None
+        time.sleep(0.3)
+        mark.unlink()
+        return number
+
+    return work
+
+
+def test_a_device_without_memory_for_two_works_on_one_at_a_time(tmp_path):
+    found = run_all(partial(crowded, tmp_path), range(5), ["cpu"] * 2, progress=False)
+    assert found == {number: number for number in range(5)}
+
+
+def full(device):
+    def work(number):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    return work
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_a_device_without_memory_for_one_is_told(n_processes):
+    with pytest.raises(InputError, match=r"cpu: .*out of memory.*smaller batch"):
+        run_all(full, range(3), ["cpu"] * n_processes, progress=False)
+
+
+def test_jobs_are_asked_for_one_at_a_time():
+    asked = []
+
+    def next_job():
+        asked.append(len(asked))
+        return None
+
+    assert list(run_jobs(squares, next_job, ["cpu"])) == []
+    assert asked == [0]
+
+
+def sleepy(net, retain, forget, validation, *, seed, plan=None):
+    time.sleep(600)
+
+
+def deaf(net, retain, forget, validation, *, seed, plan=None):
+    """A bare except around its loop."""
+    while True:
+        try:  # noqa: SIM105
+            time.sleep(0.05)
+        except:  # noqa: E722 - what participants write
+            pass
+
+
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_a_method_that_hangs_in_its_first_call_is_told(model, loaders, tmp_path, n_processes):
+    budget = TimeBudget("10s")
+    with pytest.raises(InputError, match="sleepy: its first steps were not done after"):
+        devices = ["cpu"] * n_processes
+        run(model, loaders, tmp_path, method=method_of(sleepy), budget=budget, devices=devices, problem=problem)
+    assert budget.elapsed_s() < 9
+
+
+def test_a_method_that_ignores_its_alarm_is_ended_by_the_parent(model, loaders, tmp_path):
+    budget = TimeBudget("10s")
+    with pytest.raises(InputError, match="deaf: its first steps were not done after"):
+        run(model, loaders, tmp_path, method=method_of(deaf), budget=budget, devices=["cpu"] * 2, problem=problem)
+    assert budget.elapsed_s() < 10
+
+
+def test_a_method_travels_to_a_process_with_its_settings(participant):
+    import pickle
+
+    from kit.methods import get_method
+
+    path = participant("def unlearning(net, a, b, c, strength=1.0): pass\n")
+    method = get_method(path, ["strength=3"])
+    again = pickle.loads(pickle.dumps(method))
+    assert (again.identity, again.settings, again.name) == (method.identity, {"strength": 3.0}, "mine")
+    assert pickle.loads(pickle.dumps(replace(FINETUNE, hyper={"lr": 0.1}))).settings["lr"] == 0.1
+    data = pickle.dumps(method)
+    participant("def unlearning(net, a, b, c, strength=1.0): net.fc.bias.data.zero_()\n")
+    with pytest.raises(InputError, match="was changed while it was used"):
+        pickle.loads(data)
