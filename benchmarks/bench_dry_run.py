@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.record import RESULTS, record, rounded
 from kit.methods import method_names
 from local_eval.assess import FEWEST, assess
-from local_eval.dry_run.command import DryRun, dry_run
+from local_eval.dry_run.judge import DryRun, dry_run
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import stand_in
 from local_eval.report.assessment import interval_text
@@ -76,7 +76,6 @@ def main(argv: Sequence[str]) -> int:
         options.source,
         options.work_dir,
         n_models=options.n_models,
-        workers=None,
         progress=False,
         cache_dir=options.cache_dir,
     )

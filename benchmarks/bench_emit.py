@@ -4,8 +4,8 @@ Overhead: one process, 64 smallconv checkpoints inside a limit; everything but t
 Against the starter: its loop as it stands (one process with all cores, a DataLoader over items decoded once, a file per
 checkpoint, then `zip`) and ours (a process a core with one thread each, data in one tensor), the same fine-tuning, in
 turn; the ratio is the median of the rounds, as a shared machine's speed changes within minutes.
-Writing: float16 ResNet-18 checkpoints from memory into the archive, against saving and `zip`, and a raw write of the
-same bytes; all through the page cache, one after the other.
+Writing: float16 ResNet-18 checkpoints as files and packed into the archive, against saving and `zip`, and a raw write
+of the same bytes; all through the page cache, one after the other.
 
 python -m benchmarks.bench_emit [--n 64] [--rounds 3] [--n-starter 8] [--n-resnet 6] [--n-written 512] [--n-zipped 32]
 """
@@ -29,12 +29,11 @@ from torch.utils.data import DataLoader
 
 from benchmarks.record import record, rounded
 from kit.budget import TimeBudget
+from kit.checkpoint import checkpoint_path, write_checkpoint
 from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
 from kit.emit import emit
-from kit.making import Maker
 from kit.methods import get_method, method_of
-from kit.submission import Archive, serialize
-from kit.workers import Processes
+from kit.submission import pack, serialize
 from local_eval.models import build
 
 
@@ -106,29 +105,34 @@ def _zip(folder: Path, archive: Path) -> None:
         shutil.make_archive(str(archive.with_suffix("")), "zip", folder)
 
 
-def _maker(architecture: str, n_images: int, settings: list[str], device: str) -> Maker:
-    return Maker(get_method("finetune", settings), *problem(architecture, n_images, TensorLoader))
+def _problem(architecture: str, n_images: int, device: str) -> tuple[nn.Module, Loaders]:
+    return problem(architecture, n_images, TensorLoader)
 
 
 def ours(architecture: str, n: int, n_images: int, settings: list[str], folder: Path) -> dict[str, float]:
     """Seconds a checkpoint of an emission with a process a core, its check included, and those of starting up."""
     torch.set_num_threads(1)
-    begin = time.perf_counter()
-    with Processes(partial(_maker, architecture, n_images, settings), ["cpu"] * (os.cpu_count() or 1)) as crew:
-        model, loaders = problem(architecture, n_images, TensorLoader)
-        for warm in (len(crew._workers), n):  # processes are ready before the clock starts, as imports are above
-            out, start = folder / str(warm), time.perf_counter()
-            method = get_method("finetune", settings)
-            result = emit(method, model, loaders, out=out, n_checkpoints=warm, crew=crew, progress=False)
-    assert all(check.ok for check in result.checks)
-    seconds = time.perf_counter() - start
-    return {"checkpoint_s": seconds / n, "start_up_s": start - begin}
+    method, devices = get_method("finetune", settings), ["cpu"] * (os.cpu_count() or 1)
+    given = partial(_problem, architecture, n_images)
+    model, loaders = given("cpu")
+
+    def whole_s(n: int) -> float:
+        start = time.perf_counter()
+        out = folder / str(n)
+        result = emit(method, model, loaders, out=out, n_checkpoints=n, devices=devices, problem=given, progress=False)
+        assert all(check.ok for check in result.checks)
+        return time.perf_counter() - start
+
+    few = len(devices)  # one a process: starting up, as imports are above, is no part of a checkpoint
+    few_s, n_s = whole_s(few), whole_s(few + n)
+    return {"checkpoint_s": (n_s - few_s) / n, "start_up_s": few_s - (n_s - few_s) / n * few}
 
 
 def writing(n: int, n_zipped: int, folder: Path) -> dict[str, float]:
-    """Seconds a checkpoint: raw write, archive from memory, saving, and saving with `zip`."""
+    """Seconds a checkpoint: raw write, file and archive as an emission makes them, and saving with `zip`."""
     torch.set_num_threads(1)
-    state = build("resnet18", 10, seed=0).state_dict()
+    net = build("resnet18", 10, seed=0)
+    state = net.state_dict()
     data = serialize(state, torch.float16)
 
     def timed(task: Callable[[], None]) -> float:
@@ -143,10 +147,9 @@ def writing(n: int, n_zipped: int, folder: Path) -> dict[str, float]:
                 file.write(data)
 
     def archive() -> None:
-        written = Archive(folder / "submission.zip")
         for index in range(n):
-            written.add(index, serialize(state, torch.float16))
-        written.close()
+            write_checkpoint(folder, folder / "ledger.jsonl", torch.float16, index, net)
+        pack(folder / "submission.zip", (checkpoint_path(folder, index).open("rb") for index in range(n)))
 
     def saved() -> None:
         (folder / "saved").mkdir()
@@ -158,7 +161,8 @@ def writing(n: int, n_zipped: int, folder: Path) -> dict[str, float]:
     raw_s = timed(raw) / n
     (folder / "raw").unlink()
     archive_s = timed(archive) / n
-    (folder / "submission.zip").unlink()
+    for path in [folder / "submission.zip", *folder.glob("*.pth")]:
+        path.unlink()
     zip_s = timed(saved) / n_zipped
     return {
         "megabytes_each": len(data) / 1e6,

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import record, rounded
 from kit.competition import N_CHECKPOINTS, load_original, read_tree
-from kit.fisher import estimated_diagonal, every_label
+from kit.fisher.diagonal import estimated_diagonal, every_label
 from kit.seeds import checkpoint_seed, seed_everything
 from kit.training import native_bfloat16
 

@@ -8,6 +8,7 @@ benchmarks.bench_methods; each method emits one float32 archive, whose tensors a
 """
 
 import argparse
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -20,11 +21,10 @@ from benchmarks.record import record, rounded
 from kit.competition import TensorLoader
 from kit.emit import emit
 from kit.methods import get_method
-from kit.submission import Archive, open_archive, read_checkpoints, serialize
-from kit.workers import n_cores
+from kit.submission import open_archive, pack, read_checkpoints, serialize
 from local_eval.archived import fill_from_archive
 from local_eval.assess import assess
-from local_eval.engine import warm_up
+from local_eval.devices import begin_processes, devices_of
 from local_eval.evaluate import evaluate, read_samples
 from local_eval.retrained import fill_retrained
 
@@ -35,11 +35,8 @@ def restored(archive: Path, path: Path, dtype: torch.dtype) -> Path:
     """The checkpoints of `archive` in another type."""
     with open_archive(archive) as file:
         members = file.infolist()
-        written = Archive(path)
-        largest = max(info.file_size for info in members)
-        for index, (_, state) in enumerate(read_checkpoints(file, members, largest)):
-            written.add(index, serialize(state, dtype))
-    return written.close()
+        states = read_checkpoints(file, members, max(info.file_size for info in members))
+        return pack(path, (serialize(state, dtype) for _, state in states))
 
 
 def main(argv: list[str]) -> None:
@@ -49,9 +46,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--methods", default="finetune,random_perturbation")
     options = parser.parse_args(argv[1:])
     n_models = options.n_models
-    warm_up()
+    begin_processes(devices_of())
     workspace = open_cifar("random", options)
-    fill_retrained(workspace, n_models, workers=n_cores())
+    fill_retrained(workspace, n_models)
     best = {name: found["best"] for name, found in recorded("random").items()}
     results = {"n_models": n_models}
     for name in options.methods.split(","):
@@ -67,7 +64,7 @@ def main(argv: list[str]) -> None:
             for kind, dtype in DTYPES.items():
                 archives[kind] = restored(emission.archive, Path(folder) / f"{kind}.zip", dtype)
             sizes = {kind: path.stat().st_size / n_models for kind, path in archives.items()}
-            pools = {kind: fill_from_archive(workspace, path, workers=n_cores()) for kind, path in archives.items()}
+            pools = {kind: fill_from_archive(workspace, path) for kind, path in archives.items()}
         samples = read_samples(workspace, pools, n_models)
         rows = {row.name: row for row in evaluate(samples)}
         _, above = assess(samples, progress=True)

@@ -9,6 +9,7 @@ python -m benchmarks.bench_fuzz [--n 100000]
 """
 
 import argparse
+import io
 import json
 import os
 import random
@@ -25,7 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks.record import record, rounded
-from kit.submission import Archive, Check, serialize, verify
+from kit.submission import Check, pack, serialize, verify
 from tests.hostile_files import archives
 
 N_CHECKPOINTS = 3
@@ -42,11 +43,11 @@ def seeds(folder: Path) -> list[bytes]:
     """Honest archives of the small net, stored and with each kind of type, and the small ones of the hostile corpus."""
     state, found = small_net().state_dict(), []
     for dtype in (None, torch.float16):
-        archive = Archive(folder / "seed.zip")
-        for index in range(N_CHECKPOINTS):
-            changed = {name: t + (index + 1) * t.is_floating_point() for name, t in state.items()}
-            archive.add(index, serialize(changed, dtype))
-        found.append(archive.close().read_bytes())
+        changed = [
+            {name: t + n * t.is_floating_point() for name, t in state.items()} for n in range(1, N_CHECKPOINTS + 1)
+        ]
+        pack(folder / "seed.zip", (io.BytesIO(serialize(one, dtype)) for one in changed))
+        found.append((folder / "seed.zip").read_bytes())
     hostile = [data for _, data in archives(folder / "mark") if 22 < len(data) < 400_000]
     return [*found * 8, *hostile]  # two of three mutants come from an honest one
 

@@ -98,19 +98,20 @@ def killed(pid: int, out: Path, n_done: int, pause_s: float) -> int:
     return wait(pid)
 
 
+def finished(out: Path) -> set[int]:
+    """Checkpoints that lie under their final names."""
+    return {int(path.stem.rpartition("_")[2]) for path in out.rglob("unlearned_checkpoint_*.pth")}
+
+
 def where(out: Path) -> str:
     """What a killed run had reached."""
     if not (out / "ledger.jsonl").exists():
         return "before its ledger"
-    try:
-        ledger = Ledger(out / "ledger.jsonl")
-    except Exception:
-        return "unreadable ledger"
-    made = sum(1 for _ in ledger.of("checkpoint"))
-    if ledger.first("end"):
+    if Ledger(out / "ledger.jsonl").first("end"):
         return "verifying"
+    made = len(finished(out))
     if made == N_CHECKPOINTS:
-        return "closing the archive"
+        return "packing the archive"
     return "between checkpoints" if made else "before the first checkpoint"
 
 
@@ -127,7 +128,7 @@ def main() -> None:
             whole_s[name] = time.monotonic() - begin
             whole[name] = (out / "submission.zip").read_bytes()
         kills, runs, reached = Counter(), Counter(), Counter()
-        lost, made_again, faults = 0, [], []
+        lost, begun_again, made_again, faults = 0, 0, [], []
         while sum(kills.values()) < n:
             name = list(METHODS)[sum(runs.values()) % len(METHODS)]
             out = Path(folder) / "run"
@@ -141,7 +142,7 @@ def main() -> None:
                 if code == -signal.SIGKILL:
                     kills[name] += 1
                     reached[where(out)] += 1
-                    kept = _kept(out)
+                    kept = finished(out) or kept
                 elif code:
                     faults.append({"method": name, "exit_code": code})
                 else:
@@ -153,8 +154,8 @@ def main() -> None:
                 lost += 1
             else:
                 again = Counter(line["index"] for line in Ledger(out / "ledger.jsonl").of("checkpoint"))
-                made_again.append(max(again.values()) - 1)
-                lost += len(kept - set(again))
+                made_again.append(sum(again[index] - 1 for index in kept))
+                begun_again += sum(again.values()) - len(again)
                 model, _ = problem(METHODS[name])
                 assert all(check.ok for check in verify(out / "submission.zip", N_CHECKPOINTS, model.state_dict()))
             if sum(runs.values()) % 10 == 0:
@@ -168,18 +169,11 @@ def main() -> None:
             "archives_equal_to_the_uninterrupted": len(made_again),
             "finished_checkpoints_lost": lost,
             "finished_checkpoints_made_twice": sum(made_again),
+            "killed_between_their_line_in_the_ledger_and_their_file": begun_again - sum(made_again),
             "faults": faults,
         }
     print(json.dumps(results, indent=1))
     record("kills", rounded(results), sys.argv)
-
-
-def _kept(out: Path) -> set[int]:
-    """Checkpoints that a killed run had finished."""
-    try:
-        return {line["index"] for line in Ledger(out / "ledger.jsonl").of("checkpoint")}
-    except Exception:
-        return set()
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ import time
 
 from benchmarks.bench_sweeps import FORGET, cifar_options, open_cifar, recorded
 from benchmarks.record import record, rounded
-from kit.workers import n_cores
+from kit.methods import get_method
 from local_eval.assess import assess
+from local_eval.devices import begin_processes, devices_of
 from local_eval.distances import distances
-from local_eval.engine import warm_up
 from local_eval.evaluate import DO_NOTHING, NULL, evaluate, read_samples
 from local_eval.report.assessment import interval_text
 from local_eval.report.table import aligned
@@ -38,13 +38,10 @@ def main(argv: list[str]) -> None:
     if options.only:
         chosen = {name: chosen[name] for name in options.only.split(",")}
     start = time.perf_counter()
-    warm_up()
+    begin_processes(devices_of())
     workspace = open_cifar(kind, options)
-    fill_retrained(workspace, n_models, workers=n_cores())
-    pools = {
-        name: fill_unlearned(workspace, name, n_models, settings=settings, workers=n_cores())
-        for name, settings in chosen.items()
-    }
+    fill_retrained(workspace, n_models)
+    pools = {name: fill_unlearned(workspace, get_method(name, settings), n_models) for name, settings in chosen.items()}
     results = {
         "n_models": n_models,
         "n_forget": len(workspace.splits.forget),

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from kit.workers import keep_freed_memory
 
 from benchmarks.bench_emit import problem
 from benchmarks.record import record, rounded
@@ -21,7 +22,6 @@ from kit.competition import TensorLoader
 from kit.emit import emit
 from kit.methods import get_method
 from kit.profile import profile
-from kit.workers import keep_freed_memory
 
 METHODS = (
     ("finetune", []),
@@ -52,19 +52,19 @@ def main() -> None:
             result = emit(method, model, loaders, out=Path(folder), **common)
             seconds = time.perf_counter() - start
         assert all(check.ok for check in result.checks), result.checks
-        error = found.projected_s / seconds - 1
+        error = found.project() / seconds - 1
         rows.append(
             {
                 "method": name,
-                "projected_s": found.projected_s,
+                "projected_s": found.project(),
                 "uncertainty_s": found.uncertainty_s,
                 "truth_s": seconds,
                 "relative_error": error,
-                "within_its_uncertainty": abs(found.projected_s - seconds) <= found.uncertainty_s,
+                "within_its_uncertainty": abs(found.project() - seconds) <= found.uncertainty_s,
                 "load_average": os.getloadavg()[0],
             }
         )
-        print(f"{name}: {found.projected_s:.2f} s projected, {seconds:.2f} s taken, {error:+.1%}", flush=True)
+        print(f"{name}: {found.project():.2f} s projected, {seconds:.2f} s taken, {error:+.1%}", flush=True)
     results = {
         "checkpoints": options.n,
         "measured": 3,

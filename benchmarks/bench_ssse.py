@@ -20,9 +20,9 @@ from torch import Tensor
 
 from benchmarks.record import record, rounded
 from kit.competition import resnet18
-from kit.fisher import gradient_sum
-from kit.inverse_fisher import inverse_product
-from kit.streamed_inverse import streamed_inverse_product
+from kit.fisher.diagonal import gradient_sum
+from kit.fisher.inverse import inverse_product
+from kit.fisher.streamed import streamed_inverse_product
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from reference_fisher import recursive_inverse

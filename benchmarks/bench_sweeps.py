@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.record import RESULTS, record, rounded
-from kit.workers import n_cores
-from local_eval.engine import warm_up
+from kit.methods import get_method
+from local_eval.devices import begin_processes, devices_of
 from local_eval.report.sweep import sweep_facts, sweep_table
 from local_eval.report.sweep_plot import plot_sweep
 from local_eval.report.table import aligned
@@ -87,9 +87,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--only", help="names of methods, separated by commas")
     options = parser.parse_args(argv[1:])
     kind = options.kind
-    warm_up()
+    begin_processes(devices_of())
     workspace = open_cifar(kind, options)
-    fill_retrained(workspace, N_MODELS[kind], workers=n_cores())
+    fill_retrained(workspace, N_MODELS[kind])
     results = recorded(kind)
     for method in options.only.split(",") if options.only else SWEEPS[kind]:
         start = time.perf_counter()
@@ -123,7 +123,7 @@ def recorded(kind: str) -> dict:
 
 def swept(workspace: Workspace, kind: str, method: str, settings: list[str], number: int) -> dict:
     n_models = N_FIGURE if number else N_MODELS[kind]
-    sweep = fill_sweep(workspace, method, grid(method, settings), n_models, workers=n_cores())
+    sweep = fill_sweep(workspace, grid(get_method(method), settings), n_models)
     chosen = best(sweep, CRITERION[kind])
     print("", method, *settings, *aligned(sweep_table(sweep, chosen)), sep="\n", flush=True)
     suffix = f"_{number + 1}" if number else ""

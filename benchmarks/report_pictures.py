@@ -16,7 +16,8 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.record import RESULTS
-from local_eval.report_command import report_of
+from kit.methods import get_method
+from local_eval.report.pages import report_of
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace
 from local_eval.unlearned import fill_unlearned
@@ -30,8 +31,8 @@ def page(n_models: int, root: Path) -> Path:
     """The page of random perturbation, with the starter's fine-tuning beside it."""
     workspace = open_workspace(SETTING, root)
     fill_retrained(workspace, n_models)
-    fill_unlearned(workspace, "finetune", n_models)
-    pool = fill_unlearned(workspace, "random_perturbation", n_models, settings=["beta=0.3", "lr=0.01"])
+    fill_unlearned(workspace, get_method("finetune"), n_models)
+    pool = fill_unlearned(workspace, get_method("random_perturbation", ["beta=0.3", "lr=0.01"]), n_models)
     return report_of(workspace, "random_perturbation", pool, n_models, progress=True)[0]
 
 

@@ -22,7 +22,7 @@ from kit.emit import Problem, emit
 from kit.errors import InputError
 from kit.jobs import warm_up
 from kit.methods import Method, get_method, load_file, method_names
-from kit.profile import plot, profile
+from kit.profile import profile
 from kit.submission import verdict_lines, verify
 from kit.submit import read_problem
 
@@ -87,7 +87,7 @@ def _emit(args: argparse.Namespace) -> int:
         "seconds": result.seconds,
         "checkpoint_s": statistics.fmean(result.checkpoint_s),
         "steps": result.steps,
-        "stood_in": result.stood_in,
+        "stood_in": len(result.reasons),
     }
     last = f"{result.summary(budget.limit_s)}: {result.archive}"
     answer(args, facts, [*verdict_lines(result.checks), last])
@@ -111,11 +111,8 @@ def _profile(args: argparse.Namespace) -> int:
         n_parallel=len(devices),
         progress=not args.quiet,
     )
-    lines = result.lines()
-    if args.plot:
-        plot(result, f"{method.name}: a checkpoint of {result.checkpoint_s:.2f} s", args.plot)
-    facts = {**asdict(result), "fits": result.fits, "n_fit": result.n_fit}
-    answer(args, facts, lines)
+    projected = {"projected_s": result.project(), "uncertainty_s": result.uncertainty_s, "fits": result.fits}
+    answer(args, asdict(result) | projected | {"elsewhere": result.elsewhere()}, result.lines())
     return 0 if result.fits else 1
 
 
@@ -190,7 +187,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(interrupted=NOTHING_LEFT)
     method_options(sub)
     sub.add_argument("--out", type=Path, default=Path(), help="folder that would hold the archive, for its disk")
-    sub.add_argument("--plot", type=Path, metavar="FILE", help="the bars as a picture")
     sub.add_argument("--measure", type=positive_int, default=3, metavar="K", help="checkpoints to time (3)")
 
     sub = command("verify", _verify, "check an archive; exit code 0 where every check holds")

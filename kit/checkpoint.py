@@ -1,14 +1,16 @@
-"""One checkpoint: from a copy of the original with its own seed, tried again where it fails, a file when it is done."""
+"""One checkpoint: from a copy of the original with its own seed, tried again where it fails; and what stands in."""
 
 import copy
 import gc
+import io
+import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -18,11 +20,11 @@ from kit.competition import Loaders, state_difference
 from kit.device import device_of, empty_cache, is_out_of_memory, synchronize
 from kit.errors import BrokenModelError, InputError
 from kit.jobs import Job
-from kit.ledger import append, write_atomically
+from kit.ledger import append, written
 from kit.methods import Method, method_of
 from kit.plan import Plan, StepCost, measure_cost, planned_steps
 from kit.seeds import checkpoint_seed, seed_everything
-from kit.submission import serialize
+from kit.submission import save
 from kit.training import fine_tune
 
 _ATTEMPTS = 3
@@ -30,17 +32,11 @@ OVERRUN = "it took the time that the others need"
 
 
 def short_fine_tuning(
-    net: nn.Module,
-    retain_loader: Iterable[Any],
-    forget_loader: Iterable[Any],
-    val_loader: Iterable[Any],
-    *,
-    seed: int,
-    plan: Plan | None = None,
+    net: nn.Module, retain: Iterable[Any], forget: Iterable[Any], val: Iterable[Any], *, seed: int, plan: Plan
 ) -> nn.Module:
     """The stand-in where a method fails or takes too long: at most one epoch of fine-tuning."""
     torch.manual_seed(seed)
-    return fine_tune(net, retain_loader, planned_steps(plan, len(retain_loader)), lr=0.001)
+    return fine_tune(net, retain, planned_steps(plan, len(retain)), lr=0.001)
 
 
 STAND_IN = method_of(short_fine_tuning)
@@ -60,17 +56,16 @@ class CheckpointJob(Job):
 
 @dataclass(frozen=True)
 class Made:
-    """A checkpoint that lies in its file; seconds: what its making took."""
+    """A checkpoint was made, in so many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A checkpoint that the method did not make, why, and how long it tried."""
+    """A checkpoint was not made, and why."""
 
     why: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -82,86 +77,101 @@ class ProbeJob(Job):
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured: the method's cost and wanted steps where it takes a plan, and the stand-in's cost of one step,
-    None where it cannot run on these data."""
+    """What was measured: the method's cost and wanted steps where it takes a plan; the stand-in's cost of a step, None
+    where it cannot run; seconds to keep a checkpoint."""
 
     cost: StepCost | None
     wanted: int
     stand_in_s: float | None
+    keep_s: float
+
+
+def write_checkpoint(folder: Path, ledger: Path, dtype: torch.dtype | None, index: int, net: nn.Module, **facts: Any):
+    """A file of `folder` that appears complete, after a line in the ledger. Below index 0 nothing is left behind."""
+    if index < 0:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            save(net.state_dict(), file, dtype)
+        return
+    with written(checkpoint_path(folder, index)) as file:
+        save(net.state_dict(), summed := _Summed(file), dtype)
+        append(ledger, "checkpoint", index=index, **facts, crc32=summed.crc32)
+
+
+class _Summed(io.RawIOBase):
+    """A file that adds up the CRC-32 of what is written."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.crc32 = file, 0
+
+    def write(self, data: bytes) -> int:
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return self.file.write(data)
+
+
+def checkpoint_path(folder: Path, index: int) -> Path:
+    return folder / f"unlearned_checkpoint_{index}.pth"
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What makes checkpoints in one process: files of `folder`, each with a line in `ledger` that precedes it."""
+    """What does the jobs of a schedule in one process. keep(index, net, **facts): puts a checkpoint where it belongs,
+    as `write_checkpoint` does."""
 
     method: Method
+    keep: Callable[..., None]
     model: nn.Module
     loaders: Loaders
-    folder: Path
-    ledger: Path
     seed: int = 0
-    dtype: torch.dtype | None = None
     fill: bool = False
 
-    def told(self) -> dict[str, Any]:
-        """All but model and loaders, which a process of its own reads for itself."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("model", "loaders")}
-
     def __call__(self, job: CheckpointJob | ProbeJob) -> Made | Failed | Probe:
-        start = time.perf_counter()
         try:
             with alarm(job.allowed_s):
-                return self._probe(job) if isinstance(job, ProbeJob) else self._make(job)
+                return self._probe(job.within_s) if isinstance(job, ProbeJob) else self._make(job)
         except OverrunError:
-            seconds = time.perf_counter() - start
-            return Failed(OVERRUN, seconds)
+            return Failed(OVERRUN)
         except BrokenModelError as error:
             if isinstance(job, CheckpointJob) and job.proven:
-                return Failed(str(error), time.perf_counter() - start)
+                return Failed(str(error))
             raise
+
+    def _unlearn(self, method: Method, index: int, plan: Plan, **options: Any) -> tuple[nn.Module, int]:
+        return unlearn_once(method, self.model, self.loaders, seed=self.seed, index=index, plan=plan, **options)
 
     def _make(self, job: CheckpointJob) -> Made:
         start, why = time.perf_counter(), job.stands_in_for
-        method, plan = (STAND_IN if why else self.method), Plan(job.steps, fill=self.fill)
-        options = {"seed": self.seed, "index": job.number, "plan": plan, "retry": job.proven}
-        net, attempt = unlearn_once(method, self.model, self.loaders, **options)
-        data = serialize(net.state_dict(), self.dtype)
-        seconds = time.perf_counter() - start
+        method, plan = STAND_IN if why else self.method, Plan(job.steps, fill=self.fill)
+        net, attempt = self._unlearn(method, job.number, plan, retry=job.proven)
         facts = {"recipe": method.name, "why": why} if why else {}
-        facts |= {"attempt": attempt, "steps": job.steps, "seconds": round(seconds, 6), "crc32": zlib.crc32(data)}
-        append(self.ledger, "checkpoint", index=job.number, **facts)
-        write_atomically(checkpoint_path(self.folder, job.number), data)
-        return Made(seconds)
+        seconds = time.perf_counter() - start
+        self.keep(job.number, net, attempt=attempt, steps=job.steps, seconds=round(seconds, 6), **facts)
+        return Made(time.perf_counter() - start)
 
-    def _probe(self, job: ProbeJob) -> Probe:
+    def _probe(self, within_s: float) -> Probe:
         """Nothing of it is kept."""
-        cost, wanted, seed = None, 0, checkpoint_seed(self.seed, -1)
+        cost, wanted, stand_in_s = None, 0, []
         start = time.perf_counter()
-        serialize(self.model.state_dict(), self.dtype)
-        serialize_s = time.perf_counter() - start
+        for _ in range(2):
+            self.keep(-1, self.model)
+        keep_s = (time.perf_counter() - start) / 2
         if self.method.anytime:
+            measured = self.method, self.model, self.loaders, checkpoint_seed(self.seed, -1)
             try:
-                measured = self.method, self.model, self.loaders, seed
-                cost, wanted = measure_cost(*measured, fill=self.fill, within_s=job.within_s)
+                cost, wanted = measure_cost(*measured, fill=self.fill, within_s=within_s)
             except InputError:
                 raise
             except Exception as error:  # whatever a participant's function raises
                 fault = f"{type(error).__name__}: {error}"
                 raise InputError(f"{self.method.name}: failed at its first steps: {fault}") from error
-            cost = StepCost(cost.fixed_s + serialize_s, cost.step_s)
+            cost = StepCost(cost.fixed_s + keep_s, cost.step_s)
         try:
-            seconds = []
             for _ in range(2):
                 start = time.perf_counter()
-                unlearn_once(STAND_IN, self.model, self.loaders, seed=self.seed, index=-1, plan=Plan(1))
-                seconds.append(time.perf_counter() - start + serialize_s)
+                self._unlearn(STAND_IN, -1, Plan(1))
+                stand_in_s.append(time.perf_counter() - start + keep_s)
         except InputError:
-            return Probe(cost, wanted, None)
-        return Probe(cost, wanted, min(seconds))
-
-
-def checkpoint_path(folder: Path, index: int) -> Path:
-    return folder / f"unlearned_checkpoint_{index}.pth"
+            return Probe(cost, wanted, None, keep_s)
+        return Probe(cost, wanted, min(stand_in_s), keep_s)
 
 
 def unlearn_once(

@@ -8,10 +8,8 @@ import hashlib
 import json
 import math
 import shutil
-import tempfile
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,16 +20,16 @@ from torch import nn
 from tqdm import tqdm
 
 from kit.budget import TimeBudget, format_duration
-from kit.checkpoint import STAND_IN, Maker, checkpoint_path
+from kit.checkpoint import STAND_IN, Maker, checkpoint_path, write_checkpoint
 from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders, data_hash
 from kit.device import device_of, one_thread
 from kit.errors import InputError
-from kit.jobs import PATIENCE_S, run_jobs
+from kit.jobs import run_jobs
 from kit.ledger import FILE_NAME, Ledger
 from kit.methods import Method, method_of
 from kit.preflight import check_disk, check_folder, checkpoint_bytes
-from kit.schedule import Run, Schedule
-from kit.submission import Check, pack, serialize, state_hash, verify
+from kit.schedule import Run, Scheduler
+from kit.submission import Check, pack, state_hash, verify
 
 Problem = Callable[[str], tuple[nn.Module, Loaders]]
 
@@ -40,7 +38,7 @@ Problem = Callable[[str], tuple[nn.Module, Loaders]]
 class Emission:
     """What a run left behind: the archive, the checks it passed, seconds in all and per checkpoint.
 
-    steps: of the last plan; stood_in: how many checkpoints the stand-in made, and why the first of them.
+    steps: of the last plan; reasons: why the stand-in made a checkpoint, for each that it made.
     """
 
     archive: Path
@@ -48,17 +46,16 @@ class Emission:
     seconds: float
     checkpoint_s: list[float]
     steps: int | None
-    stood_in: int = 0
-    why: str = ""
+    reasons: list[str]
 
     def summary(self, limit_s: float = math.inf) -> str:
         """The last line of a run."""
-        n_checkpoints, mean_s = len(self.checkpoint_s), sum(self.checkpoint_s) / max(1, len(self.checkpoint_s))
+        each_s, n = sum(self.checkpoint_s) / max(1, len(self.checkpoint_s)), len(self.reasons)
+        limit = f" of {format_duration(limit_s)}" if limit_s != math.inf else ""
         steps = f", {self.steps} steps each" if self.steps is not None else ""
-        line = f"{n_checkpoints} checkpoints in {format_duration(self.seconds)}"
-        line += f" of {format_duration(limit_s)}" if limit_s != math.inf else ""
-        line += f" ({format_duration(mean_s)} each{steps})"
-        return line + (f", {self.stood_in} of them by {STAND_IN.name} ({self.why})" if self.stood_in else "")
+        line = f"{len(self.checkpoint_s)} checkpoints in {format_duration(self.seconds)}{limit}"
+        line += f" ({format_duration(each_s)} each{steps})"
+        return line + (f", {n} of them by {STAND_IN.name} ({self.reasons[0]})" if n else "")
 
 
 def emit(
@@ -75,7 +72,6 @@ def emit(
     fill: bool = False,
     devices: Sequence[str] = (),
     problem: Problem | None = None,
-    patience_s: float = PATIENCE_S,
     progress: bool = True,
 ) -> Emission:
     """Write `out/submission.zip` with `n_checkpoints` unlearned checkpoints inside the time budget.
@@ -95,7 +91,8 @@ def emit(
     if n_checkpoints < 1:
         raise InputError(f"n_checkpoints is {n_checkpoints}: a submission needs at least 1")
     method = unlearn if isinstance(unlearn, Method) else method_of(unlearn)
-    budget = budget or TimeBudget()
+    out, budget = check_folder(out), budget or TimeBudget()
+    devices = list(devices) or [str(device_of(model))]
     identity = {
         **method.identity,
         "model": state_hash(model.state_dict()),
@@ -105,40 +102,34 @@ def emit(
         "seed": seed,
         "dtype": str(dtype),
         "fill": fill,
-        "device": torch.device(devices[0] if devices else device_of(model)).type,
+        "device": torch.device(devices[0]).type,
     }
-    ledger = _open_ledger(check_folder(out) / FILE_NAME, identity)
-    archive = Path(out) / ARCHIVE_NAME
+    ledger, archive = _open_ledger(out / FILE_NAME, identity), out / ARCHIVE_NAME
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    folder = check_folder(Path(work or Path(out) / "checkpoints") / f"run-{digest[:12]}")
     with one_thread():
         if not (ledger.first("end") and archive.exists()):
+            folder = check_folder(Path(work or out / "checkpoints") / f"run-{digest[:12]}")
             files = [checkpoint_path(folder, index) for index in range(n_checkpoints)]
             todo = [index for index, file in enumerate(files) if not file.exists()]
             each = checkpoint_bytes(model, dtype)
-            check_disk({folder: len(todo) * each, Path(out): n_checkpoints * each})
-            maker = Maker(method, model, loaders, folder, ledger.path, seed, dtype, fill)
-            setup = partial(_maker_on, maker.told(), problem) if len(devices) > 1 else lambda device: maker
-            close_s = _seconds_to_close(maker, Path(out)) * n_checkpoints if budget.limit_s != math.inf else 0.0
-            used = list(devices)[: max(1, len(todo))] or [str(device_of(model))]
-            run = Run(method, ledger, budget, n_checkpoints, len(used), len(loaders.retain), close_s, fill)
-            _make(Schedule(run, todo), setup, used, patience_s, progress)
-            pack(archive, tqdm(_contents(files, ledger.path), "packing", n_checkpoints, disable=not progress))
+            check_disk({folder: len(todo) * each, out: n_checkpoints * each})
+            keep = partial(write_checkpoint, folder, ledger.path, dtype)
+            given = problem if len(devices) > 1 else lambda device: (model, loaders)
+            devices = devices[: max(1, len(todo))]
+            run = Run(method, ledger, budget, n_checkpoints, len(devices), len(loaders.retain), fill)
+            make(Scheduler(run, todo), partial(maker_on, given, method, keep, seed, fill), devices, progress)
+            _pack(archive, files, ledger.path, progress)
             ledger.append("end", seconds=round(budget.elapsed_s(), 3))
-        shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         checks = verify(archive, n_checkpoints, model.state_dict(), progress=progress)
-    lines = _last_lines(ledger.path)
-    made = [lines[index] for index in range(n_checkpoints) if index in lines]
-    plans = list(ledger.of("plan"))
-    reasons = [line["why"] for line in made if "why" in line]
+    made = [line for _, line in sorted(_last_lines(ledger.path).items())]
     return Emission(
-        archive=archive,
-        checks=checks,
+        archive,
+        checks,
         seconds=budget.elapsed_s(),
         checkpoint_s=[line["seconds"] for line in made],
-        steps=plans[-1]["steps"] if plans else None,
-        stood_in=len(reasons),
-        why=reasons[0] if reasons else "",
+        steps=next((line["steps"] for line in reversed(list(ledger.of("plan")))), None),
+        reasons=[line["why"] for line in made if "why" in line],
     )
 
 
@@ -157,32 +148,17 @@ def _open_ledger(path: Path, identity: dict[str, Any]) -> Ledger:
     return ledger
 
 
-def _maker_on(told: dict[str, Any], problem: Problem, device: str) -> Maker:
-    """The maker of a process of its own."""
-    model, loaders = problem(device)
-    return Maker(model=model, loaders=loaders, **told)
+def maker_on(problem: Problem, method: Method, keep: Callable[..., None], seed: int, fill: bool, device: str) -> Maker:
+    """The maker of a process, with the model and the loaders that `problem(device)` gives."""
+    return Maker(method, keep, *problem(device), seed=seed, fill=fill)
 
 
-def _seconds_to_close(maker: Maker, out: Path) -> float:
-    """Seconds that one checkpoint takes to be packed and checked, by doing so; the better of two turns."""
-    state, seconds = maker.model.state_dict(), []
-    data = serialize(state, maker.dtype)
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        for _ in range(2):
-            start = time.perf_counter()
-            (Path(folder) / "data").write_bytes(data)
-            verify(pack(Path(folder) / "one.zip", [(Path(folder) / "data").read_bytes()]), 1, state)
-            seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def _make(schedule: Schedule, setup: Any, devices: Sequence[str], patience_s: float, progress: bool) -> None:
-    """Make what is missing."""
+def make(schedule: Scheduler, setup: Callable[[str], Maker], devices: Sequence[str], progress: bool = True) -> None:
+    """Do what a schedule asks for."""
     run = schedule.run
     bar = {"desc": run.method.name, "total": run.n_all, "initial": schedule.n_made, "disable": not progress}
-    setup_s = 0.5 * run.budget.remaining_s()
     with tqdm(**bar) as shown:
-        for job, result in run_jobs(setup, schedule.next_job, devices, patience_s=patience_s, setup_s=setup_s):
+        for job, result in run_jobs(setup, schedule.next_job, devices):
             schedule.note(job, result)
             if run.limited:
                 used = run.budget.elapsed_s() / run.budget.limit_s
@@ -195,11 +171,11 @@ def _last_lines(ledger: Path) -> dict[int, dict[str, Any]]:
     return {line["index"]: line for line in Ledger(ledger).of("checkpoint")}
 
 
-def _contents(files: Sequence[Path], ledger: Path) -> Iterator[bytes]:
-    """The checkpoints in the order of their numbers, each as it was written."""
+def _pack(archive: Path, files: Sequence[Path], ledger: Path, progress: bool) -> None:
+    """The archive of the checkpoints in the order of their numbers, each as it was written."""
+    found = pack(archive, (file.open("rb") for file in tqdm(files, "packing", disable=not progress)))
     lines = _last_lines(ledger)
-    for index, file in enumerate(files):
-        data = file.read_bytes()
-        if zlib.crc32(data) != lines.get(index, {}).get("crc32"):
-            raise InputError(f"{file}: is damaged: delete it, and the same command makes it again")
-        yield data
+    for index, crc32 in enumerate(found):
+        if crc32 != lines.get(index, {}).get("crc32"):
+            archive.unlink()
+            raise InputError(f"{files[index]}: is damaged: delete it, and the same command makes it again")

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from kit.budget import TimeBudget, format_duration
 from kit.checkpoint import OVERRUN, CheckpointJob, Failed, Made, Probe, ProbeJob
@@ -21,16 +22,16 @@ from kit.ledger import Ledger
 from kit.methods import Method
 from kit.plan import MARGIN, StepCost, plan_steps
 
-_RECENT = 3  # checkpoints that tell the machine's present speed
 _LOSSES = 3  # of one checkpoint by processes that died
+_CLOSING = 6.0  # seconds to read, pack and check a checkpoint, as a multiple of those to write it, and to spare
 _LONGEST_S = 60.0  # and ten times the usual: what a checkpoint may take however much time is left
 SLOWER = "the machine became slower"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What does not change during a run. n_all: its checkpoints; epoch: batches of the retain set; close_s: seconds
-    that the archive and its check take; stands_in: may another recipe make what the method cannot?"""
+    """What does not change during a run. n_all: its checkpoints; epoch: batches of the retain set; stands_in: may
+    another recipe make what the method cannot, and is an archive to be packed and checked at the end?"""
 
     method: Method
     ledger: Ledger
@@ -38,7 +39,6 @@ class Run:
     n_all: int
     n_parallel: int = 1
     epoch: int = 1
-    close_s: float = 0.0
     fill: bool = False
     stands_in: bool = True
 
@@ -46,13 +46,8 @@ class Run:
     def limited(self) -> bool:
         return self.budget.limit_s != math.inf
 
-    def left_s(self, slow: float = 1.0) -> float:
-        """Seconds left to make checkpoints on a machine so many times slower than at first."""
-        slack_s = min(3.0, max(0.6, 0.02 * self.budget.limit_s))
-        return self.budget.remaining_s() - slack_s - 1.5 * max(1.0, slow) * self.close_s
 
-
-class Schedule:
+class Scheduler:
     """The jobs of a run, one at a time: `next_job` gives one, `note` is told what came of it.
 
     slowness: seconds of the checkpoints since the plan was set, as multiples of the cost measured before the first.
@@ -70,11 +65,21 @@ class Schedule:
         self.slowness: list[float] = []
         self.steps: int | None = next((line["steps"] for line in reversed(list(run.ledger.of("plan")))), None)
 
+    def _close_s(self, slow: float) -> float:
+        """Seconds to pack and check the archive on a machine so many times slower than at first."""
+        keep_s = max((probe.keep_s for probe in self.probed), default=0.0)
+        return _CLOSING * keep_s * self.run.n_all * max(1.0, slow) if self.run.stands_in else 0.0
+
+    def _left_s(self, slow: float = 1.0) -> float:
+        """Seconds left to make checkpoints on such a machine."""
+        budget = self.run.budget
+        return budget.remaining_s() - min(3.0, max(0.6, 0.02 * budget.limit_s)) - self._close_s(slow)
+
     def next_job(self) -> Job | None:
         """None where there is nothing to begin at present."""
         if self.n_probes:
             self.n_probes -= 1
-            left_s, rounds = self.run.left_s(), math.ceil(len(self.todo) / self.run.n_parallel)
+            left_s, rounds = self._left_s(), math.ceil(len(self.todo) / self.run.n_parallel)
             allowed_s = min(0.5 * left_s, max(10.0, 10 * left_s / rounds))
             return ProbeJob(-1, allowed_s, within_s=min(10.0, 0.01 * self.run.budget.limit_s))
         measuring = self.run.limited and len(self.probed) < self.run.n_parallel
@@ -84,46 +89,39 @@ class Schedule:
         self.given[self.todo.popleft()] = time.perf_counter()
         return job
 
-    def note(self, job: Job, result: Made | Failed | Probe | Lost) -> None:
+    def note(self, job: Any, result: Made | Failed | Probe | Lost) -> None:
         """Take in what came of a job. Raises InputError where the run cannot go on."""
         self.given.pop(job.number, None)
         if isinstance(job, ProbeJob):
             self._note_probe(job, result)
         elif isinstance(result, Lost):
-            self._note_lost(job, result.reason)
+            self._note_lost(job.number, result.reason)
         elif isinstance(result, Failed):
-            self._note_failed(job, result)
+            self._note_failed(job, result.why)
         else:
             self.n_made += 1
             if self.run.limited:
                 self._note_speed(job, result.seconds)
 
     def _note_probe(self, job: ProbeJob, result: Failed | Probe | Lost) -> None:
-        run, name = self.run, self.run.method.name
-        if isinstance(result, Lost) and "hung" not in result.reason:
-            self.losses[-1] += 1
-            self.n_probes += 1
-            if self.losses[-1] == _LOSSES:
-                raise InputError(f"{name}: {result.reason}, {_LOSSES} times, and none is made: use less memory")
-            return
+        run, took = self.run, format_duration(job.allowed_s)
         if not isinstance(result, Probe):
-            took = format_duration(job.allowed_s)
-            raise InputError(f"{name}: its first steps were not done after {took}: do less in each, or raise the limit")
+            died = result.reason if isinstance(result, Lost) and "hung" not in result.reason else ""
+            why = died or f"its first steps were not done after {took}: do less in each, or raise the limit"
+            raise InputError(f"{run.method.name}: {why}")
         self.probed.append(result)
         if len(self.probed) < run.n_parallel or result.cost is None:
             return
-        costs = [probe.cost for probe in self.probed]
-        self.cost = StepCost(
-            statistics.fmean(cost.fixed_s for cost in costs), statistics.fmean(cost.step_s for cost in costs)
-        )
+        costs = [(probe.cost.fixed_s, probe.cost.step_s) for probe in self.probed]
+        self.cost = StepCost(*map(statistics.fmean, zip(*costs, strict=True)))
         if self.steps is None:
-            n, options = len(self.todo), {"fill": run.fill, "n_parallel": run.n_parallel}
-            steps = plan_steps(self.cost, result.wanted, n, run.left_s(), **options)
+            options = {"fill": run.fill, "n_parallel": run.n_parallel}
+            steps = plan_steps(self.cost, result.wanted, len(self.todo), self._left_s(), **options)
             self._set_plan(steps, wanted=result.wanted, fixed_s=self.cost.fixed_s, step_s=self.cost.step_s)
-        elif run.left_s() < self._needed_s(self.cost.seconds(self.steps)):  # a run that is continued
+        elif self._left_s() < self._needed_s(self.cost.seconds(self.steps)):  # a run that is continued
             self._lower_plan(1.0)
 
-    def _set_plan(self, steps: int, **facts: float | int | str) -> None:
+    def _set_plan(self, steps: int, **facts: Any) -> None:
         self.steps, self.slowness = steps, []
         self.run.ledger.append("plan", steps=steps, **facts, at_s=round(self.run.budget.elapsed_s(), 3))
 
@@ -131,24 +129,23 @@ class Schedule:
         """Lower the plan where the rest does not fit any more."""
         run = self.run
         if job.stands_in_for:  # its speed tells whether the method hung or the machine became slower
-            slow = seconds / max(1e-9, (self.probed[-1].stand_in_s or math.inf) * job.steps)
+            slow = seconds / max(1e-9, self.probed[-1].stand_in_s * job.steps)
             if self.cost is None or slow < 1.5:
                 return
-            self.slowness.append(slow)
+        elif self.cost is None:  # a function that takes no plan, and its first checkpoint
+            self.cost, slow = StepCost(seconds), 1.0
+            self._refuse_or_accept(seconds)
         else:
-            if self.cost is None:  # a function that takes no plan, and its first checkpoint
-                self.cost = StepCost(seconds)
-                self._refuse_or_accept()
-            self.slowness.append(seconds / max(1e-9, self.cost.seconds(self.steps)))
+            slow = seconds / max(1e-9, self.cost.seconds(self.steps))
+        self.slowness.append(slow)
         mean = statistics.fmean(self.slowness)
-        if run.method.anytime and self.todo and self.steps:
-            left_s = run.left_s(mean)
-            if self._needed_s(mean * self.cost.seconds(self.steps)) > left_s:
-                self._lower_plan(max(mean, statistics.fmean(self.slowness[-_RECENT:])))
+        late = self._needed_s(mean * self.cost.seconds(self.steps)) > self._left_s(mean)
+        if late and run.method.anytime and self.todo and self.steps:
+            self._lower_plan(max(mean, statistics.fmean(self.slowness[-3:])))
 
     def _lower_plan(self, slow: float) -> None:
         """The most steps below the present ones that fit on a machine so much slower; one at the least."""
-        cost, left_s = self.cost.times(slow * MARGIN), self.run.left_s(slow)
+        cost, left_s = self.cost.times(slow * MARGIN), self._left_s(slow)
         fit = bisect_right(range(1, self.steps + 1), left_s, key=lambda steps: self._needed_s(cost.seconds(steps)))
         if (steps := max(1, fit)) < self.steps:
             self._set_plan(steps, lowered=SLOWER, slower=round(slow, 3))
@@ -163,17 +160,13 @@ class Schedule:
             heapq.heapreplace(free, free[0] + each_s)
         return max(free)
 
-    def _slow(self) -> float:
-        """The slowness to reckon with for the next checkpoint: in doubt, that of the last."""
-        return max(statistics.fmean(self.slowness), self.slowness[-1]) if self.slowness else 1.0
-
     def _checkpoint(self, index: int) -> CheckpointJob:
         """The job of a checkpoint: by the method, if after it there is time for the stand-in to make the others."""
         run, why, proven = self.run, self.by_stand_in.get(index, ""), self.run.stands_in and self.n_made > 0
         if not run.limited:
             return CheckpointJob(index, steps=None if why else self.steps, stands_in_for=why, proven=proven)
-        slow = self._slow()
-        left_s, later = run.left_s(slow), math.ceil((len(self.todo) - 1) / run.n_parallel)
+        slow = max(statistics.fmean(self.slowness), self.slowness[-1]) if self.slowness else 1.0  # in doubt the last's
+        left_s, later = self._left_s(slow), math.ceil((len(self.todo) - 1) / run.n_parallel)
         if run.budget.remaining_s() + left_s < 0:
             raise InputError(
                 f"{run.method.name}: the limit of {format_duration(run.budget.limit_s)} is used up with {self.n_made} "
@@ -182,49 +175,43 @@ class Schedule:
         pace_s = slow * self.cost.seconds(self.steps) if self.cost else 0.0
         step_s = self.probed[-1].stand_in_s if run.stands_in else None
         if step_s is None:  # nothing can stand in
-            allowed_s = 10 * left_s / (later + 1)
-            return CheckpointJob(index, min(allowed_s, max(left_s, 0.1)), steps=self.steps, proven=proven)
+            allowed_s = min(10 * left_s / (later + 1), max(left_s, 0.1))
+            return CheckpointJob(index, allowed_s, self.steps, proven=proven)
         step_s *= max(1.0, slow)
-        if not why and self.n_made and pace_s + 1.1 * later * step_s * self._stand_in_steps(pace_s, step_s) > left_s:
-            why = SLOWER
+        epoch = max(1, min(run.epoch, int(pace_s / max(1e-9, 4 * step_s))))  # the stand-in takes a quarter of the time
         allowed_s = self._allowed_s(left_s, pace_s, later, step_s, slow)
-        if not why and self.n_made and allowed_s < pace_s:
-            why = "no time is left for the method"
+        if not why and self.n_made and (pace_s + 1.1 * later * step_s * epoch > left_s or allowed_s < pace_s):
+            why = SLOWER
         if not why:
-            return CheckpointJob(index, allowed_s, steps=self.steps, proven=proven)
-        steps = min(self._stand_in_steps(pace_s, step_s), int(left_s / (1.15 * (later + 1) * step_s)))
-        return CheckpointJob(index, max(1.0, left_s - later * step_s), max(1, steps), why, True)
-
-    def _stand_in_steps(self, pace_s: float, step_s: float) -> int:
-        """At most an epoch, and a quarter of the method's time."""
-        return max(1, min(self.run.epoch, int(pace_s / max(1e-9, 4 * step_s))))
+            return CheckpointJob(index, allowed_s, self.steps, proven=proven)
+        steps = max(1, min(epoch, int(left_s / (1.15 * (later + 1) * step_s))))
+        return CheckpointJob(index, max(1.0, left_s - later * step_s), steps, why, True)
 
     def _allowed_s(self, left_s: float, pace_s: float, later: int, step_s: float, slow: float) -> float:
         """Seconds after which a checkpoint is interrupted. A machine that has not finished it after t seconds is at
         least t / pace times slower; then the stand-in must still make the `later` ones, and the archive be closed."""
         if not pace_s:  # the first of a function that takes no plan
             return min(left_s - 1.5 * later * step_s, 10 * left_s / (later + 1))
-        close_s = 1.5 * max(1.0, slow) * self.run.close_s
+        close_s = self._close_s(slow)
         rest_s = 1.3 * later * step_s + close_s
         return min((left_s + close_s) / (1 + rest_s / pace_s), max(_LONGEST_S, 10 * pace_s))
 
-    def _note_failed(self, job: CheckpointJob, result: Failed) -> None:
-        if not job.proven and not (self.run.method.anytime and self.run.stands_in):
+    def _note_failed(self, job: CheckpointJob, why: str) -> None:
+        self.todo.appendleft(job.number)
+        if job.stands_in_for:
+            self.losses[job.number] += 1
+            if why != OVERRUN or self.losses[job.number] == _LOSSES:
+                raise InputError(f"{why}: {self.n_made} checkpoints are kept")
+        elif job.proven or (self.run.method.anytime and self.run.stands_in):
+            self.by_stand_in[job.number] = why
+        else:
             raise InputError(
                 f"{self.run.method.name}: checkpoint {job.number} was not done after {format_duration(job.allowed_s)}"
                 f"{', the first of all' * (self.n_made == 0)}: do less in each, or raise the limit"
             )
-        if job.stands_in_for:
-            self.losses[job.number] += 1
-            if result.why != OVERRUN or self.losses[job.number] == _LOSSES:
-                raise InputError(f"{result.why}: {self.n_made} checkpoints are kept")
-        else:
-            self.by_stand_in[job.number] = result.why
-        self.todo.appendleft(job.number)
 
-    def _note_lost(self, job: CheckpointJob, reason: str) -> None:
+    def _note_lost(self, index: int, reason: str) -> None:
         """Put a checkpoint back that went down with its process."""
-        index = job.number
         self.losses[index] += 1
         self.run.ledger.append("lost", index=index, reason=reason)
         if not self.n_made and self.losses.total() >= _LOSSES:
@@ -236,20 +223,18 @@ class Schedule:
             self.by_stand_in[index] = "its process died or hung each time"
         self.todo.appendleft(index)
 
-    def _refuse_or_accept(self) -> None:
+    def _refuse_or_accept(self, pace_s: float) -> None:
         """A function that cannot be told to hurry fits the limit or does not."""
-        run, pace_s, left_s = self.run, self.cost.fixed_s, self.run.left_s()
+        run, left_s, epochs = self.run, self._left_s(), self.run.method.settings.get("epochs")
         if self._needed_s(pace_s) <= left_s:
             return
-        n_fit = self.n_made + len(self.given) + run.n_parallel * int(max(0.0, left_s) / pace_s)
+        n_fit = min(run.n_all - 1, self.n_made + len(self.given) + run.n_parallel * int(max(0.0, left_s) / pace_s))
         whole_s = pace_s * math.ceil(run.n_all / run.n_parallel)
-        share = 0.97 * max(0.0, run.left_s() + run.budget.elapsed_s()) / whole_s  # another method begins anew
-        epochs = run.method.settings.get("epochs")
+        share = 0.97 * max(0.0, left_s + run.budget.elapsed_s()) / whole_s  # another method begins anew
         advice = f"do less in each, for instance {share:.0%} of its epochs"
         if isinstance(epochs, int | float) and epochs * share >= (1 if isinstance(epochs, int) else 1e-3):
-            fewer = int(epochs * share) if isinstance(epochs, int) else float(f"{epochs * share:.2g}")
-            advice = f"lower epochs to {fewer}"
+            advice = f"lower epochs to {int(epochs * share) if isinstance(epochs, int) else f'{epochs * share:.2g}'}"
         raise InputError(
-            f"{run.method.name}: fits {min(n_fit, run.n_all - 1)} of {run.n_all} checkpoints in "
-            f"{format_duration(run.budget.limit_s)} ({format_duration(pace_s)} each): {advice}; {self.n_made} are kept"
+            f"{run.method.name}: fits {n_fit} of {run.n_all} checkpoints in {format_duration(run.budget.limit_s)} "
+            f"({format_duration(pace_s)} each): {advice}; {self.n_made} are kept"
         )

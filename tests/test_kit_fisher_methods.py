@@ -6,10 +6,10 @@ import copy
 import pytest
 import torch
 
-from kit.budget import Plan
 from kit.competition import ExampleDataset, TensorLoader, make_loaders
 from kit.errors import InputError
 from kit.methods import get_method
+from kit.plan import Plan
 from tests.conftest import dataset
 from tests.reference_fisher import dense_inverse_product, golatkar_diagonal, loop_diagonal, loop_gradients, matrix_of
 

@@ -7,10 +7,10 @@ import torch
 from torch.nn.modules import module as torch_module
 from torch.utils.data import DataLoader, TensorDataset
 
-from kit.budget import Plan
+from kit.checkpoint import unlearn_once
 from kit.competition import Loaders, TensorLoader, make_loaders
-from kit.emit import unlearn_once
 from kit.methods import get_method, method_names
+from kit.plan import Plan
 from kit.submission import state_hash
 from tests.conftest import dataset
 

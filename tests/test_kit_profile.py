@@ -18,7 +18,7 @@ def test_every_phase_is_timed_and_the_whole_projected(model, loaders, tmp_path):
     result = profiled(model, loaders, load_s=3.0, out=tmp_path / "not/there/yet")
     assert set(result.phases) == set(PHASES)
     assert all(len(seconds) == 3 and min(seconds) >= 0 for seconds in result.phases.values())
-    assert result.projected_s == pytest.approx(3.0 + 100 * result.checkpoint_s)
+    assert result.project() == pytest.approx(3.0 + 100 * sorted(result.whole)[1])
     assert (result.fits, result.steps, result.epochs) == (True, 14, 2.0)
     assert "fits the limit" in result.lines()[-1]
     assert result.free_bytes > 0
@@ -26,29 +26,30 @@ def test_every_phase_is_timed_and_the_whole_projected(model, loaders, tmp_path):
 
 
 def test_what_does_not_fit_is_told_with_what_would(model, loaders):
-    result = replace(profiled(model, loaders), limit_s=50.0, projected_s=100.0, share=0.4)
-    assert (result.fits, result.n_fit) == (False, 50)
-    assert "50 of 100 checkpoints would, all of them with epochs=0.8" in result.lines()[-1]
-    assert "40% of the steps" in replace(result, epochs=None).lines()[-1]
-    assert "a close call" in replace(result, limit_s=101.0, uncertainty_s=5.0).lines()[-1]
+    phases = {phase: [1.0 if phase == "unlearn" else 0.0] * 3 for phase in PHASES}
+    result = replace(profiled(model, loaders), phases=phases, load_s=0.0, limit_s=50.0)
+    assert not result.fits
+    assert "50 of 100 checkpoints would, all of them with epochs=1" in result.lines()[-1]
+    assert "50% of the steps" in replace(result, epochs=None).lines()[-1]
+    assert "a close call" in replace(result, limit_s=101.0).lines()[-1]
+    assert "a close call" not in replace(result, limit_s=120.0).lines()[-1]
     full = replace(result, free_bytes=10)
     assert not full.fits
     assert "does not fit the disk" in full.lines()[-1]
 
 
-def test_the_stages_are_lines_of_the_method_and_of_the_kit(model, loaders):
+def test_the_functions_that_take_the_time_are_named(model, loaders):
     def unlearning(net, retain, forget, validation):
-        time.sleep(0.06)
-        time.sleep(0.18)  # the longer one
+        time.sleep(0.2)
         with torch.no_grad():
             net.fc.bias += torch.randn(10)
 
     result = profiled(model, loaders, method_of(unlearning))
-    first = next(iter(result.stages))
-    assert "the longer one" in first
-    assert 0.5 < result.stages[first] / sum(result.stages.values()) < 0.9
+    first, share = next(iter(result.stages.items()))
+    assert "sleep" in first
+    assert 0.5 < share <= 1
     assert result.steps is None
-    assert any("loss.backward()" in stage for stage in profiled(model, loaders, n_measured=5).stages)
+    assert any("backward" in name for name in profiled(model, loaders, n_measured=1).stages)
 
 
 def test_the_first_checkpoint_of_a_function_pays_for_warming_up(model, loaders):
@@ -60,15 +61,16 @@ def test_the_first_checkpoint_of_a_function_pays_for_warming_up(model, loaders):
         with torch.no_grad():
             net.fc.bias += torch.randn(10)
 
-    assert 0.05 < profiled(model, loaders, method_of(unlearning)).checkpoint_s < 0.3
+    result = profiled(model, loaders, method_of(unlearning), n_measured=2)
+    assert (len(calls), all(0.05 < seconds < 0.3 for seconds in result.whole)) == (3, True)
 
 
 def test_other_devices_differ_by_their_rates_alone(model, loaders):
     result = profiled(model, loaders)
-    assert set(result.elsewhere) == set(PEAK_TFLOPS)
+    assert set(result.elsewhere()) == set(PEAK_TFLOPS)
     unlearn_s = sorted(result.phases["unlearn"])[1]
-    other_s = result.checkpoint_s - unlearn_s
-    for name, seconds in result.elsewhere.items():
+    other_s = sorted(result.whole)[1] - unlearn_s
+    for name, seconds in result.elsewhere().items():
         factor = result.kernel_tflops / (0.3 * PEAK_TFLOPS[name])
         assert seconds == pytest.approx(100 * (other_s + unlearn_s * factor))
     assert 1e-3 < kernel_tflops(torch.device("cpu")) < 100
@@ -82,6 +84,6 @@ def test_several_processes_share_all_but_packing_and_the_check(model, loaders):
 
     result = profiled(model, loaders, method_of(unlearning), n_parallel=4)
     close_s = result.phases["pack"][0] + result.phases["verify"][0]
-    assert result.projected_s == pytest.approx(25 * (result.checkpoint_s - close_s) + 100 * close_s)
+    assert result.project() == pytest.approx(25 * (sorted(result.whole)[1] - close_s) + 100 * close_s)
     assert "in 4 processes" in "\n".join(result.lines())
-    assert result.uncertainty_s >= 0.15 * result.projected_s
+    assert result.uncertainty_s >= 0.15 * result.project()

@@ -66,21 +66,23 @@ def test_an_archive_appears_when_it_is_complete(model, good, tmp_path):
         assert "archive" in failed(tmp_path / "s.zip.partial", model)
         yield list(good.values())[2]
 
-    assert failed(pack(tmp_path / "s.zip", contents()), model) == {}
+    pack(tmp_path / "s.zip", map(io.BytesIO, contents()))
+    assert failed(tmp_path / "s.zip", model) == {}
     assert not (tmp_path / "s.zip.partial").exists()
 
 
 def test_what_is_compared_with_is_named(model, good, tmp_path):
-    path = pack(tmp_path / "s.zip", good.values())
+    pack(path := tmp_path / "s.zip", map(io.BytesIO, good.values()))
     assert verify(path, 3, model.state_dict())[-1].found == "3 different checkpoints, none the original"
     assert verify(path, 3, model.state_dict(), is_original=False)[-1].found == "3 different checkpoints"
-    copies = pack(tmp_path / "t.zip", [*list(good.values())[:2], serialize(model.state_dict())])
+    copied = [*list(good.values())[:2], serialize(model.state_dict())]
+    pack(copies := tmp_path / "t.zip", map(io.BytesIO, copied))
     assert "equals the original" in failed(copies, model)["all different"]
     assert all(check.ok for check in verify(copies, 3, model.state_dict(), is_original=False))
 
 
 def test_a_fault_of_our_own_is_no_fault_of_the_archive(model, good, tmp_path, monkeypatch):
-    path = pack(tmp_path / "s.zip", good.values())
+    pack(path := tmp_path / "s.zip", map(io.BytesIO, good.values()))
 
     def broken(*_):
         raise RuntimeError("Expected all tensors to be on the same device")

@@ -26,10 +26,13 @@ import data_stubs
 from benchmarks.record import RESULTS, record, rounded
 from data_stubs import Part
 from kit.competition import TensorLoader
-from kit.inverse_fisher import inverse_product
+from kit.device import device_of
+from kit.fisher.inverse import inverse_product
+from kit.jobs import run_all
 from kit.seeds import seed_everything
-from kit.training import device_of, native_bfloat16, one_cycle, predict, sgd, train
-from local_eval.engine import run_jobs, warm_up
+from kit.submission import serialize
+from kit.training import native_bfloat16, one_cycle, predict, sgd, train
+from local_eval.devices import begin_processes, devices_of
 from local_eval.models import resnet20
 from local_eval.setting import as_dataset
 
@@ -52,11 +55,11 @@ def main(argv: list[str]) -> None:
     if options.quick:
         options.n_train, options.epochs = 1000, 1
     start = time.perf_counter()
-    warm_up()
+    begin_processes(devices := devices_of())
     loaded = data_stubs.load_source(options.source, n_train=options.n_train)
     with tempfile.TemporaryDirectory() as folder:
         setup = partial(trainer, options.source, options.n_train, options.epochs, Path(folder))
-        run_jobs(setup, [ORIGINAL, *CLASSES], description="training")
+        run_all(setup, [ORIGINAL, *CLASSES], devices, description="training")
         seconds = {"training": round(time.perf_counter() - start, 1)}
         nets = {job: load(Path(folder), job) for job in (ORIGINAL, *CLASSES)}
     parts = {"train": some(loaded.train), "test": some(loaded.test)}
@@ -89,20 +92,21 @@ def main(argv: list[str]) -> None:
         print(plot(results))
 
 
-def trainer(source: str, n_train: int, epochs: float, folder: Path):
+def trainer(source: str, n_train: int, epochs: float, folder: Path, device: str):
     """The job that trains on everything, or on all but one class, always from one seed."""
     train_part = data_stubs.load_source(source, n_train=n_train, progress=False).train
 
-    def job(label: int) -> None:
+    def job(label: int) -> int:
         part = train_part if label == ORIGINAL else train_part.take(np.flatnonzero(train_part.labels != label))
         seed_everything(0)
-        net = resnet20(10)
-        loader = TensorLoader(as_dataset(part), batch_size=64, shuffle=True)
+        net = resnet20(10).to(device)
+        loader = TensorLoader(as_dataset(part).to(device), batch_size=64, shuffle=True)
         optimizer = sgd(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
         precision = native_bfloat16(device_of(net))
         n_steps = round(epochs * len(loader))
         train(net, loader, n_steps, optimizer, schedule=one_cycle(warm_up=0.2), autocast_dtype=precision)
-        torch.save(net.state_dict(), folder / f"{label}.pth")
+        (folder / f"{label}.pth").write_bytes(serialize(net.state_dict()))
+        return label
 
     return job
 
