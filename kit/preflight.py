@@ -1,4 +1,4 @@
-"""What can be known before the first step: disk, input and output folders. Fails in second 1, with remedy."""
+"""What can be known before the first step: sizes, folders, disks."""
 
 import shutil
 import tempfile
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kit.competition import MODEL_FILE, SPLITS, image_path, read_rows
+from kit.competition import DISK_LIMIT_BYTES, WORKING_DIR
 from kit.errors import InputError
 
 
@@ -39,26 +39,11 @@ def check_disk(needs: dict[Path, int]) -> None:
         on_disk.setdefault(folder.stat().st_dev, []).append(folder)
     for folders in on_disk.values():
         needed, free = sum(needs[folder] for folder in folders), shutil.disk_usage(folders[0]).free
+        if WORKING_DIR in folders:  # what is kept of a notebook's output, whatever the disk holds
+            free = min(free, DISK_LIMIT_BYTES)
         if free < needed:
             what = " and ".join(f"{needs[folder] / 1e9:.1f} GB in {folder}" for folder in folders if needs[folder])
             raise InputError(
                 f"{folders[0]}: {free / 1e9:.1f} GB free, still to be written are {what}: store float16, or choose "
                 "other folders"
             )
-
-
-def check_tree(root: Path) -> int:
-    """How many images the input tree has; InputError, naming the first fault, unless tables, images and model are
-    all there. Nothing is decoded."""
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder: add the competition's data to the notebook")
-    if not (root / MODEL_FILE).is_file():
-        raise InputError(f"{root / MODEL_FILE}: is missing: add the competition's data again")
-    wanted = {image_path(root, row["image_id"]) for split in SPLITS for row in read_rows(root / f"{split}.csv")}
-    there = {path for folder in {path.parent for path in wanted} if folder.is_dir() for path in folder.iterdir()}
-    if missing := sorted(wanted - there):
-        raise InputError(
-            f"{missing[0]}: image is missing, one of {len(missing)} of {len(wanted)}: add the competition's data again"
-        )
-    return len(wanted)

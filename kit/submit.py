@@ -12,7 +12,6 @@ from torch import nn
 from kit.budget import TimeBudget, format_duration
 from kit.competition import (
     ARCHIVE_NAME,
-    DISK_LIMIT_BYTES,
     INPUT_DIR,
     N_CHECKPOINTS,
     TMP_DIR,
@@ -27,7 +26,6 @@ from kit.emit import emit
 from kit.errors import InputError
 from kit.jobs import warm_up
 from kit.methods import Method, method_from_file, method_of
-from kit.preflight import check_tree, checkpoint_bytes
 from kit.submission import verdict_lines
 
 
@@ -73,32 +71,13 @@ def submit(
         devices = devices[:1]
     if len(devices) > 1:
         warm_up()
-    n_images = check_tree(root)
-    model = load_original(root)
-    needed_bytes = n_checkpoints * checkpoint_bytes(model, stored)
-    if needed_bytes > DISK_LIMIT_BYTES:
-        raise InputError(
-            f"{n_checkpoints} checkpoints take {needed_bytes / 1e9:.1f} GB, {WORKING_DIR} holds "
-            f"{DISK_LIMIT_BYTES / 1e9:.0f}: store them as float16"
-        )
-    print(
-        f"preflight: {n_images:,} images, {', '.join(devices)}, {needed_bytes / 1e9:.2f} GB for {n_checkpoints} "
-        f"checkpoints, {format_duration(budget.limit_s)}"
-    )
     problem = partial(read_problem, Path(root), method)
-    result = emit(
-        method,
-        *problem(devices[0] if len(devices) == 1 else "cpu"),
-        out=out,
-        work=work,
-        n_checkpoints=n_checkpoints,
-        budget=budget,
-        seed=seed,
-        dtype=stored,
-        devices=devices,
-        problem=partial(problem, progress=False),
-        **emission,
-    )
+    model, loaders = problem(devices[0] if len(devices) == 1 else "cpu")
+    n_images, limit = sum(len(loader.dataset) for loader in loaders), format_duration(budget.limit_s)
+    print(f"preflight: {n_images:,} images, {', '.join(devices)}, {n_checkpoints} checkpoints in {limit}")
+    paths = {"out": out, "work": work, "problem": partial(problem, progress=False)}
+    options = {"n_checkpoints": n_checkpoints, "budget": budget, "seed": seed, "dtype": stored, "devices": devices}
+    result = emit(method, model, loaders, **paths, **options, **emission)
     print("\n".join(verdict_lines(result.checks)))
     if faults := [f"{check.name}: {check.found}" for check in result.checks if not check.ok]:
         raise InputError(f"{archive}: not fit for the upload: {'; '.join(faults)}")

@@ -331,3 +331,37 @@ def test_members_are_complete_after_every_fault(model, loaders, tmp_path):
     with zipfile.ZipFile(result.archive) as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 5
+
+
+def test_the_alarm_rings_again():
+    """A bare except swallows the first ring, in the middle of a loop; not the second."""
+    start, swallowed = time.monotonic(), []
+    with pytest.raises(OverrunError), alarm(0.1):
+        try:
+            time.sleep(10)
+        except:  # noqa: E722 - what participants write
+            swallowed.append(True)
+        time.sleep(10)
+    assert swallowed
+    assert 1.0 < time.monotonic() - start < 3
+
+
+def test_the_limit_holds_where_nothing_can_stand_in(model, loaders, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise TypeError("train() takes 3 arguments")
+
+    monkeypatch.setattr(checkpoint_module, "fine_tune", broken)
+    budget = TimeBudget("6s")
+    with pytest.raises(InputError):
+        emitted(model, loaders, tmp_path, {2: hang}, budget=budget)
+    assert budget.elapsed_s() <= 6
+    assert len(list((tmp_path / "checkpoints").rglob("*.pth"))) == 2
+
+
+def test_an_error_of_the_system_is_no_fault_of_the_disk(model, loaders, tmp_path, monkeypatch):
+    def no_process(*_):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("kit.emit.run_jobs", no_process)
+    with pytest.raises(BlockingIOError):
+        run(model, loaders, tmp_path)

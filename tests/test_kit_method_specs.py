@@ -1,12 +1,20 @@
 """How a method is found by name or file, set, and told apart from what is none."""
 
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from kit.__main__ import main
 from kit.checkpoint import unlearn_once
 from kit.errors import InputError
-from kit.methods import get_method
+from kit.methods import finetune, get_method
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_settings_are_read_as_the_type_of_their_default():
@@ -97,3 +105,27 @@ def unlearning(net, a, b, c):
     always = "def unlearning(net, a, b, c):\n    net.fc.bias.data.fill_(float('inf'))\n"
     with pytest.raises(InputError, match=r"no model in 3 attempts \(fc.bias has NaN or infinite values\)"):
         unlearn_once(get_method(participant(always, "always.py")), model, loaders, seed=0, index=0)
+
+
+def test_a_methods_identity_is_the_text_of_its_file():
+    path = Path(finetune.__file__)
+    assert get_method("finetune").source == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    assert get_method("finetune").identity != get_method("finetune", ["lr=0.5"]).identity
+
+
+@pytest.mark.parametrize(
+    "default", ["1.0", "'cosine'", "(1, 2)", "None", "print", "lambda x: x", "object()", "{'a': [1]}"]
+)
+def test_an_identity_is_the_same_in_every_process(participant, default):
+    path = participant(f"def unlearning(net, a, b, c, option={default}): pass\n")
+    code = f"from kit.methods import get_method; print(get_method({path!r}).identity)"
+    told = {subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout for _ in "ab"}
+    assert len(told) == 1
+    assert "0x" not in told.pop()
+
+
+def test_a_method_says_all_that_its_file_says(capsys):
+    assert main(["methods", "ssd"]) == 0
+    out = capsys.readouterr().out
+    assert "Foster, Schoepf and Brintrup 2024" in out
+    assert "alpha = 0.5" in out
