@@ -118,8 +118,11 @@ def save(splits: Splits, folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path) -> Splits:
-    """Saved splits with memory-mapped arrays, so that processes on one machine share them."""
+def load(folder: Path, *, checked: bool = False) -> Splits:
+    """Saved splits with memory-mapped arrays, so that processes on one machine share them.
+
+    checked: all of them are read; InputError where they are not those that were saved.
+    """
     folder = Path(folder)
     try:
         meta = json.loads((folder / META_FILE).read_text())
@@ -129,7 +132,10 @@ def load(folder: Path) -> Splits:
             )
             for part in PARTS
         }
-        return Splits(meta["name"], **parts, class_names=tuple(meta["class_names"]))
+        splits = Splits(meta["name"], **parts, class_names=tuple(meta["class_names"]))
+        if checked and fingerprint(splits) != meta["fingerprint"]:
+            raise ValueError("they were changed after they were saved")
+        return splits
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{folder}: are no saved splits ({reason}): save them again") from error

@@ -2,18 +2,19 @@
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data_stubs.splits import Part
 from kit.errors import InputError
+from kit.ledger import write_atomically
 from kit.training import predict
 
 EVALUATED = ("forget", "retain", "test")
@@ -49,8 +50,8 @@ class ModelPool:
         return self._path(index).exists()
 
     def __len__(self) -> int:
-        """How many models there are, whatever their numbers."""
-        return sum(1 for _ in self.folder.glob("model_*.npz"))
+        """How many models there are before the first that is missing: those that can be compared."""
+        return next(index for index in count() if index not in self)
 
     def missing(self, n_models: int) -> list[int]:
         """Which of the first n_models have no file yet."""
@@ -70,6 +71,11 @@ class ModelPool:
         rows = [self._read_one(index) for index in range(n_models)]
         return {name: np.stack([row[name] for row in rows]) for name in (*EVALUATED, "seconds")}
 
+    def facts(self, index: int) -> dict[str, Any]:
+        """What was kept of one model besides its logits."""
+        with np.load(self._path(index), allow_pickle=False) as file:
+            return json.loads(str(file["facts"]))
+
     def _read_one(self, index: int) -> dict[str, np.ndarray]:
         path = self._path(index)
         try:
@@ -84,15 +90,32 @@ class ModelPool:
         return row
 
 
-def logits_of(net: nn.Module, parts: Mapping[str, Part]) -> dict[str, np.ndarray]:
+class OnDevice(NamedTuple):
+    """Images and labels of a part on the device that is to look at them, uint8 as they are stored."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def on_device(parts: Mapping[str, Part], device: torch.device | str) -> Mapping[str, Part | OnDevice]:
+    """The parts for `logits_of`, moved once; for the CPU as they are, memory-mapped files that processes share."""
+    if torch.device(device).type == "cpu":
+        return parts
+    return {
+        name: OnDevice(*(torch.tensor(array).to(device) for array in (part.images, part.labels)))
+        for name, part in parts.items()
+    }
+
+
+def logits_of(net: nn.Module, parts: Mapping[str, Part | OnDevice]) -> dict[str, np.ndarray]:
     """Logits of one net on each part: name -> float32 (n_examples, n_classes), in evaluation mode."""
     return {name: predict(net, _batches(part)).numpy() for name, part in parts.items()}
 
 
-def _batches(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for start in range(0, len(part), _BATCH_SIZE):
-        rows = slice(start, start + _BATCH_SIZE)
-        yield torch.tensor(part.images[rows]), torch.tensor(part.labels[rows])
+def _batches(part: Part | OnDevice) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(part.labels), _BATCH_SIZE):
+        pair = (array[start : start + _BATCH_SIZE] for array in (part.images, part.labels))
+        yield tuple(array if isinstance(array, Tensor) else torch.tensor(array) for array in pair)
 
 
 def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], meta: Path) -> None:
@@ -109,13 +132,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}): is {path.parent} a pool?") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file appears under its name complete or not at all, whoever else writes it. InputError if it cannot."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}): is the disk full, the folder gone?") from error

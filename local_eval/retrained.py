@@ -1,19 +1,21 @@
 """Train the original model, and N models from scratch on the retain set alone: the gold standard of unlearning."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from kit.competition import ExampleDataset
-from kit.errors import InputError
+from kit.device import synchronize
+from kit.jobs import run_all
+from kit.ledger import write_atomically
 from kit.seeds import checkpoint_seed, seed_everything
 from kit.submission import serialize
-from local_eval.engine import run_jobs
+from local_eval.devices import processes_for
 from local_eval.models import build
-from local_eval.pool import ModelPool, logits_of, write_atomically
+from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.recipes import get_recipe
 from local_eval.setting import Workspace, as_dataset, reopen
 
@@ -30,43 +32,39 @@ def original_pool(workspace: Workspace) -> ModelPool:
 
 
 def fill_retrained(
-    workspace: Workspace, n_models: int, *, workers: int | None = None, progress: bool = True
+    workspace: Workspace, n_models: int, *, devices: Sequence[str] = (), progress: bool = True
 ) -> ModelPool:
     """Train what is missing of the original model and of the first `n_models` retrained models (which may be 0).
 
     They are independent jobs of one queue, model i with the seed derived from the setting's train_seed and i; models
-    that are there already are kept, whatever number was asked for before.
+    that are there already are kept, whatever number was asked for before. devices: a process for each entry, by
+    default as `devices_of` chooses them.
     """
     pool = retrained_pool(workspace)
     todo = pool.missing(n_models)
     if not workspace.original_path.exists() or 0 not in original_pool(workspace):
         todo = [ORIGINAL, *todo]
-    if n_models > 0 and len(workspace.splits.retain) == 0:
-        raise InputError("the retain set is empty: forget fewer examples")
     if todo:
         what = "training the original model" if todo == [ORIGINAL] else "training original and retrained models"
-        run_jobs(
-            partial(_trainer, workspace.folder),
-            todo,
-            workers=workers,
-            description=what if ORIGINAL in todo else "retraining",
-            progress=progress,
-        )
+        what = what if ORIGINAL in todo else "retraining"
+        devices = processes_for(devices, workspace, len(todo))
+        run_all(partial(_trainer, workspace.folder), todo, devices, description=what, progress=progress)
     return pool
 
 
-def _trainer(folder: Path) -> Callable[[int], None]:
-    """The job of one process: train model `index` and write its logits down."""
+def _trainer(folder: Path, device: str) -> Callable[[int], float]:
+    """The job of one process: train model `index` and write its logits down; gives its seconds."""
     workspace = reopen(folder)
     counts = workspace.class_counts()
-    evaluated = workspace.evaluated()
+    evaluated = on_device(workspace.evaluated(), device)
     retrained, original = retrained_pool(workspace), original_pool(workspace)
-    retain = as_dataset(workspace.splits.retain)
+    retain = as_dataset(workspace.splits.retain).to(device)
 
-    def train_one(index: int) -> None:
-        dataset = as_dataset(workspace.splits.train) if index == ORIGINAL else retain
+    def train_one(index: int) -> float:
+        dataset = as_dataset(workspace.splits.train).to(device) if index == ORIGINAL else retain
         start = time.perf_counter()
         net = train_model(workspace, dataset, checkpoint_seed(workspace.setting.train_seed, index), counts)
+        synchronize(device)
         seconds = time.perf_counter() - start
         logits = logits_of(net, evaluated)
         if index == ORIGINAL:
@@ -74,6 +72,7 @@ def _trainer(folder: Path) -> Callable[[int], None]:
             original.add(0, logits, seconds)
         else:
             retrained.add(index, logits, seconds)
+        return seconds
 
     return train_one
 
@@ -81,8 +80,9 @@ def _trainer(folder: Path) -> Callable[[int], None]:
 def train_model(
     workspace: Workspace, dataset: ExampleDataset, seed: int, class_counts: torch.Tensor
 ) -> torch.nn.Module:
-    """One model of the setting's architecture and recipe; its bits depend on data and seed alone."""
+    """One model of the setting's architecture and recipe, on the device of the data; on one kind of device its bits
+    depend on data and seed alone."""
     seed_everything(seed)
-    net = build(workspace.setting.architecture, workspace.splits.n_classes)
+    net = build(workspace.setting.architecture, workspace.splits.n_classes).to(dataset.images.device)
     fit = get_recipe(workspace.setting.recipe).fit
     return fit(net, dataset, workspace.setting.n_epochs, class_counts).eval()

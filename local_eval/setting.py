@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import data_stubs
 from data_stubs import splits as saved
 from data_stubs.splits import Part, Splits
-from kit.competition import ExampleDataset, Loaders, load_state, make_loaders
+from kit.competition import BATCH_SIZE, ExampleDataset, Loaders, load_state, make_loaders
 from kit.errors import InputError
 from kit.seeds import checkpoint_seed
 from local_eval.models import ARCHITECTURES, build
@@ -52,7 +52,7 @@ class Setting:
         """Twelve hex digits over every field and the data itself; the data's path does not count."""
         facts = {
             **asdict(self),
-            "epochs": self.n_epochs,
+            "epochs": int(self.n_epochs) if self.n_epochs == int(self.n_epochs) else self.n_epochs,  # 1.0 is 1
             "source": None,
             "data": saved.fingerprint(splits),
             "format": _FORMAT,
@@ -88,10 +88,12 @@ class Workspace:
         rows = torch.randperm(len(self.splits.retain), generator=generator)[:n_sample].sort().values.numpy()
         return {"forget": self.splits.forget, "retain": self.splits.retain.take(rows), "test": self.splits.test}
 
-    def loaders(self, loader: type[DataLoader], batch_size: int = 64) -> Loaders:
+    def loaders(
+        self, loader: type[DataLoader], batch_size: int = BATCH_SIZE, device: torch.device | str = "cpu"
+    ) -> Loaders:
         """What an unlearning function receives."""
         parts = (self.splits.retain, self.splits.forget, self.splits.validation)
-        return make_loaders(*(as_dataset(part) for part in parts), batch_size, loader)
+        return make_loaders(*(as_dataset(part).to(device) for part in parts), batch_size, loader)
 
     def class_counts(self) -> torch.Tensor:
         """Occurrences of each class in the whole training set, float32 (n_classes,)."""
@@ -135,17 +137,22 @@ def keep_workspace(setting: Setting, splits: Splits, root: Path) -> Workspace:
         (folder / "setting.json").write_text(json.dumps(asdict(setting), indent=2) + "\n")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}): choose another --work-dir") from error
-    if not (folder / "data").exists():
+    try:
+        saved.load(folder / "data", checked=True)
+    except InputError:  # not there yet, or damaged since
         saved.save(splits, folder / "data")
     return Workspace(setting, splits, folder)
 
 
-def reopen(folder: Path) -> Workspace:
-    """The workspace of a folder made by `open_workspace`, data memory-mapped: what worker processes start from."""
+def reopen(folder: Path, *, checked: bool = False) -> Workspace:
+    """The workspace of a folder made by `open_workspace`, data memory-mapped: what processes start from.
+
+    checked: read all of the data and compare it with its fingerprint; InputError where it is damaged.
+    """
     folder = Path(folder)
     try:
         facts = json.loads((folder / "setting.json").read_text())
         setting = Setting(**{field.name: facts[field.name] for field in fields(Setting)})
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: is no folder of a setting ({error}): give one that run or train made") from error
-    return Workspace(setting, saved.load(folder / "data"), folder)
+    return Workspace(setting, saved.load(folder / "data", checked=checked), folder)

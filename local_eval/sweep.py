@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kit.errors import InputError
-from kit.methods import get_method
+from kit.methods import Method, with_settings
 from local_eval.assess import FEWEST
 from local_eval.distances import Distance, distances
 from local_eval.evaluate import DO_NOTHING, NULL, Row, Samples, evaluate, read_samples
@@ -23,8 +23,9 @@ ACCURACIES = ("retain", "forget", "test")
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of the sweep: `settings` as --set takes them, `values` of the swept hyper-parameters by name."""
+    """One setting of the sweep: the method so set, `settings` as --set takes them, `values` of those that vary."""
 
+    method: Method
     settings: tuple[str, ...]
     values: Mapping[str, Any]
 
@@ -68,10 +69,10 @@ class Sweep:
         return self.n_models >= FEWEST
 
 
-def grid(spec: str, settings: Sequence[str]) -> list[Point]:
+def grid(method: Method, settings: Sequence[str]) -> list[Point]:
     """Every combination of the values of `name=value,value,...` settings, the first name varying slowest.
 
-    A name with one value is fixed. Raises InputError as `get_method` does, and where nothing varies.
+    A name with one value is fixed. Raises InputError as `with_settings` does, and where nothing varies.
     """
     values: dict[str, list[str]] = {}
     for setting in settings:
@@ -82,9 +83,9 @@ def grid(spec: str, settings: Sequence[str]) -> list[Point]:
     points: dict[tuple, Point] = {}
     for combination in product(*values.values()):
         chosen = tuple(f"{name}={value}" for name, value in zip(values, combination, strict=True))
-        known = get_method(spec, chosen).settings
-        varying = {name: known[name] for name in values if len(values[name]) > 1}
-        points.setdefault(tuple(varying.values()), Point(chosen, varying))  # 1 and 1.0 are one point
+        set_so = with_settings(method, chosen)
+        varying = {name: set_so.settings[name] for name in values if len(values[name]) > 1}
+        points.setdefault(tuple(varying.values()), Point(set_so, chosen, varying))  # 1 and 1.0 are one point
     if len(points) < 2:
         raise InputError("sweep: give at least one --set name=value,value,... with two values or more")
     return list(points.values())
@@ -92,28 +93,26 @@ def grid(spec: str, settings: Sequence[str]) -> list[Point]:
 
 def fill_sweep(
     workspace: Workspace,
-    spec: str,
     points: Sequence[Point],
     n_models: int,
     *,
     seed: int = 0,
-    workers: int | None = None,
+    devices: Sequence[str] = (),
     progress: bool = True,
     metric: MetricSpec | None = None,
     attack: Attack = grid_epsilon,
 ) -> Sweep:
     """Unlearn what is missing of n_models models at every point, and measure them against the retrained models, which
-    must be there. Pools are those that `fill_unlearned` makes with the same settings."""
-    pools = fill_points(
-        workspace, spec, [p.settings for p in points], n_models, seed=seed, workers=workers, progress=progress
-    )
+    must be there. Pools are those that `fill_unlearned` makes of the same methods."""
+    methods = [point.method for point in points]
+    pools = fill_points(workspace, methods, n_models, seed=seed, devices=devices, progress=progress)
     whole = {point.name: pool for point, pool in zip(points, pools, strict=True) if broken_reason(pool) is None}
     samples = read_samples(workspace, whole, n_models)
     rows = {row.name: row for row in evaluate(samples, metric, attack)}
     apart = distances(samples)
     retrained = {part: float(values.mean()) for part, values in samples.retrained.accuracy.items()}
     return Sweep(
-        method=get_method(spec).name,
+        method=points[0].method.name,
         swept={name: tuple(dict.fromkeys(p.values[name] for p in points)) for name in points[0].values},
         n_models=n_models,
         outcomes=[

@@ -3,94 +3,95 @@
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import nn
 
-from kit.budget import Plan, TimeBudget, format_duration, plan_steps
-from kit.emit import measure_cost, unlearn_once
-from kit.errors import BrokenModelError, InputError
-from kit.making import one_thread
-from kit.methods import Method, get_method
-from kit.seeds import checkpoint_seed
-from kit.workers import n_cores
-from local_eval.engine import run_jobs
-from local_eval.pool import ModelPool, logits_of, write_atomically
+from kit.budget import TimeBudget, format_duration
+from kit.checkpoint import CheckpointJob, Failed, Made, Maker, Probe, ProbeJob
+from kit.competition import BATCH_SIZE, Loaders
+from kit.device import is_out_of_memory, one_thread
+from kit.emit import make
+from kit.errors import BrokenModelError
+from kit.jobs import run_all
+from kit.ledger import FILE_NAME, Ledger, write_atomically
+from kit.methods import Method, get_method, method_names
+from kit.schedule import Run, Scheduler
+from local_eval.devices import processes_for
+from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, reopen
 
-_START_UP_S = 10.0  # a process that imports torch and reads the data
 _BROKEN = "broken.txt"  # in the folder of a pool whose settings break the model
 
 
-def unlearned_pool(workspace: Workspace, spec: str, settings: Sequence[str] = (), seed: int = 0) -> ModelPool:
-    """The pool of a method (a name or file.py[:function]) with these hyper-parameters and this seed."""
-    method = get_method(spec, settings)
+def unlearned_pool(workspace: Workspace, method: Method, seed: int = 0, limit: str | float = math.inf) -> ModelPool:
+    """The pool of a method with its hyper-parameters, this seed and this time limit."""
     identity = {"kind": "unlearned", "setting": workspace.name, **method.identity, "seed": seed}
+    identity["batch_size"] = BATCH_SIZE
+    if (limit_s := TimeBudget(limit).limit_s) != math.inf:
+        identity["limit_s"] = limit_s
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return ModelPool(workspace.folder / f"{method.name.replace(':', '-')}-{digest}", identity)
 
 
 def fill_unlearned(
     workspace: Workspace,
-    spec: str,
+    method: Method,
     n_models: int,
     *,
-    settings: Sequence[str] = (),
     seed: int = 0,
     limit: str | float = math.inf,
-    workers: int | None = None,
+    devices: Sequence[str] = (),
     progress: bool = True,
 ) -> ModelPool:
     """Unlearn what is missing of the first `n_models` models inside `limit`, several at once.
 
-    Model i is the checkpoint i that kit.emit writes under the same seed and plan. Raises InputError where the limit
-    does not hold them all; models made so far are kept.
+    Model i is the checkpoint i that kit.emit writes under the same seed and plan. devices: a process for each entry, by
+    default as `devices_of` chooses them. Raises InputError where the limit does not hold all models; those made so far
+    are kept.
     """
     budget = TimeBudget(limit)
-    method = get_method(spec, settings)
-    pool = unlearned_pool(workspace, spec, settings, seed)
+    pool = _begun(unlearned_pool(workspace, method, seed, limit), method)
     todo = pool.missing(n_models)
-    if not todo:
-        return pool
-    workers = min(workers or n_cores(), len(todo))
-    plan_limit = _plan_limit(workspace, method, pool, len(todo), workers, budget, seed)
-    point = (tuple(settings), plan_limit)
-    setup = partial(_unlearner, workspace.folder, spec, [point], seed, budget.remaining_s())
-    run_jobs(setup, todo, workers=workers, description=f"unlearning: {method.name}", progress=progress)
+    if todo:
+        devices = processes_for(devices, workspace, len(todo))
+        run = Run(method, Ledger(pool.folder / FILE_NAME), budget, n_models, len(devices), stands_in=False)
+        setup = partial(_one_on, workspace.folder, method, pool, seed)
+        with one_thread():
+            make(Scheduler(run, todo), setup, devices, progress=progress)
     return pool
 
 
 def fill_points(
     workspace: Workspace,
-    spec: str,
-    points: Sequence[Sequence[str]],
+    methods: Sequence[Method],
     n_models: int,
     *,
     seed: int = 0,
-    workers: int | None = None,
+    devices: Sequence[str] = (),
     progress: bool = True,
 ) -> list[ModelPool]:
-    """The pools of one method at several settings, filled by one set of processes: the same models as one by one.
+    """The pools of several methods, or of one with several settings, filled by one set of processes: the same models as
+    one by one.
 
     Settings that break the model do not end the run: their pools stay as they are, and `broken_reason` says why.
     """
-    pools = [unlearned_pool(workspace, spec, settings, seed) for settings in points]
-    no_limit = TimeBudget()
-    plans = [_plan_limit(workspace, get_method(spec), pool, n_models, 1, no_limit, seed) for pool in pools]
-    todo = [
-        index * len(points) + point  # the first model of every point first: mistakes and broken settings show early
+    pools = [_begun(unlearned_pool(workspace, method, seed), method) for method in methods]
+    todo = sorted(
+        index * len(pools) + point  # the first model of every point first: mistakes and broken settings show early
         for point, pool in enumerate(pools)
         if broken_reason(pool) is None
         for index in pool.missing(n_models)
-    ]
-    setup = partial(_unlearner, workspace.folder, spec, list(zip(points, plans, strict=True)), seed, no_limit.limit_s)
+    )
     if todo:
-        tolerant = partial(_tolerant, setup, [pool.folder for pool in pools])
-        description = f"sweep: {get_method(spec).name}"
-        run_jobs(tolerant, sorted(todo), workers=workers, description=description, progress=progress)
+        devices = processes_for(devices, workspace, len(todo))
+        setup = partial(_points_on, workspace.folder, methods, pools, seed)
+        run_all(setup, todo, devices, description=f"sweep: {methods[0].name}", progress=progress)
     return pools
 
 
@@ -100,71 +101,115 @@ def broken_reason(pool: ModelPool) -> str | None:
     return path.read_text() if path.exists() else None
 
 
-def _tolerant(setup: Callable[[], Callable[[int], None]], folders: Sequence[Path]) -> Callable[[int], None]:
-    """The jobs of `setup`, one pool after the other in turn; those of a pool that gave a broken model are skipped."""
-    unlearn = setup()
+def _begun(pool: ModelPool, method: Method) -> ModelPool:
+    """Begin the pool's ledger with what a command line calls the method: nothing for a function of a notebook."""
+    ledger, name = Ledger(pool.folder / FILE_NAME), method.name
+    if ledger.first("start") is None:
+        ours = name in method_names() and get_method(name).source == method.source
+        spec = (method.file if ":" in name else method.file.rpartition(":")[0]) or (name if ours else "")
+        ledger.append("start", method=spec, settings=[f"{key}={value}" for key, value in method.hyper.items()])
+    return pool
 
-    def unlearn_unless_broken(job: int) -> None:
-        path = folders[job % len(folders)] / _BROKEN
+
+def method_options(pool: ModelPool) -> tuple[str, list[str]]:
+    """The method of a pool and its settings, as a command line takes them; "" where it cannot name the method."""
+    start = Ledger(pool.folder / FILE_NAME).first("start") or {}
+    return start.get("method", ""), start.get("settings", [])
+
+
+def plans_of(pool: ModelPool) -> list[dict[str, Any]]:
+    """The plans of steps that a pool was made by, the first and those that it was lowered to; none without a limit."""
+    return list(Ledger(pool.folder / FILE_NAME).of("plan"))
+
+
+def limit_facts(pool: ModelPool) -> dict[str, Any]:
+    """limit_s and the steps that the method wanted and got, 0 where it takes no plan; empty without a limit."""
+    if (limit_s := pool.identity.get("limit_s")) is None:
+        return {}
+    plans = plans_of(pool) or [{"wanted": 0, "steps": 0}]
+    wanted, steps = plans[0]["wanted"], plans[-1]["steps"]
+    return {"limit_s": limit_s, "wanted": wanted, "steps": steps, "shortened": steps < wanted}
+
+
+def limit_text(pool: ModelPool) -> str:
+    """What the time limit did to the method, in words; empty without one."""
+    if not (facts := limit_facts(pool)):
+        return ""
+    what = f"{facts['steps']} of {facts['wanted']} wanted steps" if facts["shortened"] else "which shortened nothing"
+    return f"under a limit of {format_duration(facts['limit_s'])}: {what}"
+
+
+def limit_notes(pools: Mapping[str, ModelPool]) -> list[str]:
+    """The same as a sentence for each pool with a limit."""
+    return [f"{name}: {text}" for name, pool in pools.items() if (text := limit_text(pool))]
+
+
+def _keep(
+    pool: ModelPool, evaluated: Mapping[str, Any], index: int, net: nn.Module, *, seconds: float = 0.0, **facts: Any
+) -> None:
+    """Write the logits of a model down; below index 0 nothing is left behind."""
+    logits = logits_of(net, evaluated)
+    if not all(np.isfinite(values).all() for values in logits.values()):
+        method = pool.identity["method"]
+        raise BrokenModelError(f"{method}: checkpoint {index} gives NaN or infinite logits: do less to it")
+    if index >= 0:
+        pool.add(index, logits, seconds, **facts)
+
+
+def _makers_on(
+    workspace: Workspace, methods: Sequence[Method], pools: Sequence[ModelPool], seed: int, device: str
+) -> list[Maker]:
+    """What makes the models of each pool in one process; they share model and data."""
+    model, evaluated = workspace.original().to(device), on_device(workspace.evaluated(), device)
+    loaders = {method.loader: loaders_for(workspace, method, device) for method in methods}
+    return [
+        Maker(method, partial(_keep, pool, evaluated), model, loaders[method.loader], seed)
+        for method, pool in zip(methods, pools, strict=True)
+    ]
+
+
+def _one_on(
+    folder: Path, method: Method, pool: ModelPool, seed: int, device: str
+) -> Callable[[CheckpointJob | ProbeJob], Any]:
+    """The jobs of one process, of a single method."""
+    return partial(_made, *_makers_on(reopen(folder), [method], [pool], seed, device))
+
+
+def _points_on(
+    folder: Path, methods: Sequence[Method], pools: Sequence[ModelPool], seed: int, device: str
+) -> Callable[[int], bool]:
+    """The jobs of one process, of several methods: job j is model j // n of the pool j % n. False where the method is
+    given up, as it breaks the model."""
+    workspace = reopen(folder)
+    makers = _makers_on(workspace, methods, pools, seed, device)
+
+    def make_one(job: int) -> bool:
+        index, point = divmod(job, len(pools))
+        maker, path = makers[point], pools[point].folder / _BROKEN
         if path.exists():
-            return
+            return False
+        if not maker.method.anytime:  # a foreign function may have written into the images of another point
+            maker = replace(maker, loaders=loaders_for(workspace, maker.method, device))
         try:
-            unlearn(job)
+            _made(maker, CheckpointJob(index))
         except BrokenModelError as error:
             write_atomically(path, str(error).encode())
+            return False
+        return True
 
-    return unlearn_unless_broken
-
-
-def _plan_limit(
-    workspace: Workspace, method: Method, pool: ModelPool, n_left: int, workers: int, budget: TimeBudget, seed: int
-) -> int | None:
-    """Steps granted to each checkpoint, made once for a pool and kept beside it; None where there is no limit."""
-    path = pool.folder / "plan.json"
-    if path.exists():
-        return json.loads(path.read_text())["steps"]
-    steps, facts = None, {}
-    if budget.limit_s != math.inf and method.anytime:
-        with one_thread():
-            loaders = workspace.loaders(method.loader)
-            cost, wanted = measure_cost(method, workspace.original(), loaders, checkpoint_seed(seed, -1))
-        rounds = math.ceil(n_left / workers)
-        steps = plan_steps(cost, wanted, rounds, budget.remaining_s() - (_START_UP_S if workers > 1 else 0.0))
-        facts = {"wanted": wanted, "fixed_s": cost.fixed_s, "step_s": cost.step_s, "limit_s": budget.limit_s}
-    write_atomically(path, json.dumps({"steps": steps, **facts}).encode())
-    return steps
+    return make_one
 
 
-def _unlearner(
-    folder: Path, spec: str, points: Sequence[tuple[Sequence[str], int | None]], seed: int, remaining_s: float
-) -> Callable[[int], None]:
-    """The jobs of one process. Job j makes checkpoint j // n of point j % n, and writes its logits down.
+def _made(maker: Maker, job: CheckpointJob | ProbeJob) -> Made | Failed | Probe:
+    """The job done. A model that is missing for lack of memory is no broken one: fewer processes may hold it."""
+    try:
+        return maker(job)
+    except BrokenModelError as error:
+        if "MemoryError" in str(error) or is_out_of_memory(RuntimeError(str(error))):
+            raise MemoryError(str(error)) from error
+        raise
 
-    points: n times the settings of a method, and the steps granted to each of its checkpoints.
-    """
-    deadline = time.monotonic() + remaining_s
-    workspace = reopen(folder)
-    methods = [get_method(spec, settings) for settings, _ in points]
-    pools = [unlearned_pool(workspace, spec, settings, seed) for settings, _ in points]
-    model, shared = workspace.original(), workspace.loaders(methods[0].loader)
-    evaluated = workspace.evaluated()
-    fresh = len(points) > 1 and not methods[0].anytime  # a foreign function may write into the cached examples
 
-    def unlearn_one(job: int) -> None:
-        index, point = divmod(job, len(points))
-        method, pool, plan = methods[point], pools[point], Plan(points[point][1])
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"{method.name}: the time limit is reached with {len(pool)} models made, which are kept: raise "
-                f"--limit or do less in each ({format_duration(remaining_s)} were left at the start)"
-            )
-        loaders = workspace.loaders(method.loader) if fresh else shared
-        start = time.perf_counter()
-        net, attempt = unlearn_once(method, model, loaders, seed=seed, index=index, plan=plan)
-        seconds = time.perf_counter() - start
-        logits = logits_of(net, evaluated)
-        if not all(np.isfinite(values).all() for values in logits.values()):
-            raise BrokenModelError(f"{method.name}: checkpoint {index} gives NaN or infinite logits: do less to it")
-        pool.add(index, logits, seconds, attempt=attempt)
-
-    return unlearn_one
+def loaders_for(workspace: Workspace, method: Method, device: str) -> Loaders:
+    """What a method is given, on its device; a foreign function moves its batches itself, as the starter's does."""
+    return workspace.loaders(method.loader, device=device if method.anytime else "cpu")

@@ -1,18 +1,19 @@
 """Build notebooks: a method as a submission for Kaggle, and the notebooks that are kept here.
 
-python -m notebooks.build --method finetune --set lr=0.002 --out submission/finetune.ipynb
+python -m notebooks.build --method finetune --set lr=0.002 --out mine/finetune.ipynb [--form FORM]
 python -m notebooks.build              build and execute every notebook kept here
 python -m notebooks.build --sources    write their sources anew and keep the outputs: seconds
 python -m notebooks.build --check      exit code 1 where a source differs from a rebuild
 
-Those kept here come from the scripts beside them (percent format) or, as submissions, from the methods of the kit.
+Forms: `notebook` carries the kit in a cell; `attached` finds it in a data set, which is built beside it; `script` is
+one program; `cell` is the kit's cell alone, for a notebook that has its own `unlearning`. The notebooks kept here come
+from the scripts beside them (percent format) or, as submissions, from the methods of the kit.
 """
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,30 +22,33 @@ from nbclient import NotebookClient
 
 from kit.cli import run as run_command
 from kit.errors import InputError
-from local_eval.dry_run.command import dry_run, lines_of
+from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import stand_in
-from notebooks.percent import Cell, cells_of, notebook_of, script_of
-from notebooks.submission import Source, kernel_metadata, notebook_cells, paste_text, source_of, writefile_cells
+from notebooks.percent import Cell, cells_of, notebook_of
+from notebooks.submission import (
+    KIT_MODULE,
+    Source,
+    attached_cells,
+    cell_text,
+    data_set_metadata,
+    data_set_of,
+    kernel_metadata,
+    notebook_cells,
+    script_text,
+    source_of,
+    whole_kit_text,
+)
 
 FOLDER = Path(__file__).parent
-FORMS: dict[str, Callable[[Source], Sequence[Cell]]] = {
-    "notebook": notebook_cells,
-    "script": notebook_cells,
-    "writefile": writefile_cells,
-}
-SUBMISSIONS = {  # name of the folder -> method, settings, form
-    "finetune": ("finetune", [], "notebook"),
-    "finetune_multi_gpu": ("finetune", [], "writefile"),
-    "random_perturbation": ("random_perturbation", [], "notebook"),
-    "l2_penalty": ("l2_penalty", [], "notebook"),
-    "stochastic_teacher": ("stochastic_teacher", [], "notebook"),
-}
+FORMS = {"notebook": ".ipynb", "attached": ".ipynb", "script": ".py", "cell": ".py"}
+SUBMISSIONS = ("finetune",)
 N_EXECUTED = 8  # checkpoints that a kept submission makes when it is executed
 OUTPUTS = (
     f"The outputs below are those of a dry run (`python -m local_eval dry-run`) on synthetic images with {N_EXECUTED} "
     "checkpoints instead of 512."
 )
+USER = "your-name"
 METADATA_NAME = "kernel-metadata.json"  # what `kaggle kernels push` looks for
 
 
@@ -61,17 +65,12 @@ def kept() -> list[Kept]:
     """Every notebook of this folder as a build makes it."""
     scripts = [path for path in sorted(FOLDER.glob("*.py")) if path.read_text().startswith("# %%")]
     found = [Kept(path.with_suffix(".ipynb"), cells_of(path.read_text())) for path in scripts]
-    for name, (method, settings, form) in SUBMISSIONS.items():
-        source = source_of(method, settings)
-        (kind, explanation), *others = FORMS[form](source)
-        path = FOLDER / "submissions" / name / f"{name}.ipynb"
+    for name in SUBMISSIONS:
+        (kind, explanation), *others = notebook_cells(source_of(name))
         cells = [(kind, f"{explanation}\n\n{OUTPUTS}"), *others]
-        found.append(Kept(path, cells, _metadata(source, path.name, "your-name")))
+        path = FOLDER / "submissions" / name / f"{name}.ipynb"
+        found.append(Kept(path, cells, kernel_metadata(name, path.name, USER)))
     return found
-
-
-def _metadata(source: Source, code_file: str, user: str) -> str:
-    return json.dumps(kernel_metadata(source, code_file, user), indent=2) + "\n"
 
 
 def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -84,7 +83,7 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def execute_submission(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
     """Run a submission as a dry run; the notebook with its outputs. InputError where Kaggle would not take it."""
-    data = stand_in("synthetic", FOLDER.parent / "runs", n_models=0, workers=None, progress=True)
+    data = stand_in("synthetic", FOLDER.parent / "runs", n_models=0, progress=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         nbformat.write(notebook, path)
@@ -169,29 +168,45 @@ def write(path: Path, text: str) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def build_method(args: argparse.Namespace) -> int:
-    """One method in the form that is asked for, to a file or printed."""
-    source = source_of(args.method, args.set)
-    if args.form == "cell":
-        text = paste_text(source)
-    elif args.form == "script":
-        text = script_of(notebook_cells(source))
+def files_of(source: Source, form: str, out: Path, user: str) -> dict[Path, str]:
+    """The files of a method in one of the forms, the one named `out` first."""
+    if form == "cell":
+        return {out: cell_text(source)}
+    kit = out.parent / "kit"
+    beside, data_set = {}, []
+    if form == "script":
+        text = script_text(source)
+    elif form == "notebook":
+        text = _notebook_text(notebook_cells(source))
     else:
-        text = nbformat.writes(notebook_of(FORMS[args.form](source))) + "\n"
-    suffix = ".py" if args.form in ("script", "cell") else ".ipynb"
+        text, data_set = _notebook_text(attached_cells(source, user)), [data_set_of(user)]
+        beside = {
+            kit / f"{KIT_MODULE}.py": whole_kit_text(source),
+            kit / "dataset-metadata.json": data_set_metadata(user),
+        }
+    return {out: text, out.with_name(METADATA_NAME): kernel_metadata(source.name, out.name, user, data_set), **beside}
+
+
+def _notebook_text(cells: Sequence[Cell]) -> str:
+    return nbformat.writes(notebook_of(cells)) + "\n"
+
+
+def build_method(args: argparse.Namespace) -> int:
+    """One method in the form that is asked for, to files or printed."""
+    source, suffix = source_of(args.method, args.set), FORMS[args.form]
     if args.out is None and args.form == "cell":
-        print(text, end="")
+        print(cell_text(source), end="")
         return 0
     out = args.out or Path("runs/submissions") / source.name / (source.name + suffix)
     if out.suffix != suffix:
         raise InputError(f"--out {out}: a {args.form} is a {suffix} file")
-    written = [out]
-    write(out, text)
-    if args.form != "cell":
-        written.append(out.with_name(METADATA_NAME))
-        write(written[1], _metadata(source, out.name, args.user))
-    print("wrote " + ", ".join(map(str, written)))
-    if args.form != "cell":
+    files = files_of(source, args.form, out, args.user)
+    for path, text in files.items():
+        write(path, text)
+    print("wrote " + ", ".join(map(str, files)))
+    if args.form == "attached":
+        print(f"next: kaggle datasets create -p {out.parent / 'kit'}, once; then kaggle kernels push -p {out.parent}")
+    elif args.form != "cell":
         print(f"next: python -m local_eval dry-run {out}; then kaggle kernels push -p {out.parent}")
     return 0
 
@@ -223,9 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sources", action="store_true", help="renew the sources only, outputs stay as they are")
     parser.add_argument("--method", help="a name, or file.py[:function]: build its submission instead")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
-    parser.add_argument("--form", choices=(*FORMS, "cell"), default="notebook", help="writefile: for several GPUs")
+    parser.add_argument("--form", choices=FORMS, default="notebook", help="what is built (notebook)")
     parser.add_argument("--out", type=Path, help="file to write (below runs/submissions; a cell is printed)")
-    parser.add_argument("--user", default="your-name", help="your name on Kaggle, for kernel-metadata.json")
+    parser.add_argument("--user", default=USER, help="your name on Kaggle, for kernel-metadata.json")
     parser.set_defaults(command=_command)
     return run_command(parser, argv)
 

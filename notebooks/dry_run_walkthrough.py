@@ -21,7 +21,7 @@ import numpy as np
 from IPython.display import Image, display
 
 from local_eval.assess import assess
-from local_eval.dry_run.command import dry_run, lines_of
+from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import stand_in
 from local_eval.report import plots
@@ -52,7 +52,6 @@ data = stand_in(
     SOURCE,
     Path(os.environ.get("UNLEARNING_WORK_DIR", folder)),
     n_models=N_MODELS,
-    workers=None,
     progress=False,
 )
 print(*sorted(path.name for path in data.tree.iterdir()))

@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from kit.methods import get_method
 from local_eval.assess import assess
 from local_eval.audit.lower_bounds import epsilon_lower_bounds
 from local_eval.evaluate import evaluate, read_samples
@@ -37,7 +38,7 @@ print(
 fill_retrained(workspace, N_MODELS, progress=False)
 METHODS = {"finetune": ["epochs=1"], "random_perturbation": ["beta=0.3", "lr=0.01"]}
 pools = {
-    name: fill_unlearned(workspace, name, N_MODELS, settings=settings, progress=False)
+    name: fill_unlearned(workspace, get_method(name, settings), N_MODELS, progress=False)
     for name, settings in METHODS.items()
 }
 

@@ -1,9 +1,11 @@
-"""A method as a submission for Kaggle: the texts of its cells, as a notebook, a script or a cell to paste."""
+"""A method as a submission for Kaggle: the kit as one module, the method as another, and what calls them."""
 
 import ast
+import json
+import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,44 +14,28 @@ from typing import Any
 from kit import __version__
 from kit.competition import INPUT_DIR
 from kit.errors import InputError
-from kit.methods import Method, get_method
-from notebooks.flatten import Import, Module, flatten, parse_module, reach
+from kit.methods import get_method, method_names
+from notebooks.flatten import Import, flatten, import_lines, is_main_block, parse_module
 from notebooks.percent import Cell
 
-KIT_MODULE, METHOD_MODULE = "unlearning_kit", "unlearning_method"  # where worker processes import them from
-CHECKPOINT = [
-    ("kit.competition", "read_tree"),
-    ("kit.competition", "load_original"),
-    ("kit.emit", "make_one"),
-    ("kit.methods", "method_of"),
-    ("kit.submission", "verify"),
-    ("kit.submission", "verdict_lines"),
-]
-RUN = [("kit.submit", "submit")]
-RUN_ON_ALL = [("kit.workers", "submit_on_all_gpus")]
-SETTINGS = """SETTINGS = {
-    "n_checkpoints": 512,
-    "limit": "7h45m",  # of Kaggle's 8 h: the rest is for starting up and for storing the output
-    "seed": 0,
-    "dtype": torch.float16,  # 11.5 GB in all; float32 would need 23 of the 20 GB there are
-}
-"""
+KIT_MODULE = "unlearning_kit"
+METHOD_FILE = "unlearning_method.py"
+DATA_SET = "unlearning-submission-kit"  # the kit on Kaggle, for notebooks that do not carry it
+_SUBMIT = Import("kit.submit", "submit")
+_SLUG_LENGTH = 50
 
 
 @dataclass(frozen=True)
 class Source:
-    """A method's file, what it needs, and the text of its cell. function: the name that the cell defines."""
+    """A method as it travels. spec: what `submit` is told; text: of its file, which imports from the kit's one module;
+    needs: what it imports."""
 
     name: str
-    function: str
+    spec: str
     summary: str
-    module: Module
+    settings: Mapping[str, Any]
     text: str
-
-    @property
-    def roots(self) -> list[Import]:
-        """What it imports from the kit."""
-        return list(self.module.kit_imports.values())
+    needs: tuple[Import, ...]
 
 
 def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
@@ -58,142 +44,204 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
     Raises InputError for what `get_method` refuses and for a file that needs others beside it.
     """
     method = get_method(spec, settings)
-    file = Path(spec.rpartition(":")[0] if ".py:" in spec else spec)
-    own = file.suffix == ".py"
-    path = file if own else Path(find_spec(method.function.__module__).origin)
-    module = parse_module(path.stem, path.read_text(encoding="utf-8"), path)
+    own, _, function = spec.partition(":") if method.file else ("", "", "")
+    path = Path(own or find_spec(method.function.__module__).origin)
+    text = path.read_text(encoding="utf-8")
+    module = parse_module(path.name, text)
     for item in module.imports.values() if own else ():
-        beside = path.parent / (item[0].partition(".")[0] + ".py")
+        beside = path.parent / (item.module.partition(".")[0] + ".py")
         if beside.exists():
             raise InputError(f"{path}: imports {beside.name}, which does not travel: put what it needs into one file")
-    function = method.function.__name__
-    summary = module.summary or f"The function `{function}` of {path.name}."
-    return Source(method.name.replace(":", "_"), function, summary, module, _method_text(module, method))
+    return Source(
+        name=method.name.replace(":", "_"),
+        spec=f"{METHOD_FILE}:{function}" if function else METHOD_FILE,
+        summary=module.summary or f"The function `{method.function.__name__}` of {path.name}.",
+        settings=method.hyper,
+        text=_with_one_import(text),
+        needs=tuple(item for item in module.imports.values() if item.in_kit),
+    )
+
+
+def _with_one_import(text: str) -> str:
+    """The text of a method's file with one import from the kit's one module instead of those from the kit, and without
+    what it does as a program."""
+    lines, tree = text.split("\n"), ast.parse(text)
+    from_kit = [node for node in tree.body if isinstance(node, ast.ImportFrom) and Import(node.module, "").in_kit]
+    names = {(alias.asname or alias.name, Import(KIT_MODULE, alias.name)) for node in from_kit for alias in node.names}
+    for node in reversed(tree.body):
+        if node in from_kit or is_main_block(node):
+            lines[node.lineno - 1 : node.end_lineno] = import_lines(names) if node is from_kit[0] else []
+    return "\n".join(lines).strip() + "\n"
+
+
+def kit_text(source: Source) -> str:
+    """The kit's one module: what `submit` and the method need."""
+    return flatten([_SUBMIT, *source.needs], f"what a submission of {source.name} needs")
+
+
+def whole_kit_text(source: Source) -> str:
+    """The same with what every method that comes with the kit needs."""
+    others = [item for name in method_names() for item in source_of(name).needs]
+    return flatten([_SUBMIT, *source.needs, *others], "what any submission needs")
 
 
 def notebook_cells(source: Source) -> list[Cell]:
     """Explanation, kit, method, run."""
-    checkpoint = reach([*_imports(CHECKPOINT), *source.roots], source.module)
-    everything = reach([*_imports(CHECKPOINT + RUN), *source.roots], source.module)
-    run = flatten(everything.beyond(checkpoint), "what makes a submission of checkpoints; settings first")
-    head, _, body = run.partition("\n\n# ----")
-    call = f'submit({source.function}, "{source.name}", **SETTINGS)'
+    parts = "Three cells of code: the kit, which is written to a file; the method, which is yours to edit; the run."
+    method, run = _method_cells(source), f"{_settings_text(source)}\n{_run_text(source)}"
     return [
-        ("markdown", _explanation(source)),
-        ("code", flatten(checkpoint, f"what makes and checks checkpoints of {source.name}")),
+        ("markdown", _explanation(source, parts)),
+        ("code", f"%%writefile {KIT_MODULE}.py\n{kit_text(source)}"),
+        *method,
+        ("code", run),
+    ]
+
+
+def attached_cells(source: Source, user: str) -> list[Cell]:
+    """Explanation, method, run; the kit is a data set."""
+    kit = data_set_of(user)
+    parts = f"Two cells of code: the method, which is yours to edit; the run. The kit is the data set `{kit}`."
+    run = f"""\
+import sys
+from pathlib import Path
+
+{_settings_text(source)}
+# Where below {INPUT_DIR.parent} a data set is mounted differs between accounts.
+kit = next(
+    (file for depth in range(1, 5) for file in Path("{INPUT_DIR.parent}").glob("*/" * depth + "{KIT_MODULE}.py")), None
+)
+if kit is None:
+    raise FileNotFoundError("no {KIT_MODULE}.py below {INPUT_DIR.parent}: add the data set {kit}")
+sys.path.insert(0, str(kit.parent))
+{_run_text(source)}"""
+    return [("markdown", _explanation(source, parts)), *_method_cells(source), ("code", run)]
+
+
+def _method_cells(source: Source) -> list[Cell]:
+    return [
         ("markdown", "## The method\n\nThe only cell to edit."),
-        ("code", source.text),
+        ("code", f"%%writefile {METHOD_FILE}\n{source.text}"),
         ("markdown", "## The run\n\nSettings on top; below them nothing is to be edited."),
-        ("code", f"{head}\n\n{SETTINGS}\n# ----{body}\n{call}"),
     ]
 
 
-def writefile_cells(source: Source) -> list[Cell]:
-    """The same with kit and method in files of their own, which one process per GPU imports."""
-    everything = reach([*_imports(CHECKPOINT + RUN_ON_ALL), *source.roots], source.module)
-    names = ", ".join(sorted(source.module.kit_imports))
-    imports = f"from {KIT_MODULE} import {names}\n" if names else ""
-    title = f"what makes a submission of {source.name} on several GPUs"
-    call = f'submit_on_all_gpus({source.function}, "{source.name}", **SETTINGS)'
-    run_imports = [f"from {KIT_MODULE} import submit_on_all_gpus", f"from {METHOD_MODULE} import {source.function}"]
-    several = "Kit and method are written to files, which one process per GPU imports."
-    return [
-        ("markdown", f"{_explanation(source)}\n\n{several}"),
-        ("code", f"%%writefile {KIT_MODULE}.py\n{flatten(everything, title)}"),
-        ("markdown", "## The method\n\nThe only cell to edit."),
-        ("code", f"%%writefile {METHOD_MODULE}.py\n{_with_imports(source.text, imports)}"),
-        ("markdown", "## The run"),
-        ("code", "\n".join(["import torch", *run_imports, "", SETTINGS, call])),
-    ]
+def script_text(source: Source) -> str:
+    """One program that writes both modules and calls the kit."""
+    about = _explanation(source, "One program: settings, the method, which is yours to edit, and the kit.")
+    return f"""\
+{_indented(about, "# ")}
+
+import sys
+from pathlib import Path
+
+{_settings_text(source)}
+METHOD = {_quoted(source.text)}
+
+KIT = {_quoted(kit_text(source))}
+
+if __name__ == "__main__":  # a process for another GPU imports this file, too
+    Path("{KIT_MODULE}.py").write_text(KIT, encoding="utf-8")
+    Path("{METHOD_FILE}").write_text(METHOD, encoding="utf-8")
+    sys.path.insert(0, str(Path.cwd()))
+{_indented(_run_text(source), "    ")}
+"""
 
 
-def paste_text(source: Source) -> str:
-    """Kit and method in one cell for an existing notebook with a loop of its own; it defines and does nothing."""
-    checkpoint = reach([*_imports(CHECKPOINT), *source.roots], source.module)
-    kit = flatten(checkpoint, f"what makes and checks checkpoints of {source.name}")
-    arguments = "net, retain_loader, forget_loader, val_loader"
-    seed = ", seed=checkpoint_seed(0, i)" if "seed" in source.text else ""
-    usage = [
-        "# In the loop, for run i and with the original weights in net:",
-        f"#     {source.function}({arguments}{seed})",
-        "# After the archive is written:",
-        '#     print("\\n".join(verdict_lines(verify("/kaggle/working/submission.zip", 512, original_state_dict))))',
-    ]
-    return "\n".join([kit, "# ---- the method", "", source.text, *usage]) + "\n"
+def _indented(text: str, by: str) -> str:
+    return "\n".join((by + line).rstrip() for line in text.splitlines())
 
 
-def kernel_metadata(source: Source, code_file: str, user: str) -> dict[str, Any]:
-    """What `kaggle kernels push` reads beside the notebook: GPU on, internet off, the competition's data."""
-    slug = f"unlearning-{source.name.replace('_', '-')}"
-    return {
-        "id": f"{user}/{slug}",
-        "title": slug.replace("-", " "),
-        "code_file": code_file,
-        "language": "python",
-        "kernel_type": "notebook" if code_file.endswith(".ipynb") else "script",
-        "is_private": True,
-        "enable_gpu": True,
-        "enable_internet": False,
-        "dataset_sources": [],
-        "competition_sources": [INPUT_DIR.name],
-        "kernel_sources": [],
-    }
+def _quoted(text: str) -> str:
+    """A text as a literal that reads as the text does."""
+    if "'''" not in text:
+        return f"r'''{text}'''"
+    escaped = text.replace("\\", "\\\\").replace("'''", "\\'\\'\\'")
+    return f"'''{escaped}'''"
 
 
-def _explanation(source: Source) -> str:
-    return textwrap.dedent(
-        f"""\
-        # {source.name}: a submission to the NeurIPS 2023 machine unlearning competition
+def cell_text(source: Source) -> str:
+    """The kit's cell, for a notebook with an `unlearning` of its own; how to call it stands on top."""
+    names = ", ".join(sorted(item.name for item in source.needs))
+    settings = f", settings={_literal(source.settings)}" if source.settings else ""
+    return f"""\
+%%writefile {KIT_MODULE}.py
+# Below the cell that defines unlearning(net, retain_loader, forget_loader, val_loader), instead of a loop:
+#     from {KIT_MODULE} import submit
+#     submit(unlearning{settings})
+# That uses one GPU. A method in a file of its own, submit("{METHOD_FILE}"), uses all.
+# What {source.name} needs is here to be imported: {names or "nothing"}.
+{kit_text(source)}"""
 
-        {source.summary}
 
-        Three cells of code: the kit, which makes a checkpoint; the method, which is yours to edit; the run, which makes
-        512 of them in time, checks `submission.zip` and says so in its last line. On Kaggle switch the GPU on and the
-        internet off, and add the competition's data. Where only its public stand-in is mounted the notebook writes an
-        empty archive and ends: the hidden data comes with the scoring run.
+def _settings_text(source: Source) -> str:
+    return f"""\
+SETTINGS = {{
+    "n_checkpoints": 512,
+    "limit": "7h45m",  # of Kaggle's 8 h: the rest is for starting up and for storing the output
+    "seed": 0,
+    "dtype": "float16",  # 11.5 GB in all; float32 would need 23 of the 20 GB there are
+    "settings": {_literal(source.settings)},  # hyper-parameters of the method that differ from its defaults
+}}
+"""
 
-        Made by the Unlearning Submission Kit {__version__} (`python -m notebooks.build`)."""
+
+def _literal(settings: Mapping[str, Any]) -> str:
+    infinite = {name for name, value in settings.items() if isinstance(value, float) and not math.isfinite(value)}
+    values = {name: f'float("{value}")' if name in infinite else repr(value) for name, value in settings.items()}
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in values.items()) + "}"
+
+
+def _run_text(source: Source) -> str:
+    return f'from {KIT_MODULE} import submit\n\nsubmit("{source.spec}", **SETTINGS)'
+
+
+def _explanation(source: Source, parts: str) -> str:
+    does = (
+        "It makes 512 checkpoints in time, on every GPU there is, checks `submission.zip` and says so in its last line."
+    )
+    return f"""\
+# {source.name}: a submission to the NeurIPS 2023 machine unlearning competition
+
+{source.summary}
+
+{textwrap.fill(f"{parts} {does}", 118)}
+
+On Kaggle choose the accelerator GPU T4 x2, switch the internet off, and add the competition's data. Where only its
+public stand-in is mounted an empty archive is written: the hidden data comes with the scoring run.
+
+Made by the Unlearning Submission Kit {__version__} (`python -m notebooks.build`)."""
+
+
+def kernel_metadata(name: str, code_file: str, user: str, data_sets: Sequence[str] = ()) -> str:
+    """What `kaggle kernels push` reads beside the notebook: two T4, internet off, the competition's data."""
+    slug = re.sub("[^a-z0-9]+", "-", f"unlearning-{name}".lower())[:_SLUG_LENGTH].strip("-")
+    return _json(
+        id=f"{user}/{slug}",
+        title=slug.replace("-", " "),  # Kaggle makes the address of the title, which must be the one in id
+        code_file=code_file,
+        language="python",
+        kernel_type="notebook" if code_file.endswith(".ipynb") else "script",
+        is_private=True,
+        enable_gpu=True,
+        machine_shape="NvidiaTeslaT4",  # without it a P100, which today's torch has no kernels for
+        enable_internet=False,
+        dataset_sources=list(data_sets),
+        competition_sources=[INPUT_DIR.name],
+        kernel_sources=[],
     )
 
 
-def _imports(roots: Sequence[tuple[str, str]]) -> list[Import]:
-    return [(module, name, name) for module, name in roots]
+def data_set_of(user: str) -> str:
+    """The data set with the kit on Kaggle."""
+    return f"{user}/{DATA_SET}"
 
 
-def _with_imports(text: str, imports: str) -> str:
-    """`imports` after the docstring of `text`."""
-    tree = ast.parse(text)
-    documented = ast.get_docstring(tree) is not None
-    at = tree.body[0].end_lineno if documented else 0
-    lines = text.splitlines()
-    return "\n".join([*lines[:at], *([""] if at else []), *imports.splitlines(), *lines[at:]]) + "\n"
+def data_set_metadata(user: str) -> str:
+    """What `kaggle datasets create` reads beside the kit."""
+    about = f"Unlearning Submission Kit {__version__} as one module. MIT License."
+    title = DATA_SET.replace("-", " ")
+    return _json(id=data_set_of(user), title=title, description=about, licenses=[{"name": "other"}])
 
 
-def _method_text(module: Module, method: Method) -> str:
-    """The file without its imports from the kit and what it does as a program; settings as new defaults."""
-    text = module.path.read_text(encoding="utf-8")
-    lines, tree = text.splitlines(), ast.parse(text)
-    for node, value in sorted(_new_defaults(tree, method), key=lambda pair: -pair[0].col_offset):
-        line = lines[node.lineno - 1].encode()
-        lines[node.lineno - 1] = (line[: node.col_offset] + repr(value).encode() + line[node.end_col_offset :]).decode()
-    for node in reversed(tree.body):
-        from_kit = isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kit"
-        if from_kit or (isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"):
-            del lines[node.lineno - 1 : node.end_lineno]
-    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines).strip()) + "\n"
-
-
-def _new_defaults(tree: ast.Module, method: Method) -> list[tuple[ast.expr, Any]]:
-    """The nodes of defaults in the method's signature that its settings replace, with the values."""
-    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == method.function.__name__]
-    if method.hyper and not functions:
-        raise InputError(f"{method.name}: its function is not written in the file: change its defaults there")
-    if not functions:
-        return []
-    arguments = functions[0].args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    pairs = [*zip(reversed(positional), reversed(arguments.defaults), strict=False)]
-    pairs += [(a, d) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is not None]
-    if long := [argument.arg for argument, d in pairs if argument.arg in method.hyper and d.lineno != d.end_lineno]:
-        raise InputError(f"{method.name}: the default of {long[0]} is longer than a line: change it in the file")
-    return [(default, method.hyper[argument.arg]) for argument, default in pairs if argument.arg in method.hyper]
+def _json(**facts: Any) -> str:
+    return json.dumps(facts, indent=2) + "\n"

@@ -42,7 +42,7 @@ def folder(tmp_path):
 @pytest.fixture
 def run(tmp_path, capsys):
     def command(*argv, source="digits"):
-        common = ["--source", source, "--work-dir", tmp_path / "runs", "--quiet", "--workers", 1]
+        common = ["--source", source, "--work-dir", tmp_path / "runs", "--quiet", "--slots", 1]
         return told(capsys, local_eval, "run", *common, "--architecture", "tinyconv", "--forget", "random:30", *argv)
 
     return command
@@ -82,7 +82,7 @@ def test_a_class_without_retain_example(folder, tmp_path, run):
         (["--set", "speed=1"], "has no hyper-parameter 'speed'"),
         (["--set", "lr=quick"], "expected float"),
         (["--limit", "soon"], "expected a positive time"),
-        (["--limit", "0.01s", "--n-models", 2, "--n-train", 300, "--epochs", 1], "the time limit fits 0 of 2"),
+        (["--limit", "0.01s", "--n-models", 2, "--n-train", 300, "--epochs", 1], "raise the limit"),
         (["--recipe", "cake"], "recipe 'cake': unknown"),
         (["--architecture", "resnet19"], "architecture 'resnet19': unknown"),
         (["--epochs", -1], "must be positive"),
@@ -107,7 +107,7 @@ def test_sources_that_cannot_be(run, monkeypatch, tmp_path):
 
 def test_a_work_dir_that_cannot_be_written(capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    line = told(capsys, local_eval, "run", "--source", "digits", "--work-dir", tmp_path / "file", "--workers", 1)
+    line = told(capsys, local_eval, "run", "--source", "digits", "--work-dir", tmp_path / "file", "--slots", 1)
     assert "cannot be written" in line
 
 
@@ -150,9 +150,7 @@ def test_emit_writes_and_verify_agrees(tree, tmp_path, capsys):
 
 def test_emit_with_mistakes(tree, tmp_path, capsys):
     assert "no such file" in told(capsys, kit, *emit(tree, tmp_path, "--input", "nowhere"))
-    assert "the time limit fits 0 of 3" in told(
-        capsys, kit, *emit(tree, tmp_path / "a", "--n-models", 3, "--limit", "0.01s")
-    )
+    assert "raise the limit" in told(capsys, kit, *emit(tree, tmp_path / "a", "--n-models", 3, "--limit", "0.01s"))
     assert "device 'warp'" in told(capsys, kit, *emit(tree, tmp_path, "--device", "warp"))
     wrong = [
         argument for argument in emit(tree, tmp_path) if "net.py" not in str(argument) and argument != "--architecture"

@@ -15,7 +15,7 @@ import torch
 import data_stubs
 from data_stubs.kaggle_tree import write_tree
 from kit.competition import resnet18
-from local_eval.dry_run.command import dry_run, lines_of
+from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import described
 from notebooks.starter import STARTER, write_program
@@ -55,7 +55,7 @@ def run(tiny, tmp_path, monkeypatch):
     def execute(cells, name="program.ipynb", n_models=N, **options):
         program = read_program(write_program(tmp_path / name, cells))
         result = dry_run(
-            program, tiny, n_models, timeout_s=options.pop("timeout_s", 600), workers=1, progress=False, **options
+            program, tiny, n_models, timeout_s=options.pop("timeout_s", 600), devices=["cpu"], progress=False, **options
         )
         assert list(temporary.iterdir()) == []
         return result

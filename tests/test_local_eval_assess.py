@@ -188,9 +188,9 @@ def test_too_few_models_are_told(samples):
 def workspace(tmp_path_factory):
     setting = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
     workspace = open_workspace(setting, tmp_path_factory.mktemp("runs"))
-    fill_retrained(workspace, 8, workers=1, progress=False)
+    fill_retrained(workspace, 8, devices=["cpu"], progress=False)
     for method in ("finetune", "random_perturbation"):
-        fill_unlearned(workspace, method, 8, workers=1, progress=False)
+        fill_unlearned(workspace, get_method(method), 8, devices=["cpu"], progress=False)
     return workspace
 
 
@@ -212,8 +212,8 @@ def test_an_archive_scores_as_the_pool_of_the_same_checkpoints(workspace, tmp_pa
     method = get_method("finetune")
     loaders = workspace.loaders(method.loader)
     archive = emit(method, workspace.original(), loaders, out=tmp_path, n_checkpoints=8, progress=False).archive
-    pool = fill_from_archive(workspace, archive, workers=1, progress=False).read(8)
-    other = fill_unlearned(workspace, "finetune", 8, workers=1, progress=False).read(8)
+    pool = fill_from_archive(workspace, archive, devices=["cpu"], progress=False).read(8)
+    other = fill_unlearned(workspace, method, 8, devices=["cpu"], progress=False).read(8)
     assert all(np.array_equal(pool[part], other[part]) for part in ("forget", "retain", "test"))
     assert (pool["seconds"] > 0).all(), "from the ledger beside the archive"
     command = [
@@ -223,7 +223,7 @@ def test_an_archive_scores_as_the_pool_of_the_same_checkpoints(workspace, tmp_pa
         str(workspace.folder),
         "--brief",
         "--quiet",
-        "--workers",
+        "--slots",
         "1",
         "--json",
     ]

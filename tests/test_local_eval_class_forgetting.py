@@ -4,31 +4,29 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
-from kit.errors import InputError
+from kit.methods import get_method
 from local_eval.__main__ import main
 from local_eval.assess import assess
-from local_eval.distances import distances, parameter_distance
+from local_eval.distances import distances
 from local_eval.evaluate import DO_NOTHING, NULL, evaluate, forgotten_classes, read_samples
-from local_eval.models import tinyconv
 from local_eval.report.notes import notes_on
 from local_eval.report.table import distance_table
 from local_eval.retrained import fill_retrained, original_pool
 from local_eval.setting import Setting, open_workspace
 from local_eval.unlearned import fill_unlearned
 
-OPTIONS = {"workers": 1, "progress": False}
+OPTIONS = {"devices": ["cpu"], "progress": False}
 N, CLASS = 8, 3
 COMMON = ["--source", "digits", "--n-train", "400", "--architecture", "tinyconv", "--epochs", "2"]
-COMMON += ["--quiet", "--workers", "1", "--n-models", str(N)]
+COMMON += ["--quiet", "--slots", "1", "--n-models", str(N)]
 
 
 def filled(forget, folder, method="finetune", settings=("lr=0.01",)):
     setting = Setting("digits", forget, n_train=400, architecture="tinyconv", epochs=2, n_retain_sample=100)
     workspace = open_workspace(setting, folder)
     fill_retrained(workspace, N, **OPTIONS)
-    return workspace, fill_unlearned(workspace, method, N, settings=settings, **OPTIONS)
+    return workspace, fill_unlearned(workspace, get_method(method, settings), N, **OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -133,26 +131,6 @@ def test_time_is_told_as_a_share_of_retraining(by_class, samples):
     seconds = fill_retrained(workspace, N, **OPTIONS).read(N)["seconds"].mean()
     assert row.time_ratio == pytest.approx(pool.read(N)["seconds"].mean() / seconds)
     assert original_pool(workspace).read(1)["seconds"].shape == (1,)
-
-
-def test_parameter_distance_is_a_ratio_of_norms():
-    original = {"w": torch.tensor([3.0, 4.0]), "n": torch.tensor(7)}
-    retrained = {"w": torch.zeros(2), "n": torch.tensor(1)}
-    assert parameter_distance(original, original, retrained) == 1
-    assert parameter_distance(retrained, original, retrained) == 0
-    half = {"w": torch.tensor([1.5, 2.0]), "n": torch.tensor(1)}
-    assert parameter_distance(half, original, retrained) == pytest.approx(0.5)
-    nets = []
-    for seed in range(3):
-        torch.manual_seed(seed)
-        nets.append(dict(tinyconv().named_parameters()))
-    flat = [torch.cat([p.detach().flatten().double() for p in net.values()]) for net in nets]
-    expected = (flat[0] - flat[2]).norm() / (flat[1] - flat[2]).norm()
-    assert parameter_distance(*nets) == pytest.approx(expected.item())
-    with pytest.raises(InputError, match="other parameters"):
-        parameter_distance({"w": torch.zeros(3)}, original, retrained)
-    with pytest.raises(InputError, match="are equal"):
-        parameter_distance(original, retrained, retrained)
 
 
 def test_run_score_and_compare_work_on_a_forgotten_class(tmp_path, capsys):

@@ -1,11 +1,6 @@
-"""Models, optimiser, recipes, engine and pools of the local evaluation."""
+"""Models, optimiser, recipes and pools of the local evaluation."""
 
-import functools
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +9,6 @@ import torch
 
 from kit.errors import InputError
 from kit.training import native_bfloat16, predict
-from local_eval.engine import run_jobs
 from local_eval.models import ARCHITECTURES, build
 from local_eval.muon import Muon, orthogonalize
 from local_eval.pool import ModelPool
@@ -95,75 +89,6 @@ def test_the_fast_recipe_takes_bfloat16_where_the_cpu_has_it(flags, dtype, monke
     RECIPES["fast"].fit(net, data, 1.0, torch.ones(10))
     assert set(seen) == {dtype or torch.float32}
     assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in net.parameters())
-
-
-ROOT = Path(__file__).parents[1]
-
-
-def double():
-    return functools.partial(_times, 2, torch.get_num_threads())
-
-
-def _times(factor, threads, index):
-    torch.manual_seed(index)
-    return factor * index, threads, torch.randn(64, 64).mm(torch.randn(64, 64)).sum().item()
-
-
-def test_engines_give_the_same_results_with_one_thread_each():
-    inline = run_jobs(double, range(5), workers=1, progress=False)
-    assert run_jobs(double, range(5), workers=2, progress=False) == inline
-    assert [inline[index][0] for index in range(5)] == [0, 2, 4, 6, 8]
-    assert {threads for _, threads, _ in inline.values()} == {1}
-
-
-def failing():
-    return _fail
-
-
-def _fail(index):
-    if index == 3:
-        raise InputError("job 3 cannot be done")
-    return index
-
-
-def dying():
-    return _die
-
-
-def _die(index):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_of_a_job_ends_the_run_with_it(workers):
-    with pytest.raises(InputError, match="job 3 cannot be done"):
-        run_jobs(failing, range(6), workers=workers, progress=False)
-
-
-def test_a_worker_that_dies_is_told():
-    with pytest.raises(InputError, match="a worker process died"):
-        run_jobs(dying, range(2), workers=2, progress=False)
-
-
-PARENT = """
-import functools, sys, time
-from local_eval.engine import run_jobs
-def sleeping(): return functools.partial(sleep)
-def sleep(index): print(index, flush=True); time.sleep(120)
-if __name__ == "__main__": run_jobs(sleeping, range(2), workers=2, progress=False)
-"""
-
-
-def test_workers_end_with_a_parent_that_was_killed(tmp_path):
-    (tmp_path / "parent.py").write_text(PARENT)
-    command = [sys.executable, str(tmp_path / "parent.py")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
-        for _ in range(2):
-            parent.stdout.readline()  # both workers are at it
-        parent.kill()
-        # the workers hold the pipe: it ends with the last of them
-        assert parent.stdout.read() == ""
 
 
 def logits(value=0.0):

@@ -20,7 +20,7 @@ from local_eval.setting import Setting, open_workspace
 from local_eval.unlearned import fill_unlearned
 
 SETTING = Setting(source="digits", n_train=300, forget="random:30", architecture="tinyconv", epochs=1)
-OPTIONS = {"workers": 1, "progress": False}
+OPTIONS = {"devices": ["cpu"], "progress": False}
 
 
 class LeftSighted(nn.Module):
@@ -87,7 +87,7 @@ def workspace(tmp_path_factory):
 
 
 def test_models_made_again_are_those_of_the_pools(workspace):
-    pool = fill_unlearned(workspace, "random_perturbation", 1, settings=["beta=0.3"], seed=3, **OPTIONS)
+    pool = fill_unlearned(workspace, get_method("random_perturbation", ["beta=0.3"]), 1, seed=3, **OPTIONS)
     found = nets_of(workspace, pool, 1.0, 1.0)
     assert list(found.nets) == ["original", "unlearned", "retrained"] and not found.missing
     for name, kept in (("unlearned", pool), ("retrained", fill_retrained(workspace, 1, **OPTIONS))):
@@ -96,12 +96,12 @@ def test_models_made_again_are_those_of_the_pools(workspace):
 
 
 def test_what_is_too_dear_or_unknown_is_left_out_with_a_sentence(workspace, participant):
-    pool = fill_unlearned(workspace, "do_nothing", 1, **OPTIONS)
+    pool = fill_unlearned(workspace, get_method("do_nothing"), 1, **OPTIONS)
     found = nets_of(workspace, pool, 1.0, 1000.0)
     assert list(found.nets) == ["original", "unlearned"]
     assert "retrained model is left out" in found.missing[0] and "16 min 40 s" in found.missing[0]
     path = participant("def unlearning(net, a, b, c): net.fc.bias.data += 1")
-    mine = fill_unlearned(workspace, path, 1, **OPTIONS)
+    mine = fill_unlearned(workspace, get_method(path), 1, **OPTIONS)
     given = workspace.original()
     found = nets_of(workspace, mine, 1.0, 1.0, retrained=given)
     assert "mine is a file of its own" in found.missing[0]
@@ -129,7 +129,7 @@ def test_an_archive_gives_its_weights_and_its_ledger_the_time(workspace, tmp_pat
 
 
 def test_a_pool_knows_its_limit(workspace):
-    pool = fill_unlearned(workspace, "finetune", 1, settings=["lr=0.01"], limit="60s", **OPTIONS)
+    pool = fill_unlearned(workspace, get_method("finetune", ["lr=0.01"]), 1, limit="60s", **OPTIONS)
     timing = timing_of(pool, pool.read(1)["seconds"])
     assert timing.limit_s == 60 and timing.steps == 5
     assert "the run's limit was 60.0 s" in timing.sentence() and "5 steps were granted to each" in timing.sentence()

@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from kit.methods import get_method
 from local_eval import assess
 from local_eval.__main__ import main
-from local_eval.dry_run.command import _samples
+from local_eval.dry_run.judge import _samples
 from local_eval.pool import ModelPool
 from local_eval.report.comparison import SECTIONS as OF_COMPARISON
 from local_eval.report.page import SECTIONS as OF_EVALUATION
@@ -23,7 +24,7 @@ from local_eval.unlearned import fill_unlearned
 SETTING = Setting(
     source="digits", n_train=300, forget="random:30", architecture="tinyconv", epochs=1, n_retain_sample=100
 )
-OPTIONS = {"workers": 1, "progress": False}
+OPTIONS = {"devices": ["cpu"], "progress": False}
 METHODS = ("finetune", "random_perturbation", "negative_gradient")
 N = 8
 ON_PHONE, ON_DESK = 390, 1280
@@ -42,7 +43,8 @@ def filled(tmp_path_factory):
     """A setting's folder with N retrained models and N of three methods, and the pools' folders."""
     workspace = open_workspace(SETTING, tmp_path_factory.mktemp("runs"))
     fill_retrained(workspace, N, **OPTIONS)
-    return workspace.folder, [fill_unlearned(workspace, method, N, **OPTIONS).folder for method in METHODS]
+    pools = [fill_unlearned(workspace, get_method(name), N, **OPTIONS) for name in METHODS]
+    return workspace.folder, [pool.folder for pool in pools]
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +250,7 @@ def test_names_are_escaped_and_twins_told_apart_by_what_differs(copied, filled):
 
 def test_run_ends_with_the_page(tmp_path, capsys):
     options = ["--source", "digits", "--n-train", "300", "--forget", "random:30", "--architecture", "tinyconv"]
-    options += ["--epochs", "1", "--quiet", "--workers", "1", "--n-models", "2", "--work-dir", str(tmp_path)]
+    options += ["--epochs", "1", "--quiet", "--slots", "1", "--n-models", "2", "--work-dir", str(tmp_path)]
     assert main(["run", *options]) == 0
     assert "finetune: Nothing can be said: 2 models are too few" in capsys.readouterr().out
     page = next(tmp_path.glob("*/finetune-*/report.html"))

@@ -8,25 +8,28 @@ import numpy as np
 import pytest
 import torch
 
-from kit.budget import StepCost
+from kit import checkpoint
 from kit.emit import emit
 from kit.errors import InputError
 from kit.methods import get_method
-from local_eval import unlearned
+from kit.plan import StepCost
 from local_eval.__main__ import main
+from local_eval.commands.pools import names_of
 from local_eval.evaluate import DO_NOTHING, NULL, evaluate, read_samples
 from local_eval.metric import grid_epsilon, logit_scaled_confidence
 from local_eval.pool import logits_of
 from local_eval.report.table import aligned, markdown, table_of
+from local_eval.report.write import facts_of
 from local_eval.retrained import fill_retrained, original_pool
 from local_eval.setting import Setting, open_workspace, reopen
-from local_eval.unlearned import fill_unlearned, unlearned_pool
+from local_eval.unlearned import fill_unlearned, limit_facts, limit_notes, plans_of, unlearned_pool
 
 SETTING = Setting(
     source="digits", n_train=300, forget="random:30", architecture="tinyconv", epochs=1, n_retain_sample=100
 )
-OPTIONS = {"workers": 1, "progress": False}
+OPTIONS = {"devices": ["cpu"], "progress": False}
 N = 4
+FINETUNE, PERTURB = get_method("finetune"), get_method("random_perturbation")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def filled(tmp_path_factory):
     """A workspace with N retrained models and N of two methods."""
     workspace = open_workspace(SETTING, tmp_path_factory.mktemp("runs"))
     fill_retrained(workspace, N, **OPTIONS)
-    for method in ("finetune", "random_perturbation"):
+    for method in (FINETUNE, PERTURB):
         fill_unlearned(workspace, method, N, **OPTIONS)
     return workspace
 
@@ -82,16 +85,14 @@ def test_an_interrupted_pool_is_completed_to_the_same_logits(workspace):
 def test_processes_and_inline_give_the_same_models(workspace):
     inline = fill_retrained(workspace, N, **OPTIONS).read(N)
     shutil.rmtree(workspace.folder / "retrained")
-    parallel = fill_retrained(workspace, N, workers=2, progress=False).read(N)
+    parallel = fill_retrained(workspace, N, devices=["cpu"] * 2, progress=False).read(N)
     assert all(np.array_equal(inline[part], parallel[part]) for part in ("forget", "retain", "test"))
 
 
 def test_the_pool_holds_the_checkpoints_that_the_kit_emits(filled, tmp_path):
-    method = get_method("finetune")
-    result = emit(
-        method, filled.original(), filled.loaders(method.loader), out=tmp_path, n_checkpoints=2, progress=False
-    )
-    logits = unlearned_pool(filled, "finetune").read(2)
+    loaders = filled.loaders(FINETUNE.loader)
+    result = emit(FINETUNE, filled.original(), loaders, out=tmp_path, n_checkpoints=2, progress=False)
+    logits = unlearned_pool(filled, FINETUNE).read(2)
     net = filled.original()
     with zipfile.ZipFile(result.archive) as archive:
         for index, name in enumerate(archive.namelist()):
@@ -110,7 +111,7 @@ def test_the_original_was_trained_on_everything_and_the_retrained_without_the_fo
 
 
 def test_the_table_has_the_method_and_the_two_rows_beside_it(filled):
-    pools = {name: unlearned_pool(filled, name) for name in ("finetune", "random_perturbation")}
+    pools = {method.name: unlearned_pool(filled, method) for method in (FINETUNE, PERTURB)}
     rows = evaluate(read_samples(filled, pools, N))
     assert [row.name for row in rows] == ["finetune", "random_perturbation", DO_NOTHING, NULL]
     nothing, null = rows[2:]
@@ -122,9 +123,9 @@ def test_the_table_has_the_method_and_the_two_rows_beside_it(filled):
 
 
 def test_a_row_is_the_metric_of_the_pools(filled):
-    samples = read_samples(filled, {"finetune": unlearned_pool(filled, "finetune")}, N)
+    samples = read_samples(filled, {"finetune": unlearned_pool(filled, FINETUNE)}, N)
     row = evaluate(samples)[0]
-    pools = [unlearned_pool(filled, "finetune").read(N), fill_retrained(filled, N, **OPTIONS).read(N)]
+    pools = [unlearned_pool(filled, FINETUNE).read(N), fill_retrained(filled, N, **OPTIONS).read(N)]
     labels = {name: part.labels for name, part in filled.evaluated().items()}
     confidences = [logit_scaled_confidence(arrays["forget"], labels["forget"]) for arrays in pools]
     assert np.array_equal(row.epsilon, grid_epsilon(*confidences).epsilon)
@@ -138,31 +139,55 @@ def test_a_row_is_the_metric_of_the_pools(filled):
 def test_pools_of_two_settings_are_not_compared(filled, tmp_path):
     other = open_workspace(Setting(**{**SETTING.__dict__, "data_seed": 3}), tmp_path)
     fill_retrained(other, 2, **OPTIONS)
-    pool = fill_unlearned(other, "do_nothing", 2, **OPTIONS)
+    pool = fill_unlearned(other, get_method("do_nothing"), 2, **OPTIONS)
     with pytest.raises(InputError, match="compare pools of one setting only"):
         read_samples(filled, {"do_nothing": pool}, 2)
 
 
-def test_a_time_limit_shortens_the_plan_once_for_all_models(workspace, monkeypatch):
-    monkeypatch.setattr(unlearned, "measure_cost", lambda *_: (StepCost(fixed_s=1.0, step_s=0.5), 100))
-    settings = ["epochs=20"]
-    pool = fill_unlearned(workspace, "finetune", 2, settings=settings, limit="60s", **OPTIONS)
-    plan = json.loads((pool.folder / "plan.json").read_text())
-    assert plan["wanted"] == 100
-    assert plan["steps"] == pytest.approx((60 / 1.05 / 2 - 1) / 0.5, abs=2)
-    fill_unlearned(workspace, "finetune", 3, settings=settings, limit="200s", **OPTIONS)
-    assert json.loads((pool.folder / "plan.json").read_text()) == plan, "all models of a pool share one plan"
+@pytest.fixture
+def slow(monkeypatch):
+    """Every method is measured to take half a second a step, and to want 100 steps."""
+    monkeypatch.setattr(checkpoint, "measure_cost", lambda *_, **__: (StepCost(fixed_s=1.0, step_s=0.5), 100))
+
+
+def test_a_time_limit_shortens_the_plan_once_for_all_models(workspace, slow):
+    method = get_method("finetune", ["epochs=20"])
+    pool = fill_unlearned(workspace, method, 2, limit="60s", **OPTIONS)
+    plan = plans_of(pool)
+    assert plan[0]["wanted"] == 100
+    assert plan[0]["steps"] == pytest.approx((58.8 / 1.05 / 2 - 1) / 0.5, abs=2)
+    assert pool.facts(1)["steps"] == plan[0]["steps"]
+    fill_unlearned(workspace, method, 3, limit="60s", **OPTIONS)
+    assert plans_of(pool) == plan, "all models of a pool share one plan"
+
+
+def test_a_pool_under_a_limit_is_another_pool_and_says_so(workspace, slow):
+    method = get_method("finetune", ["epochs=20"])
+    short, shorter = (fill_unlearned(workspace, method, 2, limit=limit, **OPTIONS) for limit in ("60s", "40s"))
+    whole = unlearned_pool(workspace, method)
+    assert len({pool.folder for pool in (short, shorter, whole)}) == 3 and len(whole) == 0
+    steps = plans_of(short)[0]["steps"]
+    assert limit_notes({"mine": short, "whole": whole}) == [
+        f"mine: under a limit of 60.0 s: {steps} of 100 wanted steps"
+    ]
+    rows = evaluate(read_samples(workspace, {"mine": short}, 2))
+    assert facts_of(workspace, rows, {"mine": short})["limits"]["mine"]["wanted"] == 100
+    assert names_of([short, shorter], ["a", "b"]) == ["finetune limit=60.0 s", "finetune limit=40.0 s"]
+    long = fill_unlearned(workspace, FINETUNE, 1, limit="1h", **OPTIONS)
+    plain = fill_unlearned(workspace, get_method("do_nothing"), 1, limit="1h", **OPTIONS)
+    assert limit_notes({"finetune": plain}) == ["finetune: under a limit of 60 min 0 s: which shortened nothing"]
+    assert limit_facts(long)["shortened"] is False
 
 
 def test_an_edited_file_is_another_method(workspace, participant):
     path = participant("def unlearning(net, a, b, c): net.fc.bias.data += 1")
-    before = unlearned_pool(workspace, path).folder
+    before = unlearned_pool(workspace, get_method(path)).folder
     participant("def unlearning(net, a, b, c): net.fc.bias.data += 2")
-    assert unlearned_pool(workspace, path).folder != before
+    assert unlearned_pool(workspace, get_method(path)).folder != before
 
 
 COMMON = ["--source", "digits", "--n-train", "300", "--forget", "random:30", "--architecture", "tinyconv"]
-COMMON += ["--epochs", "1", "--quiet", "--workers", "1"]
+COMMON += ["--epochs", "1", "--quiet", "--slots", "1"]
 
 
 def test_run_does_everything_and_a_second_method_reuses_the_retrained_models(tmp_path, capsys):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kit import checkpoint
 from kit.errors import BrokenModelError, InputError
-from local_eval import unlearned
+from kit.methods import get_method, with_settings
 from local_eval.__main__ import main
 from local_eval.report.plots import colour
 from local_eval.report.sweep import sweep_table
@@ -19,8 +20,9 @@ from local_eval.sweep import CRITERIA, best, fill_sweep, grid
 from local_eval.unlearned import broken_reason, fill_points, fill_unlearned
 
 SETTING = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
-OPTIONS = {"workers": 1, "progress": False}
+OPTIONS = {"devices": ["cpu"], "progress": False}
 N = 8
+PERTURB, FINETUNE = get_method("random_perturbation"), get_method("finetune")
 POINTS = ["beta=0.1,1", "lr=0.01"]
 
 
@@ -29,7 +31,7 @@ def filled(tmp_path_factory):
     """A workspace with N retrained models and a sweep of two points."""
     workspace = open_workspace(SETTING, tmp_path_factory.mktemp("runs"))
     fill_retrained(workspace, N, **OPTIONS)
-    fill_sweep(workspace, "random_perturbation", grid("random_perturbation", POINTS), N, **OPTIONS)
+    fill_sweep(workspace, grid(PERTURB, POINTS), N, **OPTIONS)
     return workspace
 
 
@@ -42,7 +44,7 @@ def workspace(filled, tmp_path):
 
 @pytest.fixture(scope="module")
 def sweep(filled):
-    return fill_sweep(filled, "random_perturbation", grid("random_perturbation", POINTS), N, **OPTIONS)
+    return fill_sweep(filled, grid(PERTURB, POINTS), N, **OPTIONS)
 
 
 def times(pool):
@@ -50,7 +52,7 @@ def times(pool):
 
 
 def test_the_grid_has_every_combination_the_first_name_slowest():
-    points = grid("random_perturbation", ["beta=0.1, 0.7", "epochs=2", "lr=0.1,0.01"])
+    points = grid(PERTURB, ["beta=0.1, 0.7", "epochs=2", "lr=0.1,0.01"])
     assert [point.name for point in points] == [
         "beta=0.1, lr=0.1",
         "beta=0.1, lr=0.01",
@@ -58,7 +60,7 @@ def test_the_grid_has_every_combination_the_first_name_slowest():
         "beta=0.7, lr=0.01",
     ]
     assert points[1].settings == ("beta=0.1", "epochs=2", "lr=0.01")
-    assert [point.values for point in grid("finetune", ["lr=1,1.0,2"])] == [{"lr": 1.0}, {"lr": 2.0}]
+    assert [point.values for point in grid(FINETUNE, ["lr=1,1.0,2"])] == [{"lr": 1.0}, {"lr": 2.0}]
 
 
 @pytest.mark.parametrize(
@@ -75,32 +77,32 @@ def test_the_grid_has_every_combination_the_first_name_slowest():
 )
 def test_grids_that_cannot_be(settings, message):
     with pytest.raises(InputError, match=message):
-        grid("finetune", settings)
+        grid(FINETUNE, settings)
 
 
 def test_the_models_of_a_sweep_are_those_of_each_point_alone(filled, workspace):
-    points = [("beta=0.1", "lr=0.01"), ("beta=1", "lr=0.01")]
-    inline = [pool.read(2) for pool in fill_points(filled, "random_perturbation", points, 2, **OPTIONS)]
+    points = [with_settings(PERTURB, settings) for settings in (("beta=0.1", "lr=0.01"), ("beta=1", "lr=0.01"))]
+    inline = [pool.read(2) for pool in fill_points(filled, points, 2, **OPTIONS)]
     for path in workspace.folder.glob("random_perturbation-*"):
         shutil.rmtree(path)
-    parallel = fill_points(workspace, "random_perturbation", points, 2, workers=2, progress=False)
+    parallel = fill_points(workspace, points, 2, devices=["cpu"] * 2, progress=False)
     for pool, ours in zip(parallel, inline, strict=True):
         theirs = pool.read(2)
         assert all(np.array_equal(ours[part], theirs[part]) for part in ("forget", "retain", "test"))
         shutil.rmtree(pool.folder)
-    for settings, ours in zip(points, inline, strict=True):
-        alone = fill_unlearned(workspace, "random_perturbation", 2, settings=settings, **OPTIONS).read(2)
+    for method, ours in zip(points, inline, strict=True):
+        alone = fill_unlearned(workspace, method, 2, **OPTIONS).read(2)
         assert all(np.array_equal(alone[part], ours[part]) for part in ("forget", "retain", "test"))
 
 
 def test_an_interrupted_sweep_makes_only_what_is_missing(workspace):
-    points = grid("random_perturbation", POINTS)
-    pools = [o.pool for o in fill_sweep(workspace, "random_perturbation", points, N, **OPTIONS).outcomes]
+    points = grid(PERTURB, POINTS)
+    pools = [o.pool for o in fill_sweep(workspace, points, N, **OPTIONS).outcomes]
     (pools[1].folder / "model_00003.npz").unlink()
     before = [times(pool) for pool in pools]
-    fill_sweep(workspace, "random_perturbation", [*points, *grid("random_perturbation", ["beta=2,3"])], 2, **OPTIONS)
+    fill_sweep(workspace, [*points, *grid(PERTURB, ["beta=2,3"])], 2, **OPTIONS)
     assert [times(pool) for pool in pools] == before, "two models of each point were there"
-    fill_sweep(workspace, "random_perturbation", points, N, **OPTIONS)
+    fill_sweep(workspace, points, N, **OPTIONS)
     after = [times(pool) for pool in pools]
     assert after[0] == before[0]
     assert set(after[1]) - set(before[1]) == {"model_00003.npz"}
@@ -141,15 +143,15 @@ def test_the_table_marks_the_best_and_has_the_rows_beside_it(sweep):
 
 def test_a_value_that_breaks_the_model_is_a_row_and_is_not_tried_again(workspace, monkeypatch):
     calls = []
-    real = unlearned.unlearn_once
+    real = checkpoint.unlearn_once
 
     def counting(method, *args, **kwargs):
         calls.append(method.settings["lr"])
         return real(method, *args, **kwargs)
 
-    monkeypatch.setattr(unlearned, "unlearn_once", counting)
-    points = grid("finetune", ["lr=0.01,1e38,0.1"])
-    sweep = fill_sweep(workspace, "finetune", points, N, **OPTIONS)
+    monkeypatch.setattr(checkpoint, "unlearn_once", counting)
+    points = grid(FINETUNE, ["lr=0.01,1e38,0.1"])
+    sweep = fill_sweep(workspace, points, N, **OPTIONS)
     assert [outcome.row is None for outcome in sweep.outcomes] == [False, True, False]
     assert calls.count(1e38) == 1, "the other models of that value are not tried"
     assert len(calls) == 2 * N + 1
@@ -157,11 +159,11 @@ def test_a_value_that_breaks_the_model_is_a_row_and_is_not_tried_again(workspace
     assert table[2][0] == "1e+38"
     assert table[2][-1] == "no model"
     assert set(table[2][1:-1]) == {"-"}
-    again = fill_sweep(workspace, "finetune", points, N, **OPTIONS)
+    again = fill_sweep(workspace, points, N, **OPTIONS)
     assert len(calls) == 2 * N + 1
     assert "NaN or infinite" in again.outcomes[1].broken == broken_reason(again.outcomes[1].pool)
     with pytest.raises(BrokenModelError, match="NaN or infinite"):
-        fill_unlearned(workspace, "finetune", 1, settings=["lr=1e38"], **OPTIONS)
+        fill_unlearned(workspace, with_settings(FINETUNE, ["lr=1e38"]), 1, **OPTIONS)
 
 
 WRITES = """
@@ -174,8 +176,9 @@ def unlearning(net, retain, forget, val, strength=1.0):
 
 
 def test_a_foreign_function_cannot_spoil_the_data_of_another_point(workspace, participant):
-    path = participant(WRITES)
-    pools = fill_points(workspace, path, [["strength=1"], ["strength=2"]], 1, **OPTIONS)
+    method = get_method(participant(WRITES))
+    points = [with_settings(method, [f"strength={strength}"]) for strength in (1, 2)]
+    pools = fill_points(workspace, points, 1, **OPTIONS)
     assert [len(pool) for pool in pools] == [1, 1]
 
 
@@ -196,7 +199,7 @@ def test_the_picture_shows_something_of_every_line(sweep, tmp_path):
         assert (pixels == list(bytes.fromhex(colour(role)[1:]))).all(axis=1).sum() > 50, role
 
 
-COMMON = ["--quiet", "--workers", "1", "--method", "random_perturbation"]
+COMMON = ["--quiet", "--slots", "1", "--method", "random_perturbation"]
 
 
 def test_the_command_writes_table_and_picture_and_answers_in_json(filled, capsys):

@@ -1,4 +1,4 @@
-"""The built cells where there is no kit: run in an empty namespace they make the package's checkpoints bit for bit."""
+"""The built forms where there is no kit: run in an empty folder they make the package's checkpoints bit for bit."""
 
 import ast
 import importlib
@@ -13,49 +13,72 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 
 import data_stubs
 from data_stubs.kaggle_tree import write_empty_tree, write_tree
-from kit.budget import Plan
-from kit.competition import load_original, read_tree, resnet18
+from kit.checkpoint import unlearn_once
+from kit.competition import load_original, resnet18
 from kit.methods import get_method, method_names
-from kit.submission import verify
-from notebooks.submission import CHECKPOINT, notebook_cells, paste_text, source_of, writefile_cells
+from kit.plan import Plan
+from kit.submission import state_hash, verify
+from kit.submit import read_problem
+from notebooks.percent import notebook_of
+from notebooks.submission import (
+    attached_cells,
+    cell_text,
+    kit_text,
+    notebook_cells,
+    script_text,
+    source_of,
+    whole_kit_text,
+)
 from tests.newer_names import newer_in
 
-SEED, INDEX, N_STEPS = 3, 1, 2
-
-# Run by a Python that finds no project: each piece of code in a namespace of its own, then one checkpoint of it.
-DRIVER = """
-import importlib.util, json, sys
-from pathlib import Path
-
-assert not any(importlib.util.find_spec(name) for name in ("kit", "notebooks", "local_eval")), "the project is there"
-import torch
-
-torch.set_num_threads(1)
-job = json.loads(Path(sys.argv[1]).read_text())
-for name, cells in job["cells"].items():
-    space = {"__name__": "__main__"}
-    for cell in cells:
-        exec(compile(cell, name, "exec"), space)
-    method = space["method_of"](space["unlearn"], name)
-    root = Path(job["tree"])
-    loaders = space["read_tree"](root, loader=method.loader, progress=False)
-    told = {"seed": job["seed"], "index": job["index"], "plan": space["Plan"](job["steps"])}
-    made = space["make_one"](method, space["load_original"](root), loaders, **told)
-    Path(job["out"], name).write_bytes(made.data)
-"""
+MADE = {"seed": 3, "index": 1}
+N_STEPS = 2
+submit = importlib.import_module("kit.submit").submit
 
 
-def run_alone(folder, text, *arguments):
-    """Run a program in a folder, where nothing of the project can be imported; one thread, as the tests have."""
-    (folder / "program.py").write_text(text)
-    command = [sys.executable, "-I", "program.py", *map(str, arguments)]
+def run_alone(folder, program, *, refused=False):
+    """What a program prints in a folder where nothing of the project can be imported; one thread, as the tests have.
+    refused: it has to fail, and what it says as its last word is given."""
+    (folder / "program.py").write_text(program)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-I", "program.py"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert bool(done.returncode) == refused, done.stderr[-3000:]
+    return done.stderr.strip().splitlines()[-1] if refused else done.stdout
+
+
+def program_of(cells, **settings):
+    """Cells as one program: what `%%writefile` writes is written, settings are changed, the names that are left are
+    printed last."""
+    parts = ["import sys", "sys.path.insert(0, '')"]
+    for kind, text in cells:
+        if text.startswith("%%writefile "):
+            head, _, body = text.partition("\n")
+            parts.append(f"open({head.split()[1]!r}, 'w').write({body!r})")
+        elif kind == "code":
+            parts.append(with_settings(text, **settings))
+    parts = [f"exec({part!r}, space)" for part in parts]
+    names = "print('names', *sorted(name for name in space if not name.startswith('__')))"
+    return "\n".join(["space = {'__name__': '__main__'}", *parts, names])
+
+
+def with_settings(text, **settings):
+    """The same with other settings."""
+    for name in settings:
+        text = "\n".join(line for line in text.split("\n") if not line.lstrip().startswith(f'"{name}":'))
+    values = {"n_checkpoints": 2, "out": "out", "work": "work", **settings}
+    said = [f"{name!r}: __import__('pathlib').Path({value!r})" for name, value in values.items() if name in FOLDERS]
+    said += [f"{name!r}: {value!r}" for name, value in values.items() if name not in FOLDERS]
+    text = text.replace('    "n_checkpoints": 512,\n', "")
+    assert text.count("SETTINGS = {\n") == 1
+    return text.replace("SETTINGS = {\n", f"SETTINGS = {{\n    {', '.join(said)},\n")
+
+
+FOLDERS = ("root", "out", "work")
 
 
 @pytest.fixture(scope="module")
@@ -67,106 +90,235 @@ def tree(tmp_path_factory):
     return write_tree(splits, resnet18().state_dict(), tmp_path_factory.mktemp("cells") / "tree")
 
 
-def code_of(cells):
-    return [text for kind, text in cells if kind == "code"]
+def members(folder):
+    with zipfile.ZipFile(folder / "submission.zip") as archive:
+        return {info.filename: archive.read(info) for info in archive.infolist()}
+
+
+def by_package(method, tree, folder):
+    """What the package submits for a function or a file."""
+    return members(submit(method, n_checkpoints=2, root=tree, out=folder / "out", work=folder / "work").parent)
+
+
+@pytest.fixture(scope="module")
+def finetuned(tree, tmp_path_factory):
+    return by_package(get_method("finetune").function, tree, tmp_path_factory.mktemp("package"))
+
+
+# -- every method -----------------------------------------------------------------------------------------------------
+
+# Run by a Python that finds no project: one checkpoint of each method by the two modules in its folder.
+DRIVER = """
+import importlib.util, json, os, sys
+from pathlib import Path
+
+assert not any(importlib.util.find_spec(name) for name in ("kit", "notebooks", "local_eval")), "the project is there"
+import torch
+
+torch.set_num_threads(1)
+job = json.loads(Path("job.json").read_text())
+sys.path.insert(0, "")
+for folder in map(Path, job["folders"]):
+    os.chdir(folder)
+    sys.modules.pop("unlearning_kit", None)
+    importlib.invalidate_caches()
+    kit = importlib.import_module("unlearning_kit")
+    assert Path(kit.__file__).parent == folder
+    method = kit.method_from_file("unlearning_method.py")
+    problem = kit.read_problem(Path(job["tree"]), method, "cpu", progress=False)
+    net, _ = kit.unlearn_once(method, *problem, **job["made"], plan=kit.Plan(job["steps"]))
+    torch.save(net.state_dict(), folder / "made.pth")
+"""
 
 
 @pytest.fixture(scope="module")
 def by_cells(tree, tmp_path_factory):
-    """Name of a method -> bytes of the checkpoint that its kit cell and method cell make; and those of the paste."""
-    folder = tmp_path_factory.mktemp("empty")
-    cells = {name: code_of(notebook_cells(source_of(name)))[:2] for name in method_names()}
-    cells["pasted"] = [paste_text(source_of("finetune"))]
-    (folder / "made").mkdir()
-    job = {
-        "cells": cells,
-        "tree": str(tree),
-        "seed": SEED,
-        "index": INDEX,
-        "steps": N_STEPS,
-        "out": str(folder / "made"),
-    }
-    (folder / "job.json").write_text(json.dumps(job))
-    run_alone(folder, DRIVER, folder / "job.json")
-    return {path.name: path.read_bytes() for path in (folder / "made").iterdir()}
-
-
-def by_package(name, tree):
-    (module,) = (module for module, function in CHECKPOINT if function == "make_one")
-    make_one = importlib.import_module(module).make_one
-    method = get_method(name)
-    loaders = read_tree(tree, loader=method.loader, progress=False)
-    return make_one(method, load_original(tree), loaders, seed=SEED, index=INDEX, plan=Plan(N_STEPS)).data
+    """Name of a method -> the state dict that its cells make."""
+    top = tmp_path_factory.mktemp("methods")
+    folders = {name: top / name for name in method_names()}
+    for name, folder in folders.items():
+        folder.mkdir()
+        for _, text in notebook_cells(source_of(name)):
+            if text.startswith("%%writefile "):
+                head, _, body = text.partition("\n")
+                (folder / head.split()[1]).write_text(body)
+    job = {"folders": [str(folder) for folder in folders.values()], "tree": str(tree), "made": MADE, "steps": N_STEPS}
+    (top / "job.json").write_text(json.dumps(job))
+    run_alone(top, DRIVER)
+    return {name: torch.load(folder / "made.pth", weights_only=True) for name, folder in folders.items()}
 
 
 @pytest.mark.parametrize("name", method_names())
 def test_the_cells_make_the_packages_checkpoint(name, by_cells, tree):
-    assert by_cells[name] == by_package(name, tree)
+    method = get_method(name)
+    problem = read_problem(tree, method, "cpu", progress=False)
+    net, _ = unlearn_once(method, *problem, **MADE, plan=Plan(N_STEPS))
+    assert state_hash(by_cells[name]) == state_hash(net.state_dict())
 
 
-def test_the_cell_to_paste_makes_it_too(by_cells):
-    assert by_cells["pasted"] == by_cells["finetune"]
-    assert by_cells["finetune"] != by_cells["do_nothing"]
+def test_methods_make_different_checkpoints(by_cells):
+    assert len(set(map(state_hash, by_cells.values()))) == len(by_cells)
 
 
-def whole(form, name, call):
-    """The notebook's code as one program: its files written, and its last call with other arguments."""
-    parts = []
-    for cell in code_of(form(source_of(name))):
-        if cell.startswith("%%writefile "):
-            head, _, text = cell.partition("\n")
-            parts.append(f"Path({head.split()[1]!r}).write_text({text!r})")
-        else:
-            parts.append(cell)
-    assert "**SETTINGS)" in parts[-1]
-    parts[-1] = parts[-1].replace("**SETTINGS)", call)
-    body = "\n".join(["import sys", "from pathlib import Path", "", "sys.path.insert(0, '.')", *parts])
-    guarded = "\n".join(f"    {line}" for line in parts[-1].splitlines())
-    return body if form is notebook_cells else body.replace(parts[-1], f"if __name__ == '__main__':\n{guarded}\n")
+# -- every form -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def submission(tree, tmp_path_factory):
-    """What the whole notebook writes, and its output."""
-    folder = tmp_path_factory.mktemp("whole")
-    call = f"root=Path({str(tree)!r}), out=Path('out'), **{{**SETTINGS, 'n_checkpoints': 2}})"
-    return folder / "out", run_alone(folder, whole(notebook_cells, "finetune", call))
+def test_the_notebook_in_a_kernel_with_two_processes_writes_the_packages_archive(tree, finetuned, tmp_path):
+    cells = notebook_cells(source_of("finetune"))
+    settings = {"root": str(tree), "devices": ["cpu", "cpu"]}
+    told = [*cells[:-1], ("code", with_settings(cells[-1][1], **settings))]
+    no_project = ("code", "import importlib.util\nassert not importlib.util.find_spec('kit')")
+    notebook = notebook_of([no_project, *told])
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    printed = "".join(output.get("text", "") for output in client.execute().cells[-1].outputs)
+    assert "preflight: 48 images, cpu, cpu" in printed
+    assert "done: 2 checkpoints" in printed
+    assert members(tmp_path / "out") == finetuned
 
 
-def test_the_whole_notebook_ends_with_a_checked_archive(submission, tree):
-    out, printed = submission
-    assert printed.splitlines()[0].startswith("preflight: ")
-    assert printed.splitlines()[-1].startswith("done: 2 checkpoints")
-    checks = verify(out / "submission.zip", 2, load_original(tree).state_dict(), progress=False)
+def test_the_notebook_ends_with_a_checked_archive_and_leaves_two_names(tree, finetuned, tmp_path):
+    printed = run_alone(tmp_path, program_of(notebook_cells(source_of("finetune")), root=str(tree))).splitlines()
+    assert printed[0].startswith("preflight: ")
+    assert printed[-2].startswith("done: 2 checkpoints")
+    assert printed[-1] == "names SETTINGS submit sys"  # the test's own is sys
+    assert members(tmp_path / "out") == finetuned
+    checks = verify(tmp_path / "out" / "submission.zip", 2, load_original(tree).state_dict(), progress=False)
     assert all(check.ok for check in checks), checks
 
 
-def test_the_whole_notebook_writes_the_packages_archive(submission, tree, tmp_path):
-    module = importlib.import_module("kit.submit")
-    unlearn = get_method("finetune").function
-    ours = module.submit(unlearn, "finetune", n_checkpoints=2, root=tree, out=tmp_path, progress=False)
-    assert members(submission[0] / "submission.zip") == members(ours)
+def test_the_script_with_two_processes_writes_the_same(tree, finetuned, tmp_path):
+    text = script_text(source_of("finetune"))
+    run_alone(tmp_path, with_settings(text, root=str(tree), devices=["cpu", "cpu"]))
+    assert members(tmp_path / "out") == finetuned
 
 
-def members(archive):
-    with zipfile.ZipFile(archive) as file:
-        return {info.filename: file.read(info) for info in file.infolist()}
+def test_a_process_that_imports_the_script_does_nothing(tmp_path):
+    (tmp_path / "finetune.py").write_text(script_text(source_of("finetune")))
+    run_alone(tmp_path, "import sys\nsys.path.insert(0, '')\nimport finetune\n")
+    assert not (tmp_path / "unlearning_kit.py").exists()
 
 
-def test_files_and_one_process_per_device_make_the_same_archive(submission, tree, tmp_path):
-    call = f"devices=['cpu', 'cpu'], root=Path({str(tree)!r}), out=Path('out'), **{{**SETTINGS, 'n_checkpoints': 2}})"
-    printed = run_alone(tmp_path, whole(writefile_cells, "finetune", call))
-    assert printed.splitlines()[-1].startswith("done: 2 checkpoints")
-    assert members(tmp_path / "out" / "submission.zip") == members(submission[0] / "submission.zip")
+def test_a_script_may_carry_any_text(tmp_path, participant):
+    mine = f'{MINE}\nTEXTS = "\'\'\'", r"\\n", "\\n"\n'
+    source = source_of(participant(mine))
+    parts = {}
+    exec(compile(script_text(source), "script", "exec"), {**parts, "__name__": "imported"}, parts)
+    assert parts["METHOD"] == source.text
+    assert parts["KIT"] == kit_text(source)
+    assert "'''" not in "".join(whole_kit_text(source_of(name)) for name in method_names()[:1])
+
+
+@pytest.mark.parametrize("place", ["kit-of-mine", "datasets/me/unlearning-submission-kit", "a/kit"])
+def test_the_attached_form_finds_its_kit_wherever_it_is_mounted(place, tmp_path):
+    tree = write_empty_tree(tmp_path / "tree")
+    (tmp_path / "out").mkdir()
+    cells = attach(tmp_path, place, "do_nothing")
+    printed = run_alone(tmp_path, program_of(cells, root=str(tree)))
+    assert printed.startswith("stand-in data: ")
+    assert printed.splitlines()[-1] == "names Path SETTINGS kit submit sys"
+
+
+def test_the_attached_form_says_what_is_missing(tmp_path):
+    cells = attach(tmp_path, "kit-of-mine", "do_nothing")
+    (tmp_path / "input" / "kit-of-mine" / "unlearning_kit.py").unlink()
+    last = run_alone(tmp_path, program_of(cells), refused=True)
+    assert last.endswith("unlearning_kit.py below /kaggle/input: add the data set me/unlearning-submission-kit")
+
+
+def test_the_attached_form_writes_the_same(tree, finetuned, tmp_path):
+    cells = attach(tmp_path, "datasets/me/unlearning-submission-kit", "finetune")
+    run_alone(tmp_path, program_of(cells, root=str(tree)))
+    assert members(tmp_path / "out") == finetuned
+
+
+def attach(folder, place, name):
+    """The attached form's cells, its data set mounted below `folder`/input."""
+    kit = folder / "input" / place / "unlearning_kit.py"
+    kit.parent.mkdir(parents=True)
+    kit.write_text(whole_kit_text(source_of(name)))
+    cells = attached_cells(source_of(name), "me")
+    assert sum(len(text.splitlines()) for kind, text in cells if kind == "code") < 65
+    return [(kind, text.replace('Path("/kaggle/input")', f"Path({str(folder / 'input')!r})")) for kind, text in cells]
+
+
+MINE = """
+import torch
+from kit.training import fine_tune
+
+AMOUNT = 0.001
+
+
+def unlearning(net, retain_loader, forget_loader, val_loader):
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(AMOUNT * torch.randn_like(parameter))
+"""
+
+
+def test_the_cell_serves_a_notebook_with_an_unlearning_of_its_own(tree, tmp_path, participant):
+    cell = cell_text(source_of("finetune"))
+    body = cell.partition("\n")[2]
+    call = next(line for line in body.splitlines() if line.startswith("#     submit("))
+    told = f"root=Path({str(tree)!r}), out=Path('out'), work=Path('work'), n_checkpoints=2, devices=['cpu', 'cpu']"
+    parts = [
+        MINE.replace("kit.training", "unlearning_kit"),
+        "from pathlib import Path",
+        "from unlearning_kit import submit",
+    ]
+    call = call.removeprefix("# ").strip().replace("unlearning)", f"unlearning, {told})")
+    parts = [f"open('unlearning_kit.py', 'w').write({body!r})", "import sys", "sys.path.insert(0, '')", *parts, call]
+    printed = run_alone(tmp_path, "\n".join(parts))
+    assert "one of 2 devices is used" in printed
+    (tmp_path / "package").mkdir()
+    assert members(tmp_path / "out") == by_package(participant(MINE), tree, tmp_path / "package")
 
 
 def test_where_only_the_public_stand_in_is_mounted_the_archive_is_an_empty_file(tmp_path):
     tree = write_empty_tree(tmp_path / "tree")
     (tmp_path / "out").mkdir()
-    call = f"root=Path({str(tree)!r}), out=Path('out'), **SETTINGS)"
-    printed = run_alone(tmp_path, whole(notebook_cells, "do_nothing", call))
+    printed = run_alone(tmp_path, program_of(notebook_cells(source_of("do_nothing")), root=str(tree)))
     assert "stand-in" in printed
     assert Path(tmp_path, "out", "submission.zip").stat().st_size == 0
+
+
+# -- what a participant does to the method's cell ---------------------------------------------------------------------
+
+
+def test_no_name_of_the_method_can_break_the_run(tree, tmp_path, participant):
+    kit = {node.name for node in ast.parse(kit_text(source_of("finetune"))).body if hasattr(node, "name")}
+    names = sorted(kit | {"Path", "time", "torch_", "plan", "json", "copy", "multiprocessing", "SETTINGS"})
+    taken = MINE + "\n".join(f"{name} = None" for name in names if name != "fine_tune") + "\n"
+    run_alone(tmp_path, program_of(notebook_cells(source_of(participant(taken))), root=str(tree)))
+    (tmp_path / "package").mkdir()
+    assert members(tmp_path / "out") == by_package(participant(MINE), tree, tmp_path / "package")
+
+
+# The run cell once, then the method's cell edited, to as many characters and within the same second.
+EDITED = """
+import os
+from pathlib import Path
+
+exec(run, space)
+method = Path("unlearning_method.py")
+second = int(method.stat().st_mtime)
+method.write_text(method.read_text().replace("0.001", "0.002"))
+os.utime(method, (second, second))
+try:
+    exec(run, space)
+except ValueError as error:
+    print("refused:", error)
+exec(run.replace("Path('out')", "Path('new')"), space)
+"""
+
+
+def test_an_edited_method_is_refused_or_made_anew(tree, tmp_path, participant):
+    *cells, (_, run) = notebook_cells(source_of(participant(MINE)))
+    run = f"run = {with_settings(run, root=str(tree))!r}"
+    printed = run_alone(tmp_path, "\n".join([program_of(cells), run, EDITED]))
+    assert "refused: out/ledger.jsonl: belongs to another run (source " in printed
+    edited = participant(MINE.replace("0.001", "0.002"))
+    (tmp_path / "package").mkdir()
+    assert members(tmp_path / "new") == by_package(edited, tree, tmp_path / "package"), "no stale import"
 
 
 # -- the competition's image: Python 3.10, torch 2.0 ------------------------------------------------------------------
@@ -176,12 +328,22 @@ NEWER = json.loads(Path(__file__).with_name("golden").joinpath("newer_names.json
 
 @pytest.mark.parametrize("name", method_names())
 def test_the_cells_use_nothing_newer_than_the_competitions_image(name):
-    cells = code_of(notebook_cells(source_of(name)))
-    several = code_of(writefile_cells(source_of(name)))
-    several = [cell.partition("\n")[2] if cell.startswith("%%") else cell for cell in several]
-    for text in ("\n".join(cells), "\n".join(several)):
+    for text in (kit_text(source_of(name)), source_of(name).text, script_text(source_of(name))):
         ast.parse(text, feature_version=(3, 10))
         assert newer_in(text, NEWER) == []
+
+
+def test_the_texts_have_no_unknown_or_unused_name(tmp_path):
+    for name in method_names():
+        source = source_of(name)
+        (tmp_path / f"{name}.py").write_text(kit_text(source))
+        assert max(map(len, kit_text(source).splitlines())) <= 120
+        (tmp_path / f"{name}_method.py").write_text(source.text)
+        (tmp_path / f"{name}_script.py").write_text(script_text(source))
+    (tmp_path / "whole.py").write_text(whole_kit_text(source))
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select=F,E7,E9,W", "--ignore=E731", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,22 @@
 run: test_notebook_cells.py."""
 
 import ast
+import hashlib
 import json
+import re
 
 import nbformat
 import pytest
 from nbformat.v4 import new_output
 
-from kit.methods import method_names
+from kit import __version__
+from kit.errors import InputError
 from notebooks import build as builder
-from notebooks.build import Kept, build, differences, execute, kept, main, settled
+from notebooks import flatten
+from notebooks.build import FORMS, Kept, build, differences, execute, kept, main, settled
+from notebooks.flatten import parse_module
 from notebooks.percent import cells_of, notebook_of, script_of
+from notebooks.submission import kernel_metadata
 
 KEPT = kept()
 
@@ -21,7 +27,7 @@ KEPT = kept()
 
 def test_committed_notebooks_equal_a_rebuild(capsys):
     assert main(["--check"]) == 0, capsys.readouterr().out
-    assert len(KEPT) >= 5
+    assert len(KEPT) >= 4
 
 
 @pytest.mark.parametrize("item", KEPT, ids=lambda item: item.path.stem)
@@ -52,7 +58,7 @@ SCRIPT = "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 2\n\n# %%\nprint(x
 def script(tmp_path, monkeypatch):
     """A folder of notebooks with one script; no submissions."""
     monkeypatch.setattr(builder, "FOLDER", tmp_path)
-    monkeypatch.setattr(builder, "SUBMISSIONS", {})
+    monkeypatch.setattr(builder, "SUBMISSIONS", ())
     (tmp_path / "small.py").write_text(SCRIPT)
     return tmp_path / "small.py"
 
@@ -141,72 +147,121 @@ def code_of(path):
     return [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
 
 
-def test_a_submission_has_three_cells_of_code_and_the_method_alone_in_the_second(tmp_path, capsys):
+def settings_of(text):
+    """The dict SETTINGS of a program."""
+    (node,) = (n for n in ast.parse(text).body if isinstance(n, ast.Assign) and n.targets[0].id == "SETTINGS")
+    return ast.literal_eval(node.value)
+
+
+def test_a_notebook_has_three_cells_of_code_and_the_method_alone_in_the_second(tmp_path, capsys):
     path = built(tmp_path)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert [c.cell_type for c in notebook.cells] == ["markdown", "code"] * 3
+    assert notebook.metadata.kernelspec.name == "python3", "Kaggle does not run a notebook without one"
     kit, method, run = code_of(path)
-    assert kit.startswith("# Unlearning Submission Kit ")
-    assert "sha256" in kit.splitlines()[1]
-    assert [n.name for n in ast.parse(method).body if isinstance(n, ast.FunctionDef)] == ["unlearn"]
-    assert run.rstrip().endswith('submit(unlearn, "finetune", **SETTINGS)')
+    assert kit.startswith("%%writefile unlearning_kit.py\n# Unlearning Submission Kit ")
+    assert "sha256" in kit.splitlines()[2]
+    assert method.startswith("%%writefile unlearning_method.py\n")
+    assert [n.name for n in ast.parse(method.partition("\n")[2]).body if hasattr(n, "name")] == ["unlearn"]
+    assert "\nfrom unlearning_kit import Plan, fine_tune, planned_steps\n" in method
+    assert run.startswith("SETTINGS = {\n")
+    assert run.endswith('\nfrom unlearning_kit import submit\n\nsubmit("unlearning_method.py", **SETTINGS)')
     assert "from kit" not in kit + method + run
     assert f"python -m local_eval dry-run {path}" in capsys.readouterr().out
 
 
-def test_the_kit_cell_of_fine_tuning_is_shorter_than_700_lines(tmp_path):
-    assert len(code_of(built(tmp_path))[0].splitlines()) < 700
+def test_the_kit_cell_of_fine_tuning_has_at_most_1100_lines(tmp_path):
+    assert len(code_of(built(tmp_path))[0].splitlines()) <= 1100
 
 
-@pytest.mark.parametrize("method", method_names())
-def test_every_cell_is_python_3_10(method, tmp_path):
-    for source in code_of(built(tmp_path, method=method)):
-        ast.parse(source, feature_version=(3, 10))
+def test_the_kit_cell_holds_no_way_to_methods_that_it_does_not_carry(tmp_path):
+    tree = ast.parse(code_of(built(tmp_path))[0].partition("\n")[2])
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert "submit" in defined
+    assert defined.isdisjoint({"get_method", "method_names", "with_settings", "profile"})
+    assert not {"__path__", "__file__"} & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
-def test_settings_become_defaults_of_the_method_cell(tmp_path):
-    method = code_of(built(tmp_path, "--set", "lr=0.125", "--set", "epochs=3"))[1]
-    assert "lr: float = 0.125," in method
-    assert "epochs: float = 3.0," in method
-    assert "momentum: float = 0.9," in method
+def test_settings_stand_in_the_run_cell_and_leave_the_methods_text(tmp_path, participant):
+    _, method, run = code_of(built(tmp_path, "--set", "lr=0.125", "--set", "epochs=3", "--set", "bfloat16=yes"))
+    assert settings_of(run) == {
+        "n_checkpoints": 512,
+        "limit": "7h45m",
+        "seed": 0,
+        "dtype": "float16",
+        "settings": {"lr": 0.125, "epochs": 3.0, "bfloat16": True},
+    }
+    assert method == code_of(built(tmp_path))[1]
+    mine = participant("def unlearning(net, a, b, c, most=1.0, kind='a', steps=None): ...")
+    options = ["--set", "most=inf", "--set", 'kind="b"', "--set", "steps=4"]
+    run = code_of(built(tmp_path, *options, method=mine))[2]
+    assert """{"most": float("inf"), "kind": '"b"', "steps": 4}""" in run
 
 
-def test_the_description_for_the_upload(tmp_path):
-    path = built(tmp_path, "--user", "me", method="l2_penalty")
+@pytest.mark.parametrize("form", ["notebook", "script", "attached"])
+def test_the_description_for_the_upload(form, tmp_path):
+    suffix = FORMS[form]
+    path = built(tmp_path, "--user", "me", "--form", form, method="l2_penalty", suffix=suffix)
     facts = json.loads(path.with_name("kernel-metadata.json").read_text())
     assert facts["id"] == "me/unlearning-l2-penalty"
     assert facts["title"].replace(" ", "-") == facts["id"].partition("/")[2], "Kaggle makes the address of the title"
     assert facts["code_file"] == path.name
-    assert (facts["kernel_type"], facts["language"]) == ("notebook", "python")
-    assert (facts["enable_gpu"], facts["enable_internet"]) == (True, False)
+    assert (facts["kernel_type"], facts["language"]) == ("script" if form == "script" else "notebook", "python")
+    assert (facts["enable_gpu"], facts["machine_shape"], facts["enable_internet"]) == (True, "NvidiaTeslaT4", False)
     assert facts["competition_sources"] == ["neurips-2023-machine-unlearning"]
+    assert facts["dataset_sources"] == (["me/unlearning-submission-kit"] if form == "attached" else [])
 
 
-def test_the_form_with_files_writes_kit_and_method_where_processes_import_them(tmp_path):
-    kit, method, run = code_of(built(tmp_path, "--form", "writefile"))
-    assert kit.startswith("%%writefile unlearning_kit.py\n")
-    assert method.startswith("%%writefile unlearning_method.py\n")
-    assert "\nfrom unlearning_kit import " in method
-    assert "from unlearning_method import unlearn" in run
-    for source in (kit.partition("\n")[2], method.partition("\n")[2], run):
-        ast.parse(source, feature_version=(3, 10))
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("a", "unlearning-a"),
+        ("Mine_v2.final", "unlearning-mine-v2-final"),
+        ("größe", "unlearning-gr-e"),
+        ("_" * 60, "unlearning"),
+        ("a_name_that_has_far_more_than_fifty_letters", "unlearning-a-name-that-has-far-more-than-fifty-let"),
+        ("a_name_that_has_far_more_than_fifty_or_so_letters", "unlearning-a-name-that-has-far-more-than-fifty-or"),
+    ],
+)
+def test_the_address_on_kaggle_has_5_to_50_characters(name, slug):
+    facts = json.loads(kernel_metadata(name, "x.ipynb", "me"))
+    assert facts["id"] == f"me/{slug}"
+    assert re.sub("[^a-z0-9]+", "-", facts["title"].lower()) == slug
+    assert 5 <= len(slug) <= 50
 
 
-def test_the_form_of_a_script_has_the_same_cells(tmp_path):
-    script = built(tmp_path, "--form", "script", suffix=".py")
-    assert json.loads(script.with_name("kernel-metadata.json").read_text())["kernel_type"] == "script"
-    ast.parse(script.read_text(), feature_version=(3, 10))
-    cells = [source.strip() for kind, source in cells_of(script.read_text()) if kind == "code"]
-    assert cells == [source.strip() for source in code_of(built(tmp_path))]
+def test_the_attached_form_comes_with_its_data_set(tmp_path, capsys):
+    path = built(tmp_path, "--form", "attached", "--user", "me")
+    kit = path.parent / "kit"
+    facts = json.loads((kit / "dataset-metadata.json").read_text())
+    assert facts["id"] == "me/unlearning-submission-kit"
+    assert facts["title"].replace(" ", "-") == "unlearning-submission-kit"
+    assert facts["licenses"] == [{"name": "other"}]
+    assert f"kaggle datasets create -p {kit}" in capsys.readouterr().out
+    defined = {node.name for node in ast.parse((kit / "unlearning_kit.py").read_text()).body if hasattr(node, "name")}
+    assert {"submit", "streamed_inverse_product", "add_noise"} <= defined, "what any method of the kit needs"
+    lines = [line for text in code_of(path) for line in text.splitlines()]
+    assert len(lines) < 65
+    assert "def submit" not in "\n".join(lines)
 
 
-def test_the_form_of_a_cell_is_printed_and_only_defines(capsys):
-    assert main(["--method", "finetune", "--form", "cell"]) == 0
+def test_the_form_of_a_script_writes_both_modules_only_where_it_is_the_program(tmp_path):
+    script = built(tmp_path, "--form", "script", "--set", "lr=0.5", suffix=".py").read_text()
+    assert settings_of(script)["settings"] == {"lr": 0.5}
+    kinds = [type(node) for node in ast.parse(script, feature_version=(3, 10)).body]
+    assert kinds == [ast.Import, ast.ImportFrom, ast.Assign, ast.Assign, ast.Assign, ast.If]
+    kit, method, _ = code_of(built(tmp_path))
+    assert "KIT = r'''" + kit.partition("\n")[2].rstrip() in script
+    assert "METHOD = r'''" + method.partition("\n")[2].rstrip() in script
+
+
+def test_the_form_of_a_cell_is_printed_and_says_how_to_use_it(tmp_path, capsys):
+    assert main(["--method", "finetune", "--form", "cell", "--set", "lr=0.5"]) == 0
     text = capsys.readouterr().out
-    kinds = {type(node) for node in ast.parse(text, feature_version=(3, 10)).body}
-    assert kinds <= {ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Expr}
-    assert "#     unlearn(net, retain_loader, forget_loader, val_loader, seed=checkpoint_seed(0, i))" in text
+    assert text.startswith("%%writefile unlearning_kit.py\n")
+    assert '\n#     submit(unlearning, settings={"lr": 0.5})\n' in text
+    assert text.endswith(code_of(built(tmp_path))[0].partition("\n")[2].rstrip() + "\n")
 
 
 MINE = '''"""Mine."""
@@ -228,11 +283,25 @@ if __name__ == "__main__":
 def test_a_participants_file_becomes_a_submission(tmp_path, participant):
     kit, method, run = code_of(built(tmp_path, "--set", "lr=0.25", method=participant(MINE)))
     assert "def fine_tune(" in kit
-    assert "SCALE = 0.5" in method
-    assert "lr=0.25" in method
-    assert "from kit" not in method
-    assert "not on Kaggle" not in method
-    assert 'submit(unlearning, "mine", **SETTINGS)' in run
+    text = MINE.replace("from kit.training", "from unlearning_kit").partition("\n\n\nif __name__")[0]
+    assert method == f"%%writefile unlearning_method.py\n{text}\n"
+    assert settings_of(run)["settings"] == {"lr": 0.25}
+    assert run.endswith('submit("unlearning_method.py", **SETTINGS)')
+
+
+def test_a_function_of_another_name_is_named_in_the_run_cell(tmp_path, participant):
+    mine = participant(MINE.replace("def unlearning", "def forget"))
+    run = code_of(built(tmp_path, method=f"{mine}:forget"))[2]
+    assert run.endswith('submit("unlearning_method.py:forget", **SETTINGS)')
+
+
+def test_imports_from_the_kit_become_one(tmp_path, participant):
+    text = MINE.replace(
+        "import fine_tune\n", "import fine_tune as tune\nfrom kit.surgery import (\n    add_noise,\n)\n"
+    )
+    kit, method, _ = code_of(built(tmp_path, method=participant(text.replace("return fine_tune", "return tune"))))
+    assert "\nimport torch\nfrom unlearning_kit import add_noise, fine_tune as tune\n\nSCALE" in method
+    assert "def add_noise(" in kit
 
 
 @pytest.mark.parametrize(
@@ -257,10 +326,12 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MINE.replace("SCALE", "fine_tune", 1), "fine_tune"),  # a name of the kit that the file binds anew
         (MINE.replace("import torch", "import beside"), "imports beside.py, which does not travel"),
         (MINE.replace("from kit.training import fine_tune", "import kit.training"), "write from kit.training import"),
-        (MINE.replace("import fine_tune", "import fine_tune as tune"), "use one name"),
+        (
+            MINE.replace("    return", "    from kit.surgery import add_noise\n    return"),
+            "inside a function: move it up",
+        ),
     ],
 )
 def test_files_that_cannot_travel_are_refused(text, message, tmp_path, participant, capsys):
@@ -268,3 +339,115 @@ def test_files_that_cannot_travel_are_refused(text, message, tmp_path, participa
     assert main(["--method", participant(text), "--out", str(tmp_path / "x.ipynb")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x.ipynb").exists()
+
+
+# -- the flattener ----------------------------------------------------------------------------------------------------
+
+LOW = '''"""Low: what others stand on.
+
+More.
+"""
+import math
+import torch.nn.functional as F
+
+A = 1
+B = 2
+# Why C.
+C = math.pi
+
+
+def f(x):
+    """First.
+
+    Second.
+    """
+    return F.relu(x) + A
+
+
+def unused():
+    return B
+'''
+HIGH = '''"""High."""
+import math
+
+from kit.low import C, f
+
+
+class G:
+    g = f(C)
+
+
+def main():
+    return G.g + math.e
+'''
+FLAT = '''import math
+
+import torch.nn.functional as F
+
+# ---- kit/low.py: Low: what others stand on.
+A = 1
+
+# Why C.
+C = math.pi
+
+def f(x):
+    """First."""
+    return F.relu(x) + A
+
+# ---- kit/high.py: High.
+class G:
+    g = f(C)
+
+def main():
+    return G.g + math.e
+'''
+
+
+@pytest.fixture
+def flattened(monkeypatch):
+    """Flatten `main` of a kit of two modules, with some of their text replaced."""
+
+    def flat(*changes):
+        texts = {"kit.low": LOW, "kit.high": HIGH}
+        for name, old, new in changes:
+            assert texts[name].count(old) == 1
+            texts[name] = texts[name].replace(old, new)
+        modules = {name: parse_module(f"{name.replace('.', '/')}.py", text) for name, text in texts.items()}
+        monkeypatch.setattr(flatten, "read_module", modules.__getitem__)
+        return flatten.flatten([flatten.Import("kit.high", "main")], "a test")
+
+    return flat
+
+
+def test_what_is_reached_is_flattened_in_order(flattened):
+    title, digest, text = flattened().split("\n", 2)
+    assert title == f"# Unlearning Submission Kit {__version__}: a test"
+    assert digest.endswith(hashlib.sha256(FLAT.encode()).hexdigest()[:16])
+    assert text == FLAT
+
+
+def test_names_that_are_not_reached_do_not_clash(flattened):
+    assert (
+        flattened(("kit.high", "class G", "A = 3\n\n\nclass G")).partition("import")[2] == FLAT.partition("import")[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([("kit.high", "g = f(C)", "g = f(A)"), ("kit.high", "class G", "A = 3\n\n\nclass G")], "A is given by kit/"),
+        ([("kit.high", "import math", "import cmath as math")], "math is given by "),
+        ([("kit.low", "+ A", "+ len(x)\n\n\ndef len(x): ..."), ("kit.high", "G.g", "len(G.g)")], "len is given by "),
+        ([("kit.high", "C, f", "C, f as h"), ("kit.high", "f(C)", "h(C)")], "h is another name for f: use one name"),
+        ([("kit.high", "C, f", "C, f, D"), ("kit.high", "f(C)", "f(D)")], "kit/low.py: defines no D"),
+        ([("kit.high", "import C", "import *\nfrom kit.low import C")], "line 4: write out what is imported"),
+        ([("kit.high", "import math", "import kit.low")], "write from kit.low import NAME"),
+        (
+            [("kit.high", "    return", "    from kit.low import A\n    return")],
+            "line 12: an import from the kit inside",
+        ),
+    ],
+)
+def test_what_cannot_be_one_module_is_refused(changes, message, flattened):
+    with pytest.raises(InputError, match=re.escape(message)):
+        flattened(*changes)

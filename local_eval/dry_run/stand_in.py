@@ -1,6 +1,6 @@
 """The data of a dry run: a small input tree with a trained ResNet-18, and the retrained models to score against."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,14 +38,15 @@ def stand_in(
     *,
     setting: Path | None = None,
     n_models: int,
-    workers: int | None,
+    devices: Sequence[str] = (),
     progress: bool,
     **options,
 ) -> StandIn:
     """The stand-in of a source, of an earlier run's setting, or an input tree as it is.
 
     data: a source as `data_stubs.load` takes it, or the path of an input tree; setting: folder of a setting with
-    ResNet-18. n_models retrained models are trained where the data can be scored and they are missing.
+    ResNet-18. n_models retrained models are trained where the data can be scored and they are missing; devices: a
+    process for each entry.
     """
     tree = Path(data)
     if setting is None and (tree / f"{SPLITS[0]}.csv").is_file():
@@ -55,7 +56,7 @@ def stand_in(
         raise InputError(
             f"{workspace.folder}: its models are {workspace.setting.architecture}: competition notebooks load resnet18"
         )
-    fill_retrained(workspace, n_models, workers=workers, progress=progress)
+    fill_retrained(workspace, n_models, devices=devices, progress=progress)
     tree = workspace.folder / "tree"
     if not tree.exists():
         write_tree(workspace.splits, workspace.original().state_dict(), tree)

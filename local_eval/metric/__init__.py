@@ -8,9 +8,10 @@ from .exact import exact_epsilon
 from .forgetting_quality import forgetting_quality, points
 from .grid import grid_epsilon
 from .score import Attack, Score, final_score, score_samples
-from .spec import MetricSpec, bins_as_in_code, bins_as_in_report
+from .spec import BINS, MetricSpec, bins_as_in_code, bins_as_in_report
 
 __all__ = [
+    "BINS",
     "Attack",
     "EpsilonResult",
     "MetricSpec",

@@ -17,6 +17,9 @@ def bins_as_in_report(n_models: int, bin_width: float) -> int:
     return math.ceil(math.log(n_models - 1) / bin_width)
 
 
+BINS = {"code": bins_as_in_code, "report": bins_as_in_report}
+
+
 @dataclass(frozen=True)
 class MetricSpec:
     """What the score depends on besides the confidences. The defaults are the competition's.

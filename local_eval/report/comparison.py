@@ -16,6 +16,7 @@ from local_eval.report.facts import heading, measures_table, setting_facts
 from local_eval.report.html import picture, png_uri, render
 from local_eval.report.notes import notes_on
 from local_eval.report.verdict import expected_share, main_fault, percent, sure, verdict
+from local_eval.unlearned import limit_notes
 
 SECTIONS = (
     ("leaderboard", "Leaderboard"),
@@ -51,7 +52,7 @@ def comparison_page(evidence: Evidence, pages: Mapping[str, str] | None = None, 
         nothing=nothing,
         sure=sure,
         measures=measures_table(evidence, list(evidence.pools)) if rows else [],
-        notes=notes_on(list(rows.values())) if rows else [],
+        notes=[*limit_notes(evidence.pools), *notes_on(list(rows.values()))] if rows else [],
         setting=setting_facts(evidence),
         commands=[command] if command else [],
         **heading(evidence.workspace, "Comparison", ", ".join(evidence.pools)),

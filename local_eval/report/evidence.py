@@ -1,9 +1,7 @@
 """Everything that a page shows, gathered from pools; what cannot be shown is named instead of raised."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from kit.errors import InputError
 from kit.methods import get_method
@@ -15,7 +13,7 @@ from local_eval.metric import MetricSpec
 from local_eval.pool import ModelPool
 from local_eval.retrained import retrained_pool
 from local_eval.setting import Workspace
-from local_eval.unlearned import broken_reason
+from local_eval.unlearned import broken_reason, limit_facts
 
 STARTER = "starter's fine-tuning"
 
@@ -72,7 +70,7 @@ def gather(
     faults = dict(faults or {})
     faults |= {name: reason for name, pool in pools.items() if (reason := broken_reason(pool))}
     pools = {name: pool for name, pool in pools.items() if name not in faults}
-    counts = {name: _in_a_row(pool) for name, pool in {**pools, "retraining": retrained_pool(workspace)}.items()}
+    counts = {name: len(pool) for name, pool in {**pools, "retraining": retrained_pool(workspace)}.items()}
     enough = {name: count for name, count in counts.items() if count >= FEWEST or name == "retraining"}
     fewest = min(enough if len(enough) > 1 else counts, key=counts.__getitem__)
     n, most = n_models or counts[fewest], max(counts.values())
@@ -113,26 +111,20 @@ def _unreadable(workspace: Workspace, pools: Mapping[str, ModelPool], n_models: 
         try:
             read_samples(workspace, {name: pool}, n_models)
         except InputError as error:
-            too_few = f"{pool.folder}: holds {_in_a_row(pool)} of {n_models} models: run the step that fills it"
+            too_few = f"{pool.folder}: holds {len(pool)} of {n_models} models: run the step that fills it"
             faults[name] = too_few if pool.missing(n_models) else str(error)
     return faults
-
-
-def _in_a_row(pool: ModelPool) -> int:
-    """How many models there are before the first that is missing."""
-    return pool.missing(len(pool) + 1)[0]
 
 
 def _starter(
     workspace: Workspace, pools: Mapping[str, ModelPool], n_models: int
 ) -> tuple[str | None, dict[str, ModelPool]]:
     """The starter's fine-tuning: its name where it is among the pools, or the setting's own pool of it."""
-    defaults = get_method("finetune").identity["hyper"]
+    starter = get_method("finetune").identity
 
     def is_starter(pool: ModelPool) -> bool:
-        hyper = pool.identity.get("hyper", {})  # fewer than today's in a pool that is older than one of them
-        own = pool.identity.get("method") == "finetune" and not pool.identity.get("source")
-        return own and hyper == {name: defaults.get(name) for name in hyper}
+        same = all(pool.identity.get(name) == value for name, value in starter.items())
+        return same and not limit_facts(pool).get("shortened")
 
     for name, pool in pools.items():
         if is_starter(pool):
@@ -148,9 +140,3 @@ def methods_of(evidence: Evidence) -> list[str]:
     """Names of the samples, best score first; doing nothing and the starter are among them."""
     named = [*evidence.pools, *([evidence.starter] if evidence.starter == STARTER else []), DO_NOTHING]
     return sorted(named, key=lambda name: -evidence.rows[name].score)
-
-
-def plan_facts(pool: ModelPool) -> dict[str, Any]:
-    """What the plan of a pool says: steps granted to each checkpoint, and limit_s where it had one; may be empty."""
-    path = pool.folder / "plan.json"
-    return json.loads(path.read_text()) if path.exists() else {}

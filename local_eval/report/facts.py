@@ -9,10 +9,12 @@ from typing import Any
 
 from kit.competition import N_CHECKPOINTS
 from local_eval.evaluate import DO_NOTHING, NULL
+from local_eval.metric import BINS, MetricSpec
 from local_eval.report.assessment import interval_text
-from local_eval.report.evidence import Evidence, plan_facts
+from local_eval.report.evidence import Evidence
 from local_eval.report.write import versions
 from local_eval.setting import Setting, Workspace
+from local_eval.unlearned import limit_text, method_options, plans_of
 
 
 def heading(workspace: Workspace, name: str, subheading: str) -> dict[str, Any]:
@@ -98,8 +100,10 @@ def setting_facts(evidence: Evidence, name: str | None = None) -> list[tuple[str
         facts["method"] = pool.identity.get("method", name)
         if "seed" in pool.identity:
             facts["unlearning seed"] = str(pool.identity["seed"])
-        if (steps := plan_facts(pool).get("steps")) is not None:
-            facts["steps a checkpoint"] = str(steps)
+        if plans := plans_of(pool):
+            facts["steps a checkpoint"] = str(plans[-1]["steps"])
+        if limit := limit_text(pool):
+            facts["time limit"] = limit
     facts["attacks"] = evidence.attacks
     facts["constants"] = f"delta {evidence.spec.delta:g}, largest epsilon {evidence.spec.cap:g}"
     if evidence.samples is not None:
@@ -113,17 +117,28 @@ def commands(evidence: Evidence, name: str, archive: Path | None = None) -> list
     folder, pool = evidence.workspace.folder, evidence.pools.get(name)
     if pool is None:
         return []
-    own = [] if evidence.attacks == "grid" else ["--attacks", evidence.attacks]
+    own = score_options(evidence.spec, evidence.attacks)
     if archive is not None:
         return [shlex.join(["python", "-m", "local_eval", "report", str(archive), "--setting", str(folder), *own])]
     report = shlex.join(["python", "-m", "local_eval", "report", str(pool.folder), *own])
-    if "archive" in pool.identity or evidence.samples is None:
+    method, settings = method_options(pool)
+    if not method or evidence.samples is None:
         return [report]
-    hyper = [part for key, value in pool.identity["hyper"].items() for part in ("--set", f"{key}={value}")]
-    seed = ["--seed", str(pool.identity["seed"])] if pool.identity["seed"] else []
-    method = ["--method", pool.identity["method"], *hyper, *seed, "--n-models", str(evidence.samples.n_models)]
-    run = ["python", "-m", "local_eval", "run", *setting_options(evidence.workspace.setting), *method, *own]
+    options = ["--method", method, *(part for setting in settings for part in ("--set", setting))]
+    options += ["--seed", str(pool.identity["seed"])] if pool.identity["seed"] else []
+    options += ["--limit", f"{pool.identity['limit_s']:.15g}s"] if "limit_s" in pool.identity else []
+    options += ["--n-models", str(evidence.samples.n_models)]
+    options += ["--work-dir", str(folder.parent)] if folder.parent != Path("runs") else []
+    run = ["python", "-m", "local_eval", "run", *setting_options(evidence.workspace.setting), *options, *own]
     return [shlex.join(run), report]
+
+
+def score_options(spec: MetricSpec, attacks: str) -> list[str]:
+    """The options of the command line that give these constants; those with the default value are left out."""
+    bins = next((name for name, count in BINS.items() if count is spec.bins), "code")
+    given = {"attacks": (attacks, "grid"), "bins": (bins, "code")}
+    given |= {name: (getattr(spec, name), getattr(MetricSpec, name)) for name in ("delta", "cap")}
+    return [part for name, (value, usual) in given.items() if value != usual for part in (f"--{name}", str(value))]
 
 
 def setting_options(setting: Setting) -> list[str]:
@@ -131,6 +146,6 @@ def setting_options(setting: Setting) -> list[str]:
     options = ["--source", setting.source]
     for name, value in asdict(setting).items():
         default = getattr(Setting, name, None)
-        if name not in ("source", "n_retain_sample") and value != default:
+        if name != "source" and value != default:
             options += [f"--{name.replace('_', '-')}", str(value)]
     return options

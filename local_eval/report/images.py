@@ -7,6 +7,7 @@ import torch
 from scipy.special import softmax
 
 from data_stubs.splits import Part, Splits
+from kit.device import device_of
 from kit.errors import InputError
 from local_eval.assess import Assessment
 from local_eval.evaluate import Samples
@@ -94,7 +95,8 @@ def differs_from_pool(part: Part, rows: list[int], nets: Nets, logits: np.ndarra
         return False
     labels = part.labels[rows]
     with torch.no_grad():
-        again = nets.nets[name](torch.tensor(part.images[rows]).float()).softmax(1).numpy()
+        images = torch.tensor(part.images[rows]).float().to(device_of(nets.nets[name]))
+        again = nets.nets[name](images).softmax(1).cpu().numpy()
     kept = softmax(logits[rows], axis=1)
     at = np.arange(len(rows))
     return bool(np.abs(again[at, labels] - kept[at, labels]).max() > _OTHER_MODEL)

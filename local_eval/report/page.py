@@ -21,6 +21,7 @@ from local_eval.report.notes import TIME_LIMIT, notes_on
 from local_eval.report.saliency import Nets
 from local_eval.report.timing import Timing, timing_of
 from local_eval.report.verdict import expected_share, percent, verdict
+from local_eval.unlearned import limit_notes
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -47,7 +48,7 @@ def evaluation_page(evidence: Evidence, name: str, archive: Path | None = None, 
     if name in evidence.rows:
         timing = timing_of(evidence.pools[name], evidence.samples.methods[name].seconds, archive)
         sections |= {"accuracies": _accuracies(evidence, name), "time": _time(evidence, timing)}
-        sections |= {"measures": measures_table(evidence, [name]), "notes": notes_on(_rows_beside(evidence, name))}
+        sections |= {"measures": measures_table(evidence, [name]), "notes": _notes(evidence, name)}
         sections["saliency"] = _saliency(evidence, name, nets) if nets else "Left out, as asked for."
     if name in evidence.assessments:
         assessment = evidence.assessments[name]
@@ -67,6 +68,10 @@ def evaluation_page(evidence: Evidence, name: str, archive: Path | None = None, 
         **heading(evidence.workspace, name, _hyper(evidence, name)),
         **sections,
     )
+
+
+def _notes(evidence: Evidence, name: str) -> list[str]:
+    return [*limit_notes({name: evidence.pools[name]}), *notes_on(_rows_beside(evidence, name))]
 
 
 def _rows_beside(evidence: Evidence, name: str) -> list[Row]:

@@ -7,26 +7,25 @@ where that is cheap.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import ZipFile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.budget import Plan, format_duration
-from kit.competition import MEMBER_NAME
-from kit.emit import unlearn_once
+from kit.budget import format_duration
+from kit.checkpoint import unlearn_once
+from kit.device import device_of, one_thread
 from kit.errors import InputError
-from kit.making import one_thread
 from kit.methods import get_method, method_names
+from kit.plan import Plan
 from kit.seeds import checkpoint_seed
-from kit.submission import largest_checkpoint, read_checkpoints
+from local_eval.archived import checkpoint_of
 from local_eval.models import build
 from local_eval.pool import ModelPool
-from local_eval.report.evidence import plan_facts
 from local_eval.retrained import train_model
 from local_eval.setting import Workspace, as_dataset
+from local_eval.unlearned import loaders_for, method_options
 
 AFFORDABLE_S = 120.0  # for all the models that have to be made again
 
@@ -47,6 +46,7 @@ def class_activation(net: nn.Module, images: Tensor, labels: Tensor) -> Maps:
     the net has no convolution. Source: Jiang et al. 2021, LayerCAM, equations 3 to 5.
     """
     net.eval()
+    images, labels = images.to(device_of(net)), labels.to(device_of(net))
     layer = _layer(net, images)
     kept: list[Tensor] = []
 
@@ -65,7 +65,7 @@ def class_activation(net: nn.Module, images: Tensor, labels: Tensor) -> Maps:
     maps = F.interpolate(activation.float(), images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     probability = logits.detach().softmax(1).gather(1, labels[:, None])[:, 0]
-    return Maps(maps.numpy(), probability.numpy())
+    return Maps(maps.cpu().numpy(), probability.cpu().numpy())
 
 
 def _layer(net: nn.Module, images: Tensor) -> nn.Module:
@@ -104,19 +104,20 @@ def nets_of(
     *,
     archive: Path | None = None,
     retrained: nn.Module | None = None,
+    device: str = "cpu",
 ) -> Nets:
     """The original model, checkpoint 0 of a pool and retrained model 0.
 
     seconds, retraining_s: what one model of each took when the pools were made. A model is left out, with a sentence,
     where making it again would take too long or cannot be done. archive: the checkpoints of the pool, where it came
-    from one; retrained: that model, where the caller has it already.
+    from one; retrained: that model, where the caller has it already; device: where the pools were made.
     """
     nets: dict[str, nn.Module] = {"original": workspace.original()}
     missing = []
     left_s = AFFORDABLE_S
     for name, needed_s, make in (
-        ("unlearned", 0.0 if archive else seconds, lambda: _unlearned(workspace, pool, archive)),
-        ("retrained", 0.0 if retrained else retraining_s, lambda: retrained or _retrained(workspace)),
+        ("unlearned", 0.0 if archive else seconds, lambda: _unlearned(workspace, pool, archive, device)),
+        ("retrained", 0.0 if retrained else retraining_s, lambda: retrained or _retrained(workspace, device)),
     ):
         net, sentence = _affordable(name, needed_s, left_s, make)
         if net is None:
@@ -142,28 +143,23 @@ def _affordable(
         return None, f"The {name} model is left out: {error}."
 
 
-def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None) -> nn.Module:
+def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None, device: str) -> nn.Module:
     if archive is not None:
-        net = build(workspace.setting.architecture, workspace.splits.n_classes)
-        with ZipFile(archive) as file:
-            member = file.getinfo(MEMBER_NAME.format(index=0))
-            _, state = next(read_checkpoints(file, [member], largest_checkpoint(net.state_dict())))
-        net.load_state_dict({name: tensor.to(net.state_dict()[name].dtype) for name, tensor in state.items()})
-        return net
+        return checkpoint_of(archive, 0, build(workspace.setting.architecture, workspace.splits.n_classes))
     if "archive" in pool.identity:
         raise InputError("its weights are in the archive: give the archive itself to this command")
-    name = pool.identity["method"]
-    if name not in method_names():
-        raise InputError(f"{name} is a file of its own, and a pool does not keep its path")
-    hyper = [f"{key}={value}" for key, value in pool.identity["hyper"].items()]
-    method = get_method(name, hyper)
-    loaders = workspace.loaders(method.loader)
-    plan = Plan(plan_facts(pool).get("steps"))
-    net, _ = unlearn_once(method, workspace.original(), loaders, seed=pool.identity["seed"], index=0, plan=plan)
-    return net
+    name, (spec, settings) = pool.identity["method"], method_options(pool)
+    if spec not in method_names():
+        raise InputError(f"{name} is a file of its own or a function, which a report does not run")
+    method = get_method(spec, settings)
+    if method.identity["source"] != pool.identity["source"]:
+        raise InputError(f"{name} was changed since")
+    loaders = loaders_for(workspace, method, device)
+    plan, model = Plan(pool.facts(0).get("steps")), workspace.original().to(device)
+    return unlearn_once(method, model, loaders, seed=pool.identity["seed"], index=0, plan=plan)[0]
 
 
-def _retrained(workspace: Workspace) -> nn.Module:
-    retain = as_dataset(workspace.splits.retain)
+def _retrained(workspace: Workspace, device: str) -> nn.Module:
+    retain = as_dataset(workspace.splits.retain).to(device)
     seed = checkpoint_seed(workspace.setting.train_seed, 0)
     return train_model(workspace, retain, seed, workspace.class_counts())

@@ -1,8 +1,9 @@
 """When the checkpoints of a pool were made: from its own seconds, or from the ledger of the archive they came from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +11,12 @@ from kit.budget import format_duration
 from kit.errors import InputError
 from kit.ledger import FILE_NAME, Ledger
 from local_eval.pool import ModelPool
-from local_eval.report.evidence import plan_facts
+from local_eval.unlearned import plans_of
 
 
 @dataclass(frozen=True)
 class Timing:
-    """seconds (n_models,) of each checkpoint in the order they were made; plans: when plans were made or revised, in
+    """seconds (n_models,) of each checkpoint in the order they were made; plans: when plans were made or lowered, in
     seconds from the start; limit_s: the run's own limit, infinite where it had none; whole_s: the run from start to
     end where a ledger says so; steps granted to a checkpoint."""
 
@@ -24,7 +25,7 @@ class Timing:
     limit_s: float = np.inf
     whole_s: float | None = None
     steps: int | None = None
-    revised: int = 0
+    lowered: int = 0
 
     def sentence(self) -> str:
         """The time, the budget and what of it was used."""
@@ -36,8 +37,8 @@ class Timing:
             text += f"; the run's limit was {format_duration(self.limit_s)}, of which one process would use {used:.0%}"
         if self.steps is not None:
             text += f"; {self.steps} steps were granted to each"
-        if self.revised:
-            text += f", and the plan was revised {self.revised} times"
+        if self.lowered:
+            text += f", and the plan was lowered {self.lowered} times"
         return text + "."
 
 
@@ -48,18 +49,23 @@ def timing_of(pool: ModelPool, seconds: np.ndarray, archive: Path | None = None)
             return _from_ledger(Ledger(ledger), seconds)
         except InputError:  # not this archive's, or damaged: the pool knows enough
             pass
-    facts = plan_facts(pool)
-    return Timing(seconds, limit_s=facts.get("limit_s") or np.inf, steps=facts.get("steps"))
+    plans = plans_of(pool)
+    steps = plans[-1]["steps"] if plans else None
+    return Timing(seconds, _at(plans), pool.identity.get("limit_s", np.inf), steps=steps, lowered=len(plans[1:]))
 
 
 def _from_ledger(ledger: Ledger, seconds: np.ndarray) -> Timing:
     plans = list(ledger.of("plan"))
     end = ledger.first("end")
-    made = [line["seconds"] for line in ledger.of("checkpoint")]
+    made = list({line["index"]: line["seconds"] for line in ledger.of("checkpoint")}.values())
     return Timing(
         np.asarray(made[: len(seconds)] or seconds),
-        plans=[line["at_s"] for line in plans],
+        plans=_at(plans),
         whole_s=end["seconds"] if end else None,
         steps=plans[-1]["steps"] if plans else None,
-        revised=sum("revised" in line for line in plans),
+        lowered=len(plans[1:]),
     )
+
+
+def _at(plans: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [line["at_s"] for line in plans]

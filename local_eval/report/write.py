@@ -2,7 +2,6 @@
 
 import json
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,11 +13,13 @@ import numpy as np
 import torch
 
 from kit import __version__
+from kit.ledger import write_atomically
 from local_eval.distances import Distance
 from local_eval.evaluate import Row
-from local_eval.pool import ModelPool, write_atomically
+from local_eval.pool import ModelPool
 from local_eval.report.table import markdown
 from local_eval.setting import Workspace
+from local_eval.unlearned import limit_facts
 
 
 def versions() -> dict[str, str]:
@@ -36,26 +37,29 @@ def facts_of(
     rows: Sequence[Row],
     pools: Mapping[str, ModelPool],
     distances: Mapping[str, Distance] | None = None,
+    *,
+    command: str | None = None,
     **further: Any,
 ) -> dict[str, Any]:
     """Everything a report says, as plain JSON values."""
     return {
-        **provenance(workspace),
+        **provenance(workspace, command),
         "rows": [{**asdict(row), "epsilon": np.asarray(row.epsilon, float).tolist()} for row in rows],
         "distances": {name: asdict(distance) for name, distance in (distances or {}).items()},
         "pools": {name: pool.identity for name, pool in pools.items()},
+        "limits": {name: facts for name, pool in pools.items() if (facts := limit_facts(pool))},
         **further,
     }
 
 
-def provenance(workspace: Workspace) -> dict[str, Any]:
-    """The setting, the command, versions and date, as plain JSON values."""
+def provenance(workspace: Workspace, command: str | None = None) -> dict[str, Any]:
+    """The setting, the command line if there was one, versions and date, as plain JSON values."""
     return {
         "setting": asdict(workspace.setting),
         "setting_hash": workspace.name,
         "n_forget": len(workspace.splits.forget),
         "n_retain": len(workspace.splits.retain),
-        "command": "python -m local_eval " + " ".join(sys.argv[1:]),
+        "command": command,
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
     }

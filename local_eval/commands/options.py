@@ -1,0 +1,117 @@
+"""Options that several commands share, and what is read from them."""
+
+import argparse
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+from kit.budget import parse_duration
+from kit.cli import common, positive_int
+from kit.errors import InputError
+from kit.methods import Method, get_method
+from local_eval.devices import begin_processes, devices_of
+from local_eval.evaluate import FORMS
+from local_eval.metric import BINS, MetricSpec
+from local_eval.setting import Setting, Workspace, open_workspace, reopen
+
+QUICK = {"n_train": 10_000, "architecture": "tinyconv", "epochs": 2.5}  # what --quick sets unless told otherwise
+
+
+def add_command(
+    commands: argparse._SubParsersAction, name: str, function: Callable[[argparse.Namespace], int], about: str
+) -> argparse.ArgumentParser:
+    """A command with the options that all have."""
+    sub = common(commands.add_parser(name, help=about, description=about))
+    sub.set_defaults(command=function)
+    return sub
+
+
+def setting_options(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("setting")
+    group.add_argument("--setting", type=Path, help="the folder of an earlier run, instead of the options below")
+    group.add_argument("--source", default="synthetic", help="cifar10, image-folder:PATH, digits or synthetic")
+    data_options(group)
+    group.add_argument("--n-train", type=positive_int, help="training images, a stratified sample (all)")
+    group.add_argument("--forget", default=Setting.forget, help="forget policy: random:500, class:3, competition ...")
+    group.add_argument("--data-seed", type=int, default=0)
+    group.add_argument("--architecture", help="smallconv, tinyconv, resnet18 or resnet20")
+    group.add_argument("--recipe", default=Setting.recipe, help="fast, sgd or competition")
+    group.add_argument("--epochs", type=float, help="training epochs (the recipe's)")
+    group.add_argument("--train-seed", type=int, default=0)
+    most = Setting.n_retain_sample
+    group.add_argument("--n-retain-sample", type=positive_int, default=most, help=f"of them models are shown ({most})")
+    group.add_argument("--quick", action="store_true", help="10,000 training images and tinyconv")
+    group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept")
+    device_options(sub)
+
+
+def data_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--data-root", type=Path, help="where CIFAR-10 is, or is downloaded to")
+    group.add_argument("--cache-dir", type=Path, help="where decoded images are kept (the user's cache folder)")
+
+
+def device_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="auto", help="cpu, cuda (all GPUs), cuda:1 ... (every GPU, else the CPU)")
+    sub.add_argument("--slots", type=positive_int, help="processes a device (one a core; on a GPU the fastest number)")
+
+
+def method_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--method", default="finetune", help="a name, or file.py[:function]")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the unlearning runs")
+
+
+def limit_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--limit", help="time limit of the unlearning, such as 90m; none by default")
+
+
+def n_models_option(sub: argparse.ArgumentParser, default: int = 64) -> None:
+    sub.add_argument("--n-models", type=int, default=default, help=f"retrained and unlearned models ({default})")
+
+
+def score_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--attacks", choices=FORMS, default="grid", help="grid: as released; exact: the supremum")
+    sub.add_argument("--bins", choices=BINS, default="code", help="14 bins at N = 512 (code) or 13 (report)")
+    sub.add_argument("--delta", type=float, default=MetricSpec.delta, help="of epsilon (1e-5)")
+    sub.add_argument("--cap", type=float, default=MetricSpec.cap, help="the largest epsilon (50)")
+
+
+def at_least(n_models: int, fewest: int = 2) -> None:
+    if n_models < fewest:
+        why = "the score compares distributions and needs" if fewest > 1 else "expected are"
+        raise InputError(f"--n-models {n_models}: {why} at least {fewest} models")
+
+
+def method_of(args: argparse.Namespace) -> Method:
+    """The method, the only time that its words are read; a mistake in the limit is told as early."""
+    args.limit_s = parse_duration(args.limit) if args.limit else math.inf
+    return get_method(args.method, args.set)
+
+
+def spec_of(args: argparse.Namespace) -> MetricSpec:
+    """The score's constants; the competition's unless told otherwise."""
+    return MetricSpec(delta=args.delta, cap=args.cap, bins=BINS[args.bins])
+
+
+def workspace_of(args: argparse.Namespace) -> Workspace:
+    """The setting of the options, or of the folder given with --setting."""
+    begin_processes(devices_of(args.device, args.slots))
+    if args.setting:
+        return reopen(args.setting, checked=True)
+    given = {field.name: getattr(args, field.name) for field in fields(Setting)}
+    given = {name: value for name, value in given.items() if value is not None}
+    setting = Setting(**((QUICK if args.quick else {}) | given))
+    where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
+    return open_workspace(setting, args.work_dir, **where, progress=not args.quiet)
+
+
+def devices_for(args: argparse.Namespace, workspace: Workspace, n_models: int) -> list[str]:
+    """Where so many models are made, an entry a process."""
+    return devices_of(args.device, args.slots, workspace, n_models)
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """What was typed, fit to be typed again."""
+    return shlex.join(["python", "-m", "local_eval", *args.argv])

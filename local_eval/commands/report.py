@@ -1,0 +1,64 @@
+"""The command report: pools or archives to HTML pages, one for each method and one that compares them."""
+
+import argparse
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from kit.cli import answer
+from kit.errors import InputError
+from kit.ledger import write_atomically
+from local_eval.commands import options as shared
+from local_eval.commands.pools import open_pools, pool_options
+from local_eval.report.comparison import comparison_page
+from local_eval.report.evidence import gather
+from local_eval.report.pages import COMPARISON, verdict_lines, write_pages
+from local_eval.report.verdict import verdict
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    about = "HTML pages: one for each pool or archive; of several, a comparison too"
+    sub = shared.add_command(commands, "report", report, about)
+    pool_options(sub, "+")
+    sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
+    sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write the pages. 1 where something was broken or missing: the pages then say what."""
+    if args.n_models is not None:
+        shared.at_least(args.n_models)
+    spec, opened = shared.spec_of(args), open_pools(args, tolerant=True)
+    if not opened.pools and len(args.pools) == 1:
+        raise InputError(next(iter(opened.faults.values())))
+    evidence = gather(
+        opened.workspace,
+        opened.pools,
+        faults=opened.faults,
+        n_models=args.n_models,
+        spec=spec,
+        attacks=args.attacks,
+        progress=not args.quiet,
+    )
+    several = len(args.pools) > 1
+    pages = write_pages(
+        evidence,
+        opened.pools,
+        opened.archives,
+        saliency=not args.no_saliency,
+        out=None if several else args.out,
+        device=shared.devices_for(args, opened.workspace, 1)[0],
+    )
+    if several:
+        out = args.out or opened.workspace.folder / COMPARISON
+        links = {name: Path(os.path.relpath(page, out.resolve().parent)).as_posix() for name, page in pages.items()}
+        write_atomically(out, comparison_page(evidence, links, shared.command_line(args)).encode())
+        pages = {"comparison": out, **pages}
+    verdicts = {name: verdict(evidence, name) for name in opened.pools}
+    facts = {
+        "pages": {name: str(page) for name, page in pages.items()},
+        "verdicts": {name: asdict(found) for name, found in verdicts.items()},
+        "faults": {name or "setting": fault for name, fault in evidence.faults.items()},
+    }
+    answer(args, facts, [*verdict_lines(verdicts), *(f"report: {page}" for page in pages.values())])
+    return 1 if evidence.faults else 0

@@ -1,0 +1,72 @@
+"""The command run: original model, retrained models, unlearned models, score, report."""
+
+import argparse
+import time
+from collections import Counter
+from dataclasses import asdict
+
+from kit.budget import format_duration
+from kit.cli import answer
+from local_eval.commands import options as shared
+from local_eval.commands.pools import note_reuse
+from local_eval.distances import distances
+from local_eval.evaluate import FORMS, evaluate, read_samples
+from local_eval.report.notes import notes_on
+from local_eval.report.pages import report_of, verdict_lines
+from local_eval.report.table import aligned, distance_table, table_of
+from local_eval.report.write import facts_of, write_report
+from local_eval.retrained import fill_retrained
+from local_eval.unlearned import fill_unlearned, limit_notes, unlearned_pool
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    about = "everything: original, retrained and unlearned models, score, report"
+    sub = shared.add_command(commands, "run", run, about)
+    shared.setting_options(sub)
+    shared.method_options(sub)
+    shared.limit_option(sub)
+    shared.score_options(sub)
+    shared.n_models_option(sub)
+    sub.add_argument("--no-page", action="store_true", help="no report.html, which takes intervals and two more models")
+
+
+def run(args: argparse.Namespace) -> int:
+    shared.at_least(args.n_models)
+    method, spec = shared.method_of(args), shared.spec_of(args)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(phase: str) -> None:
+        seconds[phase] = time.perf_counter() - start - sum(seconds.values())
+
+    workspace = shared.workspace_of(args)
+    note_reuse(args, method, args.n_models, unlearned_pool(workspace, method, args.seed, args.limit_s))
+    devices = shared.devices_for(args, workspace, args.n_models)
+    common = {"devices": devices, "progress": not args.quiet}
+    lap("data")
+    fill_retrained(workspace, args.n_models, **common)
+    lap("train and retrain")
+    pool = fill_unlearned(workspace, method, args.n_models, seed=args.seed, limit=args.limit_s, **common)
+    lap("unlearn")
+    pools = {method.name: pool}
+    samples = read_samples(workspace, pools, args.n_models)
+    rows, distance = evaluate(samples, spec, FORMS[args.attacks]), distances(samples)
+    lap("score")
+    phases = ", ".join(f"{phase} {format_duration(s)}" for phase, s in seconds.items())
+    processes = ", ".join(f"{device} x {slots}" for device, slots in Counter(devices).items())
+    took = f"{format_duration(sum(seconds.values()))} in all: {phases}; processes: {processes}"
+    notes = [*limit_notes(pools), *notes_on(rows), took]
+    further = {"command": shared.command_line(args), "attacks": args.attacks, "seconds": seconds}
+    facts = facts_of(workspace, rows, pools, distance, **further)
+    tables = [table_of(rows), distance_table(rows, distance)]
+    paths = write_report(pool.folder, facts, tables, notes)
+    text = [line for table in tables for line in (*aligned(table), "")]
+    verdict = []
+    if not args.no_page:
+        options = {"spec": spec, "attacks": args.attacks, "progress": not args.quiet, "device": devices[0]}
+        page, found = report_of(workspace, method.name, pool, args.n_models, **options)
+        facts, paths = facts | {"page": str(page), "verdict": asdict(found)}, [*paths, page]
+        verdict = ["", *verdict_lines({method.name: found}), ""]
+    more = f"intervals, null, other measures: python -m local_eval score {pool.folder}"
+    answer(args, facts, [*text, *notes, *verdict, "report: " + ", ".join(map(str, paths)), more])
+    return 0

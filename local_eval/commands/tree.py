@@ -1,0 +1,31 @@
+"""The command tree: a setting's data and its original model as the competition's input tree."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from data_stubs.kaggle_tree import write_tree
+from kit.cli import answer
+from local_eval import models
+from local_eval.commands import options as shared
+from local_eval.retrained import fill_retrained
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    about = "write the data and a trained original model as the competition's input tree"
+    sub = shared.add_command(commands, "tree", tree, about)
+    shared.setting_options(sub)
+    sub.add_argument("--out", type=Path, required=True, help="folder to write, new or such a tree")
+
+
+def tree(args: argparse.Namespace) -> int:
+    workspace = shared.workspace_of(args)
+    fill_retrained(workspace, 0, devices=shared.devices_for(args, workspace, 1), progress=not args.quiet)
+    root = write_tree(workspace.splits, workspace.original().state_dict(), args.out)
+    architecture = workspace.setting.architecture
+    if architecture != "resnet18":  # python -m kit builds no other by name
+        architecture = f"{models.__file__}:{architecture}"
+    options = shlex.join(["--input", str(root), "--architecture", architecture])
+    lines = [f"input tree: {root}", f"work on it: python -m kit emit {options}"]
+    answer(args, {"tree": str(root), "architecture": architecture}, lines)
+    return 0

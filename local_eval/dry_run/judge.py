@@ -1,0 +1,154 @@
+"""A dry run: a notebook or script executed as if on Kaggle, what Kaggle would have said of it, and its score."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kit.competition import N_CHECKPOINTS
+from kit.device import choose_device
+from kit.errors import InputError
+from kit.submission import Check, largest_checkpoint, verdict_lines, verify
+from local_eval.archived import fill_from_archive
+from local_eval.assess import FEWEST, assess
+from local_eval.dry_run import verdict
+from local_eval.dry_run.constants import Change, reduce
+from local_eval.dry_run.outcome import Outcome
+from local_eval.dry_run.program import Program
+from local_eval.dry_run.projection import Projection, project
+from local_eval.dry_run.run import execute
+from local_eval.dry_run.sandbox import sandbox
+from local_eval.dry_run.stand_in import StandIn
+from local_eval.dry_run.weights import archive_statistics
+from local_eval.evaluate import Samples, evaluate, read_samples
+from local_eval.pool import ModelPool
+from local_eval.report.assessment import assessment_lines
+from local_eval.report.notes import notes_on
+from local_eval.report.table import aligned, table_of
+from local_eval.setting import Workspace
+
+_SPARE_BYTES = 10**9
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a dry run found. samples: None where what was written cannot be scored."""
+
+    program: Program
+    n_models: int
+    changes: Sequence[Change]
+    outcome: Outcome
+    checks: Sequence[Check]
+    projection: Projection | None
+    samples: Samples | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 where Kaggle would take it, 2 where nothing usable came out, 1 where another check failed."""
+        failed = {check.name for check in self.checks if not check.ok}
+        unusable = {"run", "archive", "members", "tensors", "outputs", "writes", "processes"}
+        return 2 if failed & unusable else 1 if failed else 0
+
+
+def dry_run(
+    program: Program,
+    data: StandIn,
+    n_models: int,
+    *,
+    device: str = "auto",
+    timeout_s: float = 1800.0,
+    namespaces: bool | None = None,
+    devices: Sequence[str] = (),
+    score: bool = True,
+    progress: bool = True,
+) -> DryRun:
+    """Execute `program` on the stand-in with `n_models` checkpoints instead of 512 (unless 512 are asked for) and look
+    at what it wrote. device: what the program finds; devices: where its checkpoints are read, an entry a process;
+    namespaces: see `sandbox`."""
+    program, changes = reduce(program, n_models) if n_models != N_CHECKPOINTS else (program, [])
+    on_cpu = choose_device(device).type != "cuda"
+    # Checkpoints, an archive being written and the one it replaces, all in float32; and something over.
+    limit_bytes = 4 * n_models * largest_checkpoint(data.original) + _SPARE_BYTES
+    script = program.name if program.notebook is None else None
+    with sandbox(data.tree, map_cuda=on_cpu, limit_bytes=limit_bytes, namespaces=namespaces, script=script) as box:
+        outcome = execute(
+            program, box, timeout_s=timeout_s, limit_bytes=limit_bytes, most_saves=2 * n_models + 8, progress=progress
+        )
+        checks = verdict.program_checks(outcome, box.kaggle, n_models, sum(data.sizes.values()))
+        archive_checks = verify(box.archive, n_models, data.original, progress=progress)
+        readable = all(check.ok or check.name == "all different" for check in archive_checks)
+        samples = None
+        if readable:
+            statistics = archive_statistics(box.archive, data.original, data.images, progress=progress)
+            archive_checks.append(verdict.statistics_check(*statistics))
+            if data.workspace and score and n_models >= 2:
+                pool = fill_from_archive(data.workspace, box.archive, devices=devices, progress=progress)
+                samples, outputs = _samples(data.workspace, program.path.stem, pool, n_models)
+                archive_checks.append(outputs)
+            archive_checks.append(verdict.spread_check(_spread(samples), n_models))
+        projection = project(outcome, data.sizes, n_models)
+        closing = [verdict.time_check(projection), verdict.size_check(box.kaggle / "working", box.archive, n_models)]
+    checks = [checks[0], *archive_checks, *checks[1:], *closing]
+    checks = [replace(check, found=check.found.replace(str(box.kaggle), "/kaggle")) for check in checks]
+    return DryRun(program, n_models, changes, outcome, checks, projection, samples)
+
+
+def _samples(workspace: Workspace, name: str, pool: ModelPool, n_models: int) -> tuple[Samples | None, Check]:
+    """The outputs of the checkpoints; None where weights that are finite give outputs that are not."""
+    try:
+        return read_samples(workspace, {name: pool}, n_models), Check("outputs", True, "finite")
+    except InputError as error:
+        remedy = "the weights are finite, but too large: a smaller step or learning rate"
+        return None, Check("outputs", False, str(error).partition(": ")[2], remedy)
+
+
+def _spread(samples: Samples | None) -> float | None:
+    if samples is None:
+        return None
+    (method,) = samples.methods.values()
+    between = [sample.confidence.std(axis=0, ddof=1) for sample in (method, samples.retrained)]
+    return float(np.median(between[0] / np.maximum(between[1], 1e-12)))
+
+
+def lines_of(result: DryRun, brief: bool = False) -> list[str]:
+    """The verdict, a line a check; the last output of a run that ended early; the score with its interval."""
+    lines = []
+    if result.changes:
+        places = ", ".join(_place(change) for change in result.changes)
+        lines.append(f"{result.n_models} instead of 512 checkpoints, as the text says at {places}")
+    lines += verdict_lines(result.checks)
+    outcome = result.outcome
+    if result.exit_code == 2:
+        if outcome.saves:
+            lines.append(
+                f"last checkpoint: number {len(outcome.saves)}, at {outcome.where(outcome.saves[-1]['where'])}"
+            )
+        lines += ["last output:", *(f"    {line}" for line in outcome.output or ("(none)",))]
+    if result.samples is not None:
+        rows = evaluate(result.samples)
+        lines += ["", *aligned(table_of(rows)), "", *notes_on(rows)]
+        if result.n_models >= FEWEST and not brief:
+            assessments, _ = assess(result.samples)
+            lines += ["", *assessment_lines(assessments[0])]
+    return [*lines, "", verdict.counted(result.checks)]
+
+
+def _place(change: Change) -> str:
+    return f"line {change.line}" if change.number is None else f"cell {change.number} line {change.line}"
+
+
+def facts_of(result: DryRun) -> dict[str, Any]:
+    """The same as plain JSON values."""
+    outcome, rows = result.outcome, evaluate(result.samples) if result.samples else []
+    return {
+        "program": result.program.name,
+        "n_models": result.n_models,
+        "ok": result.exit_code == 0,
+        "checks": [asdict(check) for check in result.checks],
+        "fault": asdict(outcome.fault) if outcome.fault else None,
+        "output": list(outcome.output),
+        "changes": [asdict(change) for change in result.changes],
+        "projection": asdict(result.projection) if result.projection else None,
+        "rows": [{**asdict(row), "epsilon": np.asarray(row.epsilon, float).tolist()} for row in rows],
+    }

@@ -1,0 +1,60 @@
+"""The pages of pools as files, and their verdicts as lines for the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kit.ledger import write_atomically
+from local_eval.pool import ModelPool
+from local_eval.report.evidence import Evidence, gather
+from local_eval.report.page import evaluation_page
+from local_eval.report.saliency import nets_of
+from local_eval.report.verdict import Verdict, verdict
+from local_eval.setting import Workspace
+
+PAGE, COMPARISON = "report.html", "comparison.html"
+
+
+def report_of(
+    workspace: Workspace, name: str, pool: ModelPool, n_models: int, *, device: str = "cpu", **options: Any
+) -> tuple[Path, Verdict]:
+    """The page of one pool, written beside its models, and its verdict; options as `gather` takes them."""
+    evidence = gather(workspace, {name: pool}, n_models=n_models, **options)
+    return write_pages(evidence, {name: pool}, {}, device=device)[name], verdict(evidence, name)
+
+
+def write_pages(
+    evidence: Evidence,
+    pools: Mapping[str, ModelPool],
+    archives: Mapping[str, Path],
+    *,
+    saliency: bool = True,
+    out: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Path]:
+    """The page of each pool that could be opened, in its folder (the only one at `out`, if given): name -> file.
+
+    device: where models are made again for the activation maps.
+    """
+    pages, retrained = {}, None
+    for name, pool in pools.items():
+        nets = None
+        if saliency and name in evidence.rows:
+            seconds = [float(s.seconds.mean()) for s in (evidence.samples.methods[name], evidence.samples.retrained)]
+            options = {"archive": archives.get(name), "retrained": retrained, "device": device}
+            nets = nets_of(evidence.workspace, pool, *seconds, **options)
+            retrained = nets.nets.get("retrained")
+        pages[name] = out or pool.folder / PAGE
+        write_atomically(pages[name], evaluation_page(evidence, name, archives.get(name), nets).encode())
+    return pages
+
+
+def verdict_lines(verdicts: Mapping[str, Verdict]) -> list[str]:
+    lines = []
+    for name, found in verdicts.items():
+        lines.append(f"{name}: {found.headline}")
+        if found.upload is None or not found.fault:
+            lines += [f"  {reason}" for reason in found.reasons[:1]]
+        if found.fault:
+            lines.append(f"  {found.fault}")
+    return lines
