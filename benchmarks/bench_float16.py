@@ -8,7 +8,6 @@ benchmarks.bench_methods; each method emits one float32 archive, whose tensors a
 """
 
 import argparse
-import io
 import sys
 import tempfile
 from pathlib import Path

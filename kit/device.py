@@ -67,7 +67,7 @@ def empty_cache(device: torch.device | str) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Did memory run out, of the machine or of its GPU?"""
-    told = any(text in str(error) for text in ("out of memory", "OutOfMemoryError", "allocate memory"))
+    told = any(text in str(error) for text in ("out of memory", "MemoryError", "allocate memory"))
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or told
 
 

@@ -83,7 +83,7 @@ def run_jobs(setup: Setup, next_job: Callable[[], Job | None], devices: Sequence
                 result = worker.result(max(PATIENCE_S, 10 * slowest_s) if slowest_s else math.inf)
                 if isinstance(result, _Raised):
                     alone = sum(other.device == worker.device for other in workers) == 1
-                    if alone or isinstance(result.error, InputError) or not is_out_of_memory(result.error):
+                    if alone or not is_out_of_memory(result.error):
                         raise _told(result.error, worker.device) from RuntimeError(result.trace)
                     worker.end()
                     workers.remove(worker)
@@ -92,9 +92,10 @@ def run_jobs(setup: Setup, next_job: Callable[[], Job | None], devices: Sequence
                     worker.end()
                     workers[workers.index(worker)] = _Worker(setup, worker.device)
                 elif result is not None:
-                    slowest_s = max(slowest_s, seconds)
-                if result is not None:
-                    yield job, result
+                    slowest_s, result = max(slowest_s, seconds), result.value
+                else:
+                    continue
+                yield job, result
     finally:
         for worker in workers:
             worker.end()
@@ -159,7 +160,7 @@ class _Worker:
         return time.monotonic() - self._since
 
     def result(self, patience_s: float) -> Any:
-        """What the process sent; None while it works."""
+        """What the process sent: `_Done`, `_Raised` or `Lost`; None while it works."""
         try:
             result = self.pipe.recv() if self.pipe.poll() else None
         except (EOFError, OSError):
@@ -177,6 +178,11 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.pipe.close()
+
+
+@dataclass(frozen=True)
+class _Done:
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ def _life(pipe: Connection, setup: Setup, device: str) -> None:
         try:
             work = work or setup(device)
             pipe.send(_BEGUN)
-            result = work(job)
+            result = _Done(work(job))
         except BaseException as error:  # raised again where the run is
             result = _Raised(error, traceback.format_exc())
         try:

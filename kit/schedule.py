@@ -80,6 +80,9 @@ class Scheduler:
         if self.n_probes:
             self.n_probes -= 1
             left_s, rounds = self._left_s(), math.ceil(len(self.todo) / self.run.n_parallel)
+            if left_s <= 0:
+                limit = format_duration(self.run.budget.limit_s)
+                raise InputError(f"{self.run.method.name}: the limit of {limit} holds no checkpoint: raise the limit")
             allowed_s = min(0.5 * left_s, max(10.0, 10 * left_s / rounds))
             return ProbeJob(-1, allowed_s, within_s=min(10.0, 0.01 * self.run.budget.limit_s))
         measuring = self.run.limited and len(self.probed) < self.run.n_parallel

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from kit.budget import TimeBudget, format_duration
-from kit.checkpoint import CheckpointJob, Failed, Made, Maker, Probe, ProbeJob
+from kit.checkpoint import CheckpointJob, Maker
 from kit.competition import BATCH_SIZE, Loaders
 from kit.device import is_out_of_memory, one_thread
 from kit.emit import make
@@ -168,11 +168,9 @@ def _makers_on(
     ]
 
 
-def _one_on(
-    folder: Path, method: Method, pool: ModelPool, seed: int, device: str
-) -> Callable[[CheckpointJob | ProbeJob], Any]:
+def _one_on(folder: Path, method: Method, pool: ModelPool, seed: int, device: str) -> Maker:
     """The jobs of one process, of a single method."""
-    return partial(_made, *_makers_on(reopen(folder), [method], [pool], seed, device))
+    return _makers_on(reopen(folder), [method], [pool], seed, device)[0]
 
 
 def _points_on(
@@ -191,23 +189,15 @@ def _points_on(
         if not maker.method.anytime:  # a foreign function may have written into the images of another point
             maker = replace(maker, loaders=loaders_for(workspace, maker.method, device))
         try:
-            _made(maker, CheckpointJob(index))
+            maker(CheckpointJob(index))
         except BrokenModelError as error:
+            if is_out_of_memory(error):  # no fault of the settings: fewer processes may hold it
+                raise
             write_atomically(path, str(error).encode())
             return False
         return True
 
     return make_one
-
-
-def _made(maker: Maker, job: CheckpointJob | ProbeJob) -> Made | Failed | Probe:
-    """The job done. A model that is missing for lack of memory is no broken one: fewer processes may hold it."""
-    try:
-        return maker(job)
-    except BrokenModelError as error:
-        if "MemoryError" in str(error) or is_out_of_memory(RuntimeError(str(error))):
-            raise MemoryError(str(error)) from error
-        raise
 
 
 def loaders_for(workspace: Workspace, method: Method, device: str) -> Loaders:

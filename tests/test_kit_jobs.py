@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +23,8 @@ from kit.methods import method_of
 from local_eval.models import tinyconv
 from tests.conftest import dataset
 from tests.test_kit_emit import FINETUNE, ledger_of, run
+
+ROOT = Path(__file__).parents[1]
 
 
 def problem(device):
@@ -150,6 +154,39 @@ def test_jobs_give_the_same_in_one_process_and_in_several():
     assert run_all(squares, [], ["cpu"] * 2, progress=False) == {}
 
 
+def nothing(device):
+    return lambda number: None
+
+
+def test_a_job_may_give_nothing():
+    assert run_all(nothing, range(3), ["cpu"] * 2, progress=False) == dict.fromkeys(range(3))
+
+
+PARENT = """
+import sys, time
+from kit.jobs import run_all
+
+def setup(device):
+    def work(number):
+        print(number, flush=True)
+        time.sleep(600)
+    return work
+
+if __name__ == "__main__":
+    run_all(setup, range(2), ["cpu"] * 2, progress=False)
+"""
+
+
+def test_processes_end_with_a_parent_that_was_killed(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    command, environment = [sys.executable, str(tmp_path / "parent.py")], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        for _ in range(2):
+            parent.stdout.readline()  # both are at it
+        parent.kill()
+        assert parent.stdout.read() == "", "they hold the pipe: it ends with the last of them"
+
+
 def crowded(folder, device):
     """Memory for one process of a device at a time."""
 
@@ -206,6 +243,11 @@ def deaf(net, retain, forget, validation, *, seed, plan=None):
             time.sleep(0.05)
         except:  # noqa: E722 - what participants write
             pass
+
+
+def test_a_limit_that_is_used_up_at_the_start_is_told(model, loaders, tmp_path):
+    with pytest.raises(InputError, match="the limit of 500 ms holds no checkpoint: raise the limit"):
+        run(model, loaders, tmp_path, budget=TimeBudget("0.5s"))
 
 
 @pytest.mark.parametrize("n_processes", [1, 2])
