@@ -8,6 +8,7 @@ benchmarks.bench_methods; each method emits one float32 archive, whose tensors a
 """
 
 import argparse
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +36,8 @@ def restored(archive: Path, path: Path, dtype: torch.dtype) -> Path:
     with open_archive(archive) as file:
         members = file.infolist()
         states = read_checkpoints(file, members, max(info.file_size for info in members))
-        return pack(path, (serialize(state, dtype) for _, state in states))
+        pack(path, (io.BytesIO(serialize(state, dtype)) for _, state in states))
+    return path
 
 
 def main(argv: list[str]) -> None:

@@ -44,14 +44,11 @@ def build_net(spec: str) -> nn.Module:
 
 
 def devices_of(args: argparse.Namespace) -> list[str]:
-    """Where checkpoints are made, an entry a process: every GPU, or the cores, unless told how many and where."""
+    """Where checkpoints are made, an entry a process: --slots on the device, or on every GPU."""
     device = choose_device(args.device)
-    if device.type == "cuda" and device.index is None:
-        gpus = accelerators()
-        return [gpus[slot % len(gpus)] for slot in range(args.workers or len(gpus))]
-    if device.type != "cpu":
-        return [str(device)] * (args.workers or 1)
-    return ["cpu"] * (args.workers or (n_cores() if args.n_models >= _WORTH_STARTING else 1))
+    if device.type == "cpu":
+        return ["cpu"] * (args.slots or (n_cores() if args.n_models >= _WORTH_STARTING else 1))
+    return (accelerators() if str(device) == "cuda" else [str(device)]) * (args.slots or 1)
 
 
 def _problem(args: argparse.Namespace, method: Method, **options: Any) -> Problem:
@@ -171,9 +168,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--n-models", type=positive_int, default=N_CHECKPOINTS, help="checkpoints (512)")
         sub.add_argument("--limit", default="8h", help="time limit for everything, such as 8h, 90m or 120s")
         sub.add_argument("--seed", type=int, default=0)
-        sub.add_argument("--workers", type=positive_int, default=0, help="processes (one a GPU, or one a core)")
+        sub.add_argument("--slots", type=positive_int, help="processes on each device (one a GPU, one a core)")
         sub.add_argument("--dtype", choices=DTYPES, help="type of the stored weights (the model's own)")
-        sub.add_argument("--device", default="auto")
+        sub.add_argument("--device", default="auto", help="auto (every GPU, else the CPU), cpu, cuda, cuda:1")
         sub.add_argument("--batch-size", type=positive_int, default=64)
         sub.add_argument("--architecture", default="resnet18", help="resnet18, or file.py:function that builds a net")
 

@@ -82,21 +82,29 @@ def peak_bytes(device: torch.device | str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def hardware_name(device: str) -> str:
+    """What the device is called by its maker, where it tells."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
 def n_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """torch computes on the CPU with one thread inside: a sum split over threads is rounded differently, and several
-    threads that wait for each other beside other work make a step take many times its time."""
-    before = torch.get_num_threads()
+def reproducible() -> Iterator[None]:
+    """Inside, the same seed gives the same bits: one thread on a CPU, where a sum split over threads is rounded
+    differently (and several threads that wait for each other beside other work take many times as long); on a GPU the
+    algorithms of cuDNN that always add in the same order."""
+    before = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.backends.cudnn.deterministic = before[1]
 
 
 def keep_freed_memory() -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from kit.budget import TimeBudget, format_duration
 from kit.checkpoint import STAND_IN, Maker, checkpoint_path, write_checkpoint
 from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders, data_hash
-from kit.device import device_of, one_thread
+from kit.device import device_of, reproducible
 from kit.errors import InputError
 from kit.jobs import run_jobs
 from kit.ledger import FILE_NAME, Ledger
@@ -106,7 +106,7 @@ def emit(
     }
     ledger, archive = _open_ledger(out / FILE_NAME, identity), out / ARCHIVE_NAME
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    with one_thread():
+    with reproducible():
         if not (ledger.first("end") and archive.exists()):
             folder = check_folder(Path(work or out / "checkpoints") / f"run-{digest[:12]}")
             files = [checkpoint_path(folder, index) for index in range(n_checkpoints)]

@@ -20,10 +20,9 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from kit.device import is_out_of_memory, keep_freed_memory, one_thread
+from kit.device import is_out_of_memory, keep_freed_memory, reproducible
 from kit.errors import InputError
 
 PATIENCE_S = 60.0  # at least so long, and ten times what the slowest took, before a silent process counts as hanging
@@ -41,9 +40,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Lost:
-    """What comes of a job whose process died or hung."""
+    """What comes of a job whose process died or hung; crowded: only because there were too many on its device."""
 
     reason: str
+    crowded: bool = False
 
 
 Work = Callable[[Any], Any]
@@ -87,7 +87,7 @@ def run_jobs(setup: Setup, next_job: Callable[[], Job | None], devices: Sequence
                         raise _told(result.error, worker.device) from RuntimeError(result.trace)
                     worker.end()
                     workers.remove(worker)
-                    result = Lost(f"no memory for one more process on {worker.device}")
+                    result = Lost(f"no memory for one more process on {worker.device}", crowded=True)
                 elif isinstance(result, Lost):
                     worker.end()
                     workers[workers.index(worker)] = _Worker(setup, worker.device)
@@ -110,7 +110,7 @@ def run_all(
     """
     todo, found, lost = deque(numbers), {}, Counter[int]()
     bar = tqdm(total=len(todo), desc=description, disable=not progress)
-    with bar, one_thread():
+    with bar, reproducible():
         next_job = lambda: Job(todo.popleft()) if todo else None  # noqa: E731
         for job, result in run_jobs(partial(_numbered, setup), next_job, devices[: max(1, len(todo))]):
             if not isinstance(result, Lost):
@@ -118,7 +118,7 @@ def run_all(
                 bar.update()
                 continue
             todo.append(job.number)
-            lost[job.number] += 1
+            lost[job.number] += not result.crowded
             if lost[job.number] == _TRIES:
                 raise InputError(
                     f"job {job.number}: {result.reason}, {_TRIES} times: what is finished is kept; run the same "
@@ -196,9 +196,12 @@ def _life(pipe: Connection, setup: Setup, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
-    if not device.startswith("cuda"):
-        torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own would outlive a process that is killed
+    with reproducible():
+        _work(pipe, setup, device)
+
+
+def _work(pipe: Connection, setup: Setup, device: str) -> None:
     work = None
     while True:
         job = pipe.recv()

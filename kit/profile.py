@@ -18,7 +18,7 @@ from tqdm import trange
 from kit.budget import format_duration
 from kit.checkpoint import unlearn_once
 from kit.competition import Loaders
-from kit.device import device_of, one_thread, peak_bytes, synchronize
+from kit.device import device_of, peak_bytes, reproducible, synchronize
 from kit.methods import Method
 from kit.plan import Plan
 from kit.preflight import checkpoint_bytes
@@ -134,7 +134,7 @@ class Profile:
         return verdict + (f", all of them with {what}" if self.share > 0 else "")
 
 
-@one_thread()  # as the checkpoints of a run are made
+@reproducible()  # as the checkpoints of a run are made
 def profile(
     method: Method,
     model: nn.Module,

@@ -84,7 +84,7 @@ class Scheduler:
                 limit = format_duration(self.run.budget.limit_s)
                 raise InputError(f"{self.run.method.name}: the limit of {limit} holds no checkpoint: raise the limit")
             allowed_s = min(0.5 * left_s, max(10.0, 10 * left_s / rounds))
-            return ProbeJob(-1, allowed_s, within_s=min(10.0, 0.01 * self.run.budget.limit_s))
+            return ProbeJob(-1, allowed_s, within_s=min(10.0, 0.03 * self.run.budget.limit_s))
         measuring = self.run.limited and len(self.probed) < self.run.n_parallel
         if not self.todo or measuring:
             return None
@@ -97,6 +97,8 @@ class Scheduler:
         self.given.pop(job.number, None)
         if isinstance(job, ProbeJob):
             self._note_probe(job, result)
+        elif isinstance(result, Lost) and result.crowded:
+            self.todo.appendleft(job.number)
         elif isinstance(result, Lost):
             self._note_lost(job.number, result.reason)
         elif isinstance(result, Failed):
@@ -108,6 +110,9 @@ class Scheduler:
 
     def _note_probe(self, job: ProbeJob, result: Failed | Probe | Lost) -> None:
         run, took = self.run, format_duration(job.allowed_s)
+        if isinstance(result, Lost) and result.crowded:
+            self.n_probes += 1
+            return
         if not isinstance(result, Probe):
             died = result.reason if isinstance(result, Lost) and "hung" not in result.reason else ""
             why = died or f"its first steps were not done after {took}: do less in each, or raise the limit"
@@ -176,8 +181,7 @@ class Scheduler:
                 f"of {run.n_all} checkpoints made, which are kept: the same command continues"
             )
         pace_s = slow * self.cost.seconds(self.steps) if self.cost else 0.0
-        step_s = self.probed[-1].stand_in_s if run.stands_in else None
-        if step_s is None:  # nothing can stand in
+        if (step_s := self._stand_in_s()) is None:
             allowed_s = min(10 * left_s / (later + 1), max(left_s, 0.1))
             return CheckpointJob(index, allowed_s, self.steps, proven=proven)
         step_s *= max(1.0, slow)
@@ -189,6 +193,12 @@ class Scheduler:
             return CheckpointJob(index, allowed_s, self.steps, proven=proven)
         steps = max(1, min(epoch, int(left_s / (1.15 * (later + 1) * step_s))))
         return CheckpointJob(index, max(1.0, left_s - later * step_s), steps, why, True)
+
+    def _stand_in_s(self) -> float | None:
+        """Seconds that the stand-in takes for a step; None where nothing can stand in."""
+        if not self.run.stands_in:
+            return None
+        return self.probed[-1].stand_in_s if self.probed else 0.0
 
     def _allowed_s(self, left_s: float, pace_s: float, later: int, step_s: float, slow: float) -> float:
         """Seconds after which a checkpoint is interrupted. A machine that has not finished it after t seconds is at
@@ -205,8 +215,10 @@ class Scheduler:
             self.losses[job.number] += 1
             if why != OVERRUN or self.losses[job.number] == _LOSSES:
                 raise InputError(f"{why}: {self.n_made} checkpoints are kept")
-        elif job.proven or (self.run.method.anytime and self.run.stands_in):
+        elif self._stand_in_s() is not None and (job.proven or self.run.method.anytime):
             self.by_stand_in[job.number] = why
+        elif why != OVERRUN:
+            raise InputError(f"{why}: {self.n_made} checkpoints are kept")
         else:
             raise InputError(
                 f"{self.run.method.name}: checkpoint {job.number} was not done after {format_duration(job.allowed_s)}"

@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from kit.device import accelerators, choose_device, n_cores, synchronize
+from kit.device import accelerators, choose_device, hardware_name, n_cores, synchronize
 from kit.jobs import Job, Lost, run_jobs, warm_up
 from kit.ledger import write_atomically
 from local_eval.models import build
@@ -52,7 +51,7 @@ def begin_processes(devices: Sequence[str]) -> None:
 
 def best_slots(workspace: Workspace, device: str) -> int:
     """How many processes on one device train models fastest; measured once and written down with the setting."""
-    hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    hardware = hardware_name(device)
     path = workspace.folder / f"slots on {hardware.replace('/', ' ')}.txt"
     try:
         return max(1, int(path.read_text()))

@@ -15,7 +15,7 @@ from torch import nn
 from kit.budget import TimeBudget, format_duration
 from kit.checkpoint import CheckpointJob, Maker
 from kit.competition import BATCH_SIZE, Loaders
-from kit.device import is_out_of_memory, one_thread
+from kit.device import is_out_of_memory, reproducible
 from kit.emit import make
 from kit.errors import BrokenModelError
 from kit.jobs import run_all
@@ -62,7 +62,7 @@ def fill_unlearned(
         devices = processes_for(devices, workspace, len(todo))
         run = Run(method, Ledger(pool.folder / FILE_NAME), budget, n_models, len(devices), stands_in=False)
         setup = partial(_one_on, workspace.folder, method, pool, seed)
-        with one_thread():
+        with reproducible():
             make(Scheduler(run, todo), setup, devices, progress=progress)
     return pool
 

@@ -74,35 +74,25 @@ class Reached:
     def claim(self, name: str, origin: str) -> None:
         other = self.origin.setdefault(name, origin)
         if other != origin:
-            raise InputError(
-                f"the name {name} is given by {other} and by {origin}: in one module it can mean one thing"
-            )
+            raise InputError(f"{name} is given by {other} and by {origin}: in one module a name can mean one thing")
 
 
 @cache
 def read_module(name: str) -> Module:
     """A module of the kit by its dotted name."""
-    try:
-        path = Path(importlib.util.find_spec(name).origin)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise InputError(f"{name}: is no module of the kit") from error
-    top = Path(importlib.util.find_spec(PACKAGE).origin).parents[1]
-    return parse_module(path.relative_to(top).as_posix(), path.read_text(encoding="utf-8"))
+    path, top = (Path(importlib.util.find_spec(one).origin) for one in (name, PACKAGE))
+    return parse_module(path.relative_to(top.parents[1]).as_posix(), path.read_text(encoding="utf-8"))
 
 
 def parse_module(file: str, text: str) -> Module:
     """Take a source apart. Raises InputError for imports that cannot be flattened."""
-    try:
-        tree = ast.parse(text)
-    except SyntaxError as error:
-        raise InputError(f"{file}, line {error.lineno}: {error.msg}") from error
-    statements = [node for node in tree.body if not _is_docstring(node) and not is_main_block(node)]
+    tree, lines = ast.parse(text), text.split("\n")
     imports, definitions = {}, []
-    for node in statements:
+    for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports.update(_imports_of(node, file))
-        else:
-            definitions.append(_definition(node, text.split("\n"), file))
+        elif not _is_docstring(node) and not is_main_block(node):
+            definitions.append(_definition(node, lines, file))
     summary = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
     return Module(file, summary, tuple(definitions), imports)
 

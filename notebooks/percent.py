@@ -9,6 +9,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+_LONG = 200  # lines of a cell that is folded
 Cell = tuple[str, str]  # "code" or "markdown", and its text
 
 
@@ -31,6 +32,8 @@ def notebook_of(cells: Sequence[Cell]) -> nbformat.NotebookNode:
     for number, (kind, source) in enumerate(cells):
         cell = new_code_cell(source) if kind == "code" else new_markdown_cell(source)
         cell.id = f"cell-{number}"
+        if source.count("\n") > _LONG:
+            cell.metadata = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}}  # Kaggle, JupyterLab
         notebook.cells.append(cell)
     return notebook
 

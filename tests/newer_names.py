@@ -17,10 +17,11 @@ import sys
 from pathlib import Path
 
 _MODULES = """
-argparse ast builtins collections collections.abc concurrent.futures contextlib copy csv dataclasses datetime enum
-functools gc glob hashlib heapq importlib importlib.util inspect io itertools json logging math multiprocessing operator
-os os.path pathlib pkgutil platform queue random re resource shutil signal statistics string struct subprocess sys
-tempfile textwrap threading time traceback types typing warnings weakref zipfile zlib
+argparse ast bisect builtins collections collections.abc concurrent.futures contextlib copy csv ctypes dataclasses
+datetime enum functools gc glob hashlib heapq importlib importlib.util inspect io itertools json linecache logging math
+multiprocessing multiprocessing.connection multiprocessing.forkserver operator os os.path pathlib pkgutil platform
+queue random re resource shutil signal stat statistics string struct subprocess sys tempfile textwrap threading time
+traceback types typing warnings weakref zipfile zlib
 torch torch.amp torch.autograd torch.autograd.graph torch.backends torch.backends.cuda torch.backends.cudnn torch.cuda
 torch.cuda.amp torch.fft torch.func torch.jit torch.linalg torch.mps torch.multiprocessing torch.nn torch.nn.functional
 torch.nn.init torch.nn.modules.module torch.nn.parallel torch.nn.utils torch.optim torch.optim.lr_scheduler

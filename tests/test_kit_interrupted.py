@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 def command(tree, out, *options):
     architecture = ["--architecture", f"{tree.parent / 'net.py'}:net"]
-    tail = ["--out", str(out), "--quiet", "--device", "cpu", "--workers", "1", *architecture, *map(str, options)]
+    tail = ["--out", str(out), "--quiet", "--device", "cpu", "--slots", "1", *architecture, *map(str, options)]
     return [sys.executable, "-m", "kit", "emit", "--input", str(tree), *tail]
 
 

@@ -159,6 +159,8 @@ def test_a_notebook_has_three_cells_of_code_and_the_method_alone_in_the_second(t
     nbformat.validate(notebook)
     assert [c.cell_type for c in notebook.cells] == ["markdown", "code"] * 3
     assert notebook.metadata.kernelspec.name == "python3", "Kaggle does not run a notebook without one"
+    folded = [cell.metadata.get("_kg_hide-input", False) for cell in notebook.cells]
+    assert folded == [False, True, False, False, False, False], "the method is what one sees first"
     kit, method, run = code_of(path)
     assert kit.startswith("%%writefile unlearning_kit.py\n# Unlearning Submission Kit ")
     assert "sha256" in kit.splitlines()[2]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kit.budget import format_duration
 from kit.checkpoint import unlearn_once
-from kit.device import device_of, one_thread
+from kit.device import device_of, reproducible
 from kit.errors import InputError
 from kit.methods import get_method, method_names
 from kit.plan import Plan
@@ -137,7 +137,7 @@ def _affordable(
             f"{format_duration(needed_s)} here."
         )
     try:
-        with one_thread():
+        with reproducible():
             return make().eval(), ""
     except InputError as error:
         return None, f"The {name} model is left out: {error}."
