@@ -26,14 +26,14 @@ from local_eval.report.assessment import interval_text
 from notebooks.build import main as build
 from notebooks.starter import write_program
 
-FORMS = {"notebook": ".ipynb", "writefile": ".ipynb", "script": ".py"}
+FORMS = {"notebook": ".ipynb", "script": ".py"}
 REFUSED = "do_nothing"  # the original N times, which no one may submit
 
 
 def programs(folder: Path) -> dict[str, Path]:
     """Name -> program: the starter and every method as notebooks, the starter and fine-tuning in the other forms."""
     found = {f"starter{suffix}": write_program(folder / f"starter{suffix}") for suffix in (".ipynb", ".py")}
-    wanted = [(name, "notebook") for name in method_names()] + [("finetune", "writefile"), ("finetune", "script")]
+    wanted = [(name, "notebook") for name in method_names()] + [("finetune", "script")]
     for method, form in wanted:
         name = method if form == "notebook" else f"{method}, {form}"
         path = folder / form / f"{method}{FORMS[form]}"

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import torch
-from kit.workers import keep_freed_memory
 
 from benchmarks.bench_emit import problem
 from benchmarks.record import record, rounded
 from kit.competition import TensorLoader
+from kit.device import keep_freed_memory
 from kit.emit import emit
 from kit.methods import get_method
 from kit.profile import profile

@@ -143,7 +143,7 @@ def make_loaders(
 
 def is_stand_in(root: Path = INPUT_DIR) -> bool:
     """True where only the public stand-in is mounted: a notebook then touches the archive and ends."""
-    return (root / STAND_IN_FILE).exists()
+    return (Path(root) / STAND_IN_FILE).exists()
 
 
 def read_tree(

@@ -22,6 +22,7 @@ from kit.ledger import Ledger
 from kit.methods import Method
 from kit.plan import MARGIN, StepCost, plan_steps
 
+_KNOWN = 3  # checkpoints that tell the machine's speed
 _LOSSES = 3  # of one checkpoint by processes that died
 _CLOSING = 6.0  # seconds to read, pack and check a checkpoint, as a multiple of those to write it, and to spare
 _LONGEST_S = 60.0  # and ten times the usual: what a checkpoint may take however much time is left
@@ -147,9 +148,10 @@ class Scheduler:
             slow = seconds / max(1e-9, self.cost.seconds(self.steps))
         self.slowness.append(slow)
         mean = statistics.fmean(self.slowness)
-        late = self._needed_s(mean * self.cost.seconds(self.steps)) > self._left_s(mean)
+        known = len(self.slowness) >= min(_KNOWN, len(self.todo)) or slow > 1.5  # a single one may be noise
+        late = known and self._needed_s(mean * self.cost.seconds(self.steps)) > self._left_s(mean)
         if late and run.method.anytime and self.todo and self.steps:
-            self._lower_plan(max(mean, statistics.fmean(self.slowness[-3:])))
+            self._lower_plan(max(mean, statistics.fmean(self.slowness[-_KNOWN:])))
 
     def _lower_plan(self, slow: float) -> None:
         """The most steps below the present ones that fit on a machine so much slower; one at the least."""

@@ -321,6 +321,13 @@ def test_an_edited_method_is_refused_or_made_anew(tree, tmp_path, participant):
     assert members(tmp_path / "new") == by_package(edited, tree, tmp_path / "package"), "no stale import"
 
 
+def test_a_mistake_in_the_method_is_one_line_that_says_where(tree, tmp_path, participant):
+    cells = notebook_cells(source_of(participant(MINE)))
+    cells = [(kind, text.replace("AMOUNT = 0.001", "AMOUNT = 1 / 0")) for kind, text in cells]
+    last = run_alone(tmp_path, program_of(cells, root=str(tree)), refused=True)
+    assert last.endswith("InputError: unlearning_method.py, line 4: ZeroDivisionError: division by zero")
+
+
 # -- the competition's image: Python 3.10, torch 2.0 ------------------------------------------------------------------
 
 NEWER = json.loads(Path(__file__).with_name("golden").joinpath("newer_names.json").read_text())

@@ -233,10 +233,11 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses and pickling look a class's module up there
     sys.path.insert(0, str(path.resolve().parent))  # files beside it can be imported, as when it is run
     try:
-        spec.loader.exec_module(module)
+        code = spec.loader.source_to_code(spec.loader.get_data(spec.origin), spec.origin)
+        exec(code, vars(module))  # as it stands: byte code kept from before may be of a file edited within the second
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = getattr(error, "lineno", None) or lines[-1]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise InputError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
