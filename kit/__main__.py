@@ -12,35 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from kit.budget import TimeBudget, parse_duration
 from kit.cli import NOTHING_LEFT, answer, common, positive_int, process_age_s, run
-from kit.competition import INPUT_DIR, N_CHECKPOINTS, WORKING_DIR, load_state, resnet18
+from kit.competition import INPUT_DIR, N_CHECKPOINTS, WORKING_DIR, load_state
 from kit.device import accelerators, choose_device, keep_freed_memory, n_cores
 from kit.emit import Problem, emit
-from kit.errors import InputError
 from kit.jobs import warm_up
-from kit.methods import Method, get_method, load_file, method_names
+from kit.methods import Method, get_method, method_names
 from kit.profile import profile
 from kit.submission import verdict_lines, verify
-from kit.submit import read_problem
+from kit.submit import build_net, read_problem
 
 _WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def build_net(spec: str) -> nn.Module:
-    """An untrained net: resnet18, or what `file.py:function` builds."""
-    if spec == "resnet18":
-        return resnet18()
-    path, _, name = spec.partition(":")
-    if not path.endswith(".py") or not name:
-        raise InputError(f"--architecture {spec}: expected resnet18 or file.py:function")
-    function = getattr(load_file(Path(path)), name, None)
-    if not callable(function):
-        raise InputError(f"--architecture {spec}: {path} defines no function {name}")
-    return function()
 
 
 def devices_of(args: argparse.Namespace) -> list[str]:

@@ -123,7 +123,9 @@ class Profile:
 
     def _verdict(self) -> str:
         limit, used_s = format_duration(self.limit_s), self.project()
-        what = f"epochs={self.epochs * self.share:.2g}" if self.epochs else f"{self.share:.0%} of the steps"
+        what = (
+            f"epochs={float(f'{self.epochs * self.share:.2g}'):g}" if self.epochs else f"{self.share:.0%} of the steps"
+        )
         if self.archive_bytes > self.free_bytes:
             return "does not fit the disk: store float16, or choose another folder"
         if self.fits:

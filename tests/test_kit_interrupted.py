@@ -59,6 +59,15 @@ def test_a_signal_ends_the_run_and_the_same_command_continues(tree, tmp_path, nu
     assert sum(json.loads(line)["event"] == "start" for line in ledger.read_text().splitlines()) == 1
 
 
+def test_the_command_line_writes_the_same_archive_with_one_process_and_with_two(tree, tmp_path):
+    for slots in ("1", "2"):
+        arguments = command(tree, tmp_path / slots, "--n-models", 4, "--slots", slots, "--dtype", "float16")
+        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    assert (tmp_path / "1/submission.zip").read_bytes() == (tmp_path / "2/submission.zip").read_bytes()
+
+
 def test_a_data_file_that_breaks_is_told_before_anything_is_written(tree, tmp_path):
     broken = tmp_path / "tree"
     shutil.copytree(tree, broken)
