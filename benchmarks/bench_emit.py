@@ -180,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--n-images", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=3, help="starter and ours in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="starter and ours in turn; 0: without them")
     parser.add_argument("--n-starter", type=int, default=8)
     parser.add_argument("--n-resnet", type=int, default=6)
     parser.add_argument("--n-written", type=int, default=512)
@@ -198,8 +198,12 @@ def main() -> None:
     n, n_images = options.n, options.n_images
     results["overhead"] = part("overhead", lambda f: overhead(n, n_images, f))
     for architecture, n_ours, n_theirs, images in (
-        ("smallconv", n, options.n_starter, n_images),
-        ("resnet18", options.n_resnet, options.n_resnet // 2, 512),
+        (
+            ("smallconv", n, options.n_starter, n_images),
+            ("resnet18", options.n_resnet, options.n_resnet // 2, 512),
+        )
+        if options.rounds
+        else ()
     ):
         rounds = [
             {
@@ -220,7 +224,7 @@ def main() -> None:
                 "most": max(ratios),
             }
     results["writing"] = part("writing", partial(writing, options.n_written, options.n_zipped))
-    record("emit", rounded(results), sys.argv)
+    record("emit" if options.rounds else "emit_overhead", rounded(results), sys.argv)
 
 
 if __name__ == "__main__":
