@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from data_stubs.parts import Part, Source, stratified_subset
-from data_stubs.splits import Splits, fingerprint, split_forget
+from data_stubs.splits import Splits, fingerprint, flip_labels, split_forget
 from kit.errors import InputError
 
 __all__ = ["SOURCES", "Part", "Source", "Splits", "fingerprint", "load", "load_source", "split_forget"]
 
-SOURCES = ("cifar10", "image-folder:PATH", "digits", "synthetic")
+SOURCES = ("cifar10", "gtsrb[:super|:ten]", "image-folder:PATH", "digits", "synthetic")
 SUBSET_STREAM = 1  # keeps the draw of n_train images independent of the forget policy's draw with the same seed
+NOISE_STREAM = 2  # and so the draw of the flipped labels
 
 
 def load(
@@ -26,16 +27,37 @@ def load(
 ) -> Splits:
     """Load a source and split its training part by a forget policy.
 
-    source: one of SOURCES; forget: see `split_forget`; n_train: use that many training images, see `load_source`;
-    seed: of both draws; data_root: folder of CIFAR-10; cache_dir: folder for decoded images; progress: show a bar.
+    source: one of SOURCES, with `:noise=0.04` behind it to flip the labels of that share of the images; forget: see
+    `split_forget`; n_train: use that many training images, see `load_source`; seed: of all draws; data_root: folder of
+    CIFAR-10 or GTSRB; cache_dir: folder for decoded images; progress: show a bar.
     Raises InputError, in one line, for whatever a user can get wrong.
     """
     if n_train is not None and forget.partition(":")[0] == "indices":
         raise InputError("forget policy indices counts in the whole training set: leave out n_train")
+    source, noise = noise_of(source)
     loaded = load_source(
         source, n_train=n_train, seed=seed, data_root=data_root, cache_dir=cache_dir, progress=progress
     )
-    return split_forget(loaded, forget, seed)
+    splits = split_forget(loaded, forget, seed)
+    return splits if noise is None else flip_labels(splits, noise, np.random.default_rng([seed, NOISE_STREAM]))
+
+
+def noise_of(source: str) -> tuple[str, float | None]:
+    """The source without its `:noise=SHARE`, and that share, None where it has none.
+
+    >>> noise_of("gtsrb:super:noise=0.04")
+    ('gtsrb:super', 0.04)
+    """
+    name, mark, text = source.rpartition(":noise=")
+    if not mark:
+        return source, None
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise InputError(f"data source {source!r}: noise {text!r} is no share of the labels: write :noise=0.04")
+    return name, share
 
 
 def load_source(
@@ -64,6 +86,10 @@ def load_source(
         from data_stubs import cifar10
 
         whole = cifar10.load_source(data_root)
+    elif name == "gtsrb":
+        from data_stubs import gtsrb
+
+        whole = gtsrb.load_source(path, data_root, cache_dir, progress=progress)
     elif source == "digits":
         from data_stubs import digits
 

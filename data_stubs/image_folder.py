@@ -1,9 +1,6 @@
 """Any labelled images: a folder or .zip with train/<class>/ and test/<class>/, decoded once into a cached array."""
 
-import hashlib
-import json
-import tempfile
-import zlib
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -11,9 +8,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data_stubs.cache import cached_images
 from data_stubs.image_listing import Listing, Member, listing_of
 from data_stubs.parts import Part, Source, halve_held_out
-from data_stubs.paths import default_cache
 from kit.errors import InputError
 
 MAX_IMAGE_PIXELS = 2**24  # a few kB of PNG can declare gigabytes of pixels
@@ -51,46 +48,9 @@ def load_source(path: Path, cache_dir: Path | None = None, *, progress: bool = T
 
 
 def _cached(listing: Listing, members: list[Member], cache_dir: Path | None, progress: bool) -> np.ndarray:
-    stamps = [(member.name, member.n_bytes, member.stamp) for member in members]
-    key = hashlib.sha256(json.dumps([DECODER_VERSION, stamps]).encode()).hexdigest()[:16]
-    folder = Path(cache_dir) if cache_dir is not None else default_cache()
-    target, checksum = folder / f"image-folder-{key}.npy", folder / f"image-folder-{key}.crc32"
-    if (images := _open_cache(target, checksum, len(members))) is not None:
-        return images
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".image-folder-") as temporary:
-            decoded = Path(temporary) / "images.npy"
-            _decode_into(decoded, listing, members, progress)
-            # The checksum goes first: a crash in between leaves a pair that does not match, hence a rebuild.
-            (Path(temporary) / "crc32").write_text(_crc32(np.load(decoded, mmap_mode="r")))
-            (Path(temporary) / "crc32").replace(checksum)
-            decoded.replace(target)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot keep decoded images there ({error}): give another cache folder") from error
-    return np.load(target, mmap_mode="r", allow_pickle=False)
-
-
-def _open_cache(target: Path, checksum: Path, n_images: int) -> np.ndarray | None:
-    """The cached array; None where there is none or it is damaged, whatever the damage."""
-    try:
-        images = np.load(target, mmap_mode="r", allow_pickle=False)
-        intact = (
-            images.dtype == np.uint8
-            and images.ndim == 4
-            and len(images) == n_images
-            and checksum.read_text() == _crc32(images)
-        )
-    except (OSError, ValueError, EOFError):
-        return None
-    return images if intact else None
-
-
-def _crc32(images: np.ndarray) -> str:
-    value = 0
-    for rows in range(0, len(images), 4096):  # in pieces, so that a large map need not fit into memory
-        value = zlib.crc32(np.ascontiguousarray(images[rows : rows + 4096]).data, value)
-    return f"{value:08x}"
+    stamps = [DECODER_VERSION, [(member.name, member.n_bytes, member.stamp) for member in members]]
+    decode_into = partial(_decode_into, listing=listing, members=members, progress=progress)
+    return cached_images("image-folder", stamps, len(members), cache_dir, decode_into)
 
 
 def _decode_into(target: Path, listing: Listing, members: list[Member], progress: bool) -> None:

@@ -110,12 +110,14 @@ def competition(source: Source, argument: str | None, rng: np.random.Generator) 
     last_class = np.zeros(len(subjects), dtype=np.int64)
     np.maximum.at(last_class, member, train.labels)
     chosen: list[int] = []
-    for label, quota in ((0, n_class_0), (1, n_forget - n_class_0)):
-        room = quota
+    for label, room in ((0, n_class_0), (1, n_forget - n_class_0)):
+        left = []
         for subject in rng.permutation(np.flatnonzero((first_class == label) & (last_class <= 1))):
-            if sizes[subject] <= room:
-                chosen.append(subject)
-                room -= sizes[subject]
+            fits = sizes[subject] <= room
+            (chosen if fits else left).append(subject)
+            room -= sizes[subject] if fits else 0
+        # Large subjects leave much room: one more where that comes nearer to the quota.
+        chosen += [subject for subject in left if sizes[subject] < 2 * room][:1]
     return source, np.flatnonzero(np.isin(member, chosen))
 
 

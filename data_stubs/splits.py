@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,23 @@ def split_forget(source: Source, policy: str, seed: int) -> Splits:
         test=source.test,
         class_names=source.class_names,
     )
+
+
+def flip_labels(splits: Splits, share: float, rng: np.random.Generator) -> Splits:
+    """The splits with the labels of round(share * n) images of each part changed to another class, drawn uniformly.
+
+    Labels that cannot be fitted by what they mean keep a model from being sure of everything it was trained on, as the
+    ages of the competition do. Whole subjects keep their places in the parts: only labels change.
+    """
+    if splits.n_classes < 2:
+        raise InputError("noise: the data has 1 class: there is no other to flip a label to")
+    noisy = {}
+    for name in PARTS:
+        part = getattr(splits, name)
+        flipped, labels = rng.choice(len(part), round(share * len(part)), replace=False), part.labels.copy()
+        labels[flipped] = (labels[flipped] + rng.integers(1, splits.n_classes, len(flipped))) % splits.n_classes
+        noisy[name] = replace(part, labels=labels)
+    return replace(splits, name=f"{splits.name}, {share:.0%} of the labels flipped", **noisy)
 
 
 def fingerprint(splits: Splits) -> str:

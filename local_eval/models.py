@@ -16,6 +16,26 @@ def resnet18(n_classes: int = 10) -> nn.Module:
     return torchvision_resnet18(weights=None, num_classes=n_classes)
 
 
+def resnet18_narrow(n_classes: int = 10) -> nn.Module:
+    """A ResNet-18 at width 16 instead of 64, of torchvision's structure and initialisation: the competition's kind of
+    net at a price that a CPU can pay."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    width = 16
+
+    class Narrow(ResNet):
+        def _make_layer(self, block, planes, *args, **options):
+            if planes == 64:  # the first stage: the stem is narrow as well, see below
+                self.inplanes = width
+            return super()._make_layer(block, planes * width // 64, *args, **options)
+
+    net = Narrow(BasicBlock, [2, 2, 2, 2], num_classes=n_classes)
+    net.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.bn1, net.fc = nn.BatchNorm2d(width), nn.Linear(8 * width, n_classes)
+    return net
+
+
 class SmallConv(nn.Module):
     """Three conv-pool-BatchNorm-ReLU stages on pixel-unshuffled input, global max pooling, a linear layer.
 
@@ -100,6 +120,7 @@ def _centred(images: Tensor) -> Tensor:
 
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "resnet18": resnet18,
+    "resnet18_narrow": resnet18_narrow,
     "resnet20": resnet20,
     "smallconv": smallconv,
     "tinyconv": tinyconv,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -28,7 +29,8 @@ class Setting:
 
     source, n_train, forget: as data_stubs.load takes them; data_seed draws the forget set. recipe, epochs (None: the
     recipe's own) and train_seed train the original and the retrained models. n_retain_sample: how many retain
-    examples each model is evaluated on.
+    examples each model is evaluated on. passes: how often a method's loaders hold each example, so that an epoch of a
+    small data set has as many steps as one of the competition's; originals and retrained models are trained as ever.
     """
 
     source: str
@@ -40,6 +42,7 @@ class Setting:
     epochs: float | None = None
     train_seed: int = 0
     n_retain_sample: int = 2000
+    passes: int = 1
 
     def __post_init__(self):
         get_recipe(self.recipe)
@@ -47,6 +50,8 @@ class Setting:
             raise InputError(f"architecture {self.architecture!r}: unknown: known are {', '.join(ARCHITECTURES)}")
         if self.epochs is not None and not self.epochs > 0:
             raise InputError(f"--epochs {self.epochs}: must be positive")
+        if self.passes < 1:
+            raise InputError(f"passes is {self.passes}: 1 or more")
 
     def hash(self, splits: Splits) -> str:
         """Twelve hex digits over every field and the data itself; the data's path does not count."""
@@ -91,8 +96,10 @@ class Workspace:
     def loaders(
         self, loader: type[DataLoader], batch_size: int = BATCH_SIZE, device: torch.device | str = "cpu"
     ) -> Loaders:
-        """What an unlearning function receives."""
+        """What an unlearning function receives, each example `passes` times."""
         parts = (self.splits.retain, self.splits.forget, self.splits.validation)
+        if self.setting.passes > 1:
+            parts = (part.take(np.tile(np.arange(len(part)), self.setting.passes)) for part in parts)
         return make_loaders(*(as_dataset(part).to(device) for part in parts), batch_size, loader)
 
     def class_counts(self) -> torch.Tensor:

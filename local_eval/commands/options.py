@@ -6,16 +6,32 @@ import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from data_stubs import SOURCES
 from kit.budget import parse_duration
 from kit.cli import common, positive_int
+from kit.device import choose_device
 from kit.errors import InputError
 from kit.methods import Method, get_method
 from local_eval.devices import begin_processes, devices_of
 from local_eval.evaluate import FORMS
 from local_eval.metric import BINS, MetricSpec
+from local_eval.models import ARCHITECTURES
+from local_eval.recipes import RECIPES
 from local_eval.setting import Setting, Workspace, open_workspace, reopen
 
+# What --like competition sets unless told otherwise: the competition's training recipe, forget policy and steps an
+# epoch on real subjects, with labels that no net fits completely.
+LIKE = {
+    "competition": {
+        "source": "gtsrb:super:noise=0.04",
+        "forget": "competition",
+        "architecture": "resnet18_narrow",
+        "recipe": "competition",
+        "passes": 2,
+    }
+}
 QUICK = {"n_train": 10_000, "architecture": "tinyconv", "epochs": 2.5}  # what --quick sets unless told otherwise
 
 
@@ -31,24 +47,26 @@ def add_command(
 def setting_options(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("setting")
     group.add_argument("--setting", type=Path, help="the folder of an earlier run, instead of the options below")
-    group.add_argument("--source", default="synthetic", help="cifar10, image-folder:PATH, digits or synthetic")
+    group.add_argument("--like", choices=LIKE, help="the setting that stands for Kaggle's; options below change it")
+    group.add_argument("--source", help=f"{', '.join(SOURCES)}; :noise=0.04 behind it flips labels (synthetic)")
     data_options(group)
     group.add_argument("--n-train", type=positive_int, help="training images, a stratified sample (all)")
-    group.add_argument("--forget", default=Setting.forget, help="forget policy: random:500, class:3, competition ...")
-    group.add_argument("--data-seed", type=int, default=0)
-    group.add_argument("--architecture", help="smallconv, tinyconv, resnet18 or resnet20")
-    group.add_argument("--recipe", default=Setting.recipe, help="fast, sgd or competition")
+    group.add_argument("--forget", help=f"forget policy: random:500, class:3, competition ... ({Setting.forget})")
+    group.add_argument("--data-seed", type=int, help="of the forget set and the sample (0)")
+    group.add_argument("--architecture", help=f"{', '.join(ARCHITECTURES)} ({Setting.architecture})")
+    group.add_argument("--recipe", help=f"{', '.join(RECIPES)} ({Setting.recipe})")
     group.add_argument("--epochs", type=float, help="training epochs (the recipe's)")
-    group.add_argument("--train-seed", type=int, default=0)
+    group.add_argument("--train-seed", type=int, help="of the original and the retrained models (0)")
     most = Setting.n_retain_sample
-    group.add_argument("--n-retain-sample", type=positive_int, default=most, help=f"of them models are shown ({most})")
+    group.add_argument("--n-retain-sample", type=positive_int, help=f"of them models are shown ({most})")
+    group.add_argument("--passes", type=positive_int, help="over the data in an epoch of a method (1)")
     group.add_argument("--quick", action="store_true", help="10,000 training images and tinyconv")
     group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept")
     device_options(sub)
 
 
 def data_options(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--data-root", type=Path, help="where CIFAR-10 is, or is downloaded to")
+    group.add_argument("--data-root", type=Path, help="where CIFAR-10 or GTSRB is, or is downloaded to")
     group.add_argument("--cache-dir", type=Path, help="where decoded images are kept (the user's cache folder)")
 
 
@@ -100,11 +118,19 @@ def workspace_of(args: argparse.Namespace) -> Workspace:
     begin_processes(devices_of(args.device, args.slots))
     if args.setting:
         return reopen(args.setting, checked=True)
-    given = {field.name: getattr(args, field.name) for field in fields(Setting)}
-    given = {name: value for name, value in given.items() if value is not None}
-    setting = Setting(**((QUICK if args.quick else {}) | given))
+    setting = Setting(**setting_of(args))
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
     return open_workspace(setting, args.work_dir, **where, progress=not args.quiet)
+
+
+def setting_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a setting: what was given, before what --quick and --like stand for."""
+    given = {field.name: getattr(args, field.name) for field in fields(Setting)}
+    given = {name: value for name, value in given.items() if value is not None}
+    like = dict(LIKE[args.like]) if args.like else {"source": "synthetic"}
+    if args.like and choose_device(args.device).type != "cpu":
+        like["architecture"] = "resnet18"  # the competition's own, where it can be paid
+    return like | (QUICK if args.quick else {}) | given
 
 
 def devices_for(args: argparse.Namespace, workspace: Workspace, n_models: int) -> list[str]:
