@@ -129,8 +129,10 @@ def _official_test(
     table = root.parent / "GT-final_test.csv"
     try:
         rows = list(csv.DictReader(table.read_text().splitlines(), delimiter=";"))
-        rows = [(row["Filename"], int(row["ClassId"])) for row in rows]
-    except (OSError, KeyError, ValueError, UnicodeDecodeError) as error:
+        rows = [(row["Filename"], range(N_CLASSES)[int(row["ClassId"])]) for row in rows]
+        if not rows:
+            raise ValueError("it has no rows")
+    except (OSError, KeyError, IndexError, ValueError) as error:
         raise InputError(f"{table}: is not GTSRB's table of test labels ({error}): download it again") from error
     labels = _labels(categories, np.array([number for _, number in rows]))
     kept = np.flatnonzero(labels >= 0)
@@ -142,7 +144,11 @@ def _official_test(
 
 def _decoded(paths: list[Path], cache_dir: Path | None, progress: bool) -> np.ndarray:
     """uint8 (n_images, 3, SIZE, SIZE), kept by the files' names, sizes and times."""
-    stamps = [SIZE, [(path.parent.name, path.name, (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]]
+    try:
+        found = [path.stat() for path in paths]
+    except OSError as error:
+        raise InputError(f"{error.filename}: image is missing ({error.strerror}): unpack it again") from error
+    stamps = [SIZE, [(p.parent.name, p.name, s.st_size, s.st_mtime_ns) for p, s in zip(paths, found, strict=True)]]
 
     def decode_into(target: Path) -> None:
         with ThreadPoolExecutor() as threads:

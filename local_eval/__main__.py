@@ -5,9 +5,9 @@ import sys
 
 from kit.cli import run as run_command
 from kit.device import keep_freed_memory
-from local_eval.commands import dry_run, report, run, score, steps, sweep, tree
+from local_eval.commands import dry_run, pool, report, run, score, steps, sweep, tree
 
-COMMANDS = (run, sweep, steps, tree, score, report, dry_run)  # the order of --help
+COMMANDS = (run, sweep, steps, pool, tree, score, report, dry_run)  # the order of --help
 
 
 def main(argv: list[str] | None = None) -> int:

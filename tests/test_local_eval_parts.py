@@ -1,18 +1,21 @@
 """Models, optimiser, recipes and pools of the local evaluation."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from kit.competition import TensorLoader
 from kit.errors import InputError
 from kit.training import native_bfloat16, predict
 from local_eval.models import ARCHITECTURES, build
 from local_eval.muon import Muon, orthogonalize
 from local_eval.pool import ModelPool
 from local_eval.recipes import RECIPES, get_recipe
+from local_eval.setting import Setting, open_workspace
 from tests.conftest import dataset
 
 
@@ -21,6 +24,20 @@ from tests.conftest import dataset
 )
 def test_architectures_have_the_published_size(name, n_parameters):
     assert sum(p.numel() for p in build(name, 10).parameters()) == n_parameters
+
+
+def test_the_narrow_resnet18_is_torchvisions_at_a_quarter_of_the_width():
+    """Same entries in the same order, every channel count a quarter, and as large weights at the start."""
+    narrow, wide = (build(name, 10, seed=3).state_dict() for name in ("resnet18_narrow", "resnet18"))
+    assert list(narrow) == list(wide)
+    for name, tensor in wide.items():
+        ends = (3, 10) if name in ("conv1.weight", "fc.weight", "fc.bias") else ()  # image channels and classes stay
+        quarter = tuple(n if n in ends or i > 1 else n // 4 for i, n in enumerate(tensor.shape))
+        assert narrow[name].shape == quarter, name
+    # He's initialisation: variance 2 / (fan out), so a quarter of the channels has twice the standard deviation.
+    convolutions = [name for name, tensor in wide.items() if tensor.ndim == 4]
+    ratios = [float(narrow[name].std() / wide[name].std()) for name in convolutions]
+    assert np.allclose(ratios, 2, rtol=0.1), ratios
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -126,3 +143,17 @@ def test_faults_of_a_pool_are_told_with_the_file(tmp_path):
         pool.add(2, logits(), 1.0)
     with pytest.raises(InputError, match=r"is .* a pool"):
         ModelPool.open(tmp_path)
+
+
+def test_an_epoch_of_several_passes_holds_every_example_as_often(tmp_path):
+    """In whatever loader a method builds on the data set; training of the original does not change."""
+    setting = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
+    once, thrice = (open_workspace(replace(setting, passes=passes), tmp_path) for passes in (1, 3))
+    assert once.name != thrice.name
+    for plain, several in zip(once.loaders(TensorLoader), thrice.loaders(TensorLoader), strict=True):
+        assert len(several.dataset) == 3 * len(plain.dataset)
+        ids = [name for batch in several for name in batch["image_id"]]
+        assert sorted(ids) == sorted([row["image_id"] for row in plain.dataset.examples] * 3)
+    assert len(thrice.splits.train) == 300
+    with pytest.raises(InputError, match="passes is 0"):
+        replace(setting, passes=0)

@@ -3,6 +3,7 @@
 import argparse
 import math
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from local_eval.devices import begin_processes, devices_of
 from local_eval.evaluate import FORMS
 from local_eval.metric import BINS, MetricSpec
 from local_eval.models import ARCHITECTURES
+from local_eval.published import use_published
 from local_eval.recipes import RECIPES
 from local_eval.setting import Setting, Workspace, open_workspace, reopen
 
@@ -120,7 +122,10 @@ def workspace_of(args: argparse.Namespace) -> Workspace:
         return reopen(args.setting, checked=True)
     setting = Setting(**setting_of(args))
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
-    return open_workspace(setting, args.work_dir, **where, progress=not args.quiet)
+    workspace = open_workspace(setting, args.work_dir, **where, progress=not args.quiet)
+    if (n_models := use_published(workspace)) and not (args.quiet or args.json):
+        print(f"using the {n_models} retrained models published for this setting", file=sys.stderr)
+    return workspace
 
 
 def setting_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""The command pool: a setting's retrained models to one small file, and back."""
+
+import argparse
+from pathlib import Path
+
+from kit.cli import answer, positive_int
+from kit.errors import InputError
+from local_eval.commands import options as shared
+from local_eval.published import export_pool, import_pool
+from local_eval.setting import reopen
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    about = "export: the retrained models of a setting to one small file; import: back, beside data of one's own"
+    sub = shared.add_command(commands, "pool", pool, about)
+    sub.add_argument("direction", choices=("export", "import"))
+    sub.add_argument("file", type=Path, help="the file to write or to read, .npz")
+    sub.add_argument("--setting", type=Path, help="export: the folder of the setting")
+    sub.add_argument("--n-models", type=positive_int, help="export: so many (all)")
+    shared.data_options(sub)
+    sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="import: where models and pools are kept")
+
+
+def pool(args: argparse.Namespace) -> int:
+    if args.direction == "export":
+        if args.setting is None:
+            raise InputError("pool export: give --setting FOLDER, the folder that run or retrain made")
+        workspace = reopen(args.setting, checked=True)
+        n_models = export_pool(workspace, args.file, args.n_models)
+        n_bytes = args.file.stat().st_size
+        facts = {"file": str(args.file), "n_models": n_models, "bytes": n_bytes}
+        answer(args, facts, [f"{n_models} retrained models in {n_bytes / 1e6:.1f} MB: {args.file}"])
+        return 0
+    where = {"data_root": args.data_root, "cache_dir": args.cache_dir, "progress": not args.quiet}
+    workspace, n_models = import_pool(args.file, args.work_dir, **where)
+    lines = [
+        f"{n_models} retrained models and the original: {workspace.folder}",
+        f"score a method against them: python -m local_eval run --setting {workspace.folder} --method finetune "
+        f"--n-models {min(n_models, 32)}",
+    ]
+    answer(args, {"setting": str(workspace.folder), "n_models": n_models}, lines)
+    return 0

@@ -1,0 +1,178 @@
+"""A setting's retrained models in one small file: made once, by whoever has the hours, and used by everyone.
+
+It holds what scoring needs and nothing of the data: the setting, the data's fingerprint and labels, the original
+model's weights, and the logits of the original and the retrained models. Logits of retrained models are kept as
+float16, which moves a confidence by about a hundredth of its spread over models.
+"""
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+import data_stubs
+from data_stubs.splits import fingerprint
+from kit.competition import load_tensors, state_difference
+from kit.errors import InputError
+from kit.ledger import write_atomically
+from local_eval.models import build
+from local_eval.pool import EVALUATED
+from local_eval.retrained import original_pool, retrained_pool
+from local_eval.setting import Setting, Workspace, keep_workspace
+
+# Where this project keeps those it publishes, named by the setting's hash.
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "pools"
+_FORMAT = 1
+_MEMBERS = (
+    "facts",
+    "original_model",
+    "seconds",
+    *(f"{what}_{part}" for part in EVALUATED for what in ("labels", "original", "retrained")),
+)
+_LARGEST_BYTES = 1 << 31
+
+
+def export_pool(workspace: Workspace, path: Path, n_models: int | None = None) -> int:
+    """Write the original and the first `n_models` retrained models (all without a gap); gives their number."""
+    pool = retrained_pool(workspace)
+    n_models = len(pool) if n_models is None else n_models
+    if n_models < 2:
+        raise InputError(f"{pool.folder}: has {len(pool)} retrained models: export needs 2 or more")
+    retrained, original = pool.read(n_models), original_pool(workspace).read(1)
+    facts = {
+        "format": _FORMAT,
+        "name": workspace.name,
+        "setting": asdict(workspace.setting),
+        "fingerprint": fingerprint(workspace.splits),
+        "original_seconds": float(original["seconds"][0]),
+    }
+    arrays: dict[str, Any] = {
+        "facts": json.dumps(facts),
+        "original_model": np.frombuffer(workspace.original_path.read_bytes(), dtype=np.uint8),
+        "seconds": retrained["seconds"],
+    }
+    for name, part in workspace.evaluated().items():
+        arrays[f"labels_{name}"] = part.labels
+        arrays[f"original_{name}"] = original[name][0]
+        arrays[f"retrained_{name}"] = _as_float16(retrained[name])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
+    return n_models
+
+
+def import_pool(path: Path, root: Path, **data_options: Any) -> tuple[Workspace, int]:
+    """The workspace of a published file below `root`, and the number of its retrained models.
+
+    data_options: data_root, cache_dir and progress of data_stubs.load: the data comes from where the user has it, and
+    must be the same. Raises InputError, in one line, where it is not, or the file is damaged.
+    """
+    arrays = _read(path)
+    facts = _facts(path, arrays)
+    setting = Setting(**facts["setting"])
+    options = {"forget": setting.forget, "n_train": setting.n_train, "seed": setting.data_seed}
+    splits = data_stubs.load(setting.source, **options, **data_options)
+    if (found := fingerprint(splits)) != facts["fingerprint"]:
+        held = {"forget": splits.forget, "test": splits.test}
+        same = all(np.array_equal(arrays[f"labels_{name}"], part.labels) for name, part in held.items())
+        what = "images" if same else "labels or another choice of examples"
+        raise InputError(
+            f"{path}: was made with other {what} of {setting.source} (fingerprint {facts['fingerprint']}, here "
+            f"{found}): give the same data, or train the retrained models here: local_eval retrain"
+        )
+    workspace = keep_workspace(setting, splits, root)
+    return workspace, _unpack(path, arrays, workspace)
+
+
+def use_published(workspace: Workspace, folder: Path = FOLDER) -> int:
+    """Fill the workspace from the file published for its setting and data; the number of its retrained models, 0 where
+    there is no such file."""
+    path = folder / f"{workspace.name}.npz"
+    return _unpack(path, _read(path), workspace) if path.exists() else 0
+
+
+def _unpack(path: Path, arrays: Mapping[str, np.ndarray], workspace: Workspace) -> int:
+    """Write what the workspace lacks. Nothing is written before all of the file has been checked."""
+    facts, parts = _facts(path, arrays), workspace.evaluated()
+    if facts["name"] != workspace.name:
+        raise InputError(
+            f"{path}: is of setting {facts['name']}, this one is {workspace.name}: use the file of its own"
+        )
+    n_models = len(arrays["seconds"])
+    if not np.isfinite(arrays["seconds"]).all():
+        raise InputError(f"{path}: seconds are {arrays['seconds']}: expected finite seconds: copy the file again")
+    for name, part in parts.items():
+        if not np.array_equal(arrays[f"labels_{name}"], part.labels):
+            raise InputError(f"{path}: has other labels of the {name} part than the data: copy the file again")
+        shape = (len(part), workspace.splits.n_classes)
+        for what, wanted in (("original", shape), ("retrained", (n_models, *shape))):
+            logits = arrays[f"{what}_{name}"]
+            if logits.shape != wanted or logits.dtype.kind != "f" or not np.isfinite(logits).all():
+                found = f"{logits.dtype} {logits.shape}"
+                raise InputError(f"{path}: {what}_{name} is {found}: expected {wanted}, finite: copy the file again")
+    weights = arrays["original_model"].tobytes()
+    _check_weights(path, weights, build(workspace.setting.architecture, workspace.splits.n_classes))
+    if not workspace.original_path.exists():
+        write_atomically(workspace.original_path, weights)
+    original, retrained = original_pool(workspace), retrained_pool(workspace)
+    if 0 not in original:
+        original.add(0, {name: arrays[f"original_{name}"] for name in parts}, facts["original_seconds"])
+    for index in retrained.missing(n_models):
+        logits = {name: arrays[f"retrained_{name}"][index].astype(np.float32) for name in parts}
+        retrained.add(index, logits, float(arrays["seconds"][index]), published=path.name)
+    return n_models
+
+
+def _check_weights(path: Path, weights: bytes, net: nn.Module) -> None:
+    try:
+        difference = state_difference(load_tensors(io.BytesIO(weights)), net.state_dict())
+    except Exception as error:  # torch raises many kinds for a broken file
+        difference = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if difference:
+        raise InputError(
+            f"{path}: original_model does not fit {type(net).__name__} ({difference}): copy the file again"
+        )
+
+
+def _as_float16(logits: np.ndarray) -> np.ndarray:
+    """Without their mean over the classes, which changes no probability and would cost digits."""
+    halved = (logits - logits.mean(axis=-1, keepdims=True)).astype(np.float16)
+    if not np.isfinite(halved).all():
+        raise InputError("retrained models have logits beyond float16's range: they cannot be published")
+    return halved
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as file:
+            if sum(info.file_size for info in file.infolist()) > _LARGEST_BYTES:
+                raise ValueError("it unpacks to gigabytes")
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [name for name in _MEMBERS if name not in file]:
+                raise InputError(f"{path}: has no member {missing[0]}: it is no published pool, or is damaged")
+            return {name: file[name] for name in _MEMBERS}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: give one that `local_eval pool export` wrote") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}): copy the file again") from error
+
+
+def _facts(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        facts = json.loads(str(arrays["facts"]))
+        if facts["format"] != _FORMAT:
+            raise ValueError(f"format {facts['format']}, this version reads {_FORMAT}")
+        known = {field.name for field in fields(Setting)}
+        if strange := set(facts["setting"]) ^ known:
+            raise ValueError(f"setting with {', '.join(sorted(strange))}")
+        return facts | {"fingerprint": str(facts["fingerprint"]), "original_seconds": float(facts["original_seconds"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: its facts cannot be read ({error}): export it again") from error
