@@ -7,38 +7,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from kit.methods import Method, get_method
+from kit.methods import Method, get_method, method_names
 
 HERE = Path(__file__).parent
 SCORES = HERE / "kaggle_scores.csv"  # with the source of each
-# What a row of the table is called here; a row without an entry has no method yet.
-METHODS = {"negative gradient": "negative_gradient"}
+# Rows of the table that are methods here, as `--method` and `--set` take them.
+METHODS = {
+    "fanchuan (1st)": ("fanchuan", []),
+    "fanchuan rerun": ("fanchuan", []),
+    "fanchuan + 0.85 reverse KL": ("fanchuan", ["reverse_kl=0.85"]),
+    "kookmin (2nd)": ("kookmin", []),
+    "seif (3rd)": ("seif", []),
+    "sebastian (4th)": ("sebastian", []),
+    "amnesiacs (6th)": ("amnesiacs", []),
+    "random mask 50%": ("random_mask", []),
+    "forget (8th)": ("forget_free", []),
+    "negative gradient": ("negative_gradient", []),
+}
+# Those that tell most for their price, for the ablation.
+FEW = ("0.001, 64, 1", "0.002, 64, 1", "0.0005, 32, 1", "0.001, 64, 4", "0.01, 256, 3", "0.2, 512, 3", "0.1, 64, 4")
+FEW += ("0.05, 1024, 6",)
 
 
 @dataclass(frozen=True)
 class Known:
-    """name: to show; kaggle: the score that Kaggle gave (mean of the boards'); method: what is run here."""
+    """name: lr, batch, epochs of fine-tuning, or the method's; kaggle: the score there, the mean where there are
+    several; kind: fine-tuning or method."""
 
     name: str
     kaggle: float
+    kind: str
     method: Method
 
 
 def known_points() -> list[Known]:
-    """The points of the fine-tuning sweep, then the other methods."""
-    scores, methods = defaultdict(list), {}
+    """The points of the fine-tuning sweep, then the methods that this project has."""
+    scores, methods, kinds = defaultdict(list), {}, {}
     with SCORES.open(newline="") as lines:
         for row in csv.DictReader(lines):
-            found = re.fullmatch(r"lr ([\d.]+) batch (\d+) epochs (\d+)", row["parameters"])
-            if found:
-                lr, batch_size, epochs = found.groups()
-                name = f"{lr}, {batch_size}, {epochs}"
-                settings = [f"lr={lr}", f"batch_size={batch_size}", f"epochs={epochs}"]
-                methods[name] = get_method(str(HERE / "starter_finetune.py"), settings)
-            elif row["method"] in METHODS:
-                name = row["method"]
-                methods[name] = get_method(METHODS[name])
+            if found := re.fullmatch(r"lr ([\d.]+) batch (\d+) epochs (\d+)", row["parameters"]):
+                name, kind = ", ".join(found.groups()), "fine-tuning"
+                names = ("lr", "batch_size", "epochs")
+                settings = [f"{key}={value}" for key, value in zip(names, found.groups(), strict=True)]
+                spec = str(HERE / "starter_finetune.py")
+            elif METHODS.get(row["method"], ("",))[0] in method_names():
+                spec, settings = METHODS[row["method"]]
+                name, kind = " ".join([spec, *settings]), "method"
             else:
                 continue
+            methods[name], kinds[name] = get_method(spec, settings), kind
             scores[name].append(float(row["score"]))
-    return [Known(name, mean(values), methods[name]) for name, values in scores.items()]
+    found = [Known(name, mean(values), kinds[name], methods[name]) for name, values in scores.items()]
+    return sorted(found, key=lambda point: point.kind != "fine-tuning")

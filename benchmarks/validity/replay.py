@@ -1,0 +1,224 @@
+"""Does the local score rank submissions as Kaggle did? Known ones run again on a stand-in, beside their Kaggle scores.
+
+python -m benchmarks.validity.replay competition --data-root FOLDER    what `--like competition` stands for; hours
+python -m benchmarks.validity.replay "clean labels" --few              one thing changed, for the ablation
+python -m benchmarks.validity.replay cifar10 --data-root FOLDER        the usual stand-in, for contrast
+
+Models are kept below --work-dir: what is interrupted goes on, and more --n-models add to what is there. Writes
+results/validity.json, an entry a stand-in, and results/validity_NAME.png.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+
+from benchmarks.record import RESULTS, record, rounded
+from benchmarks.validity.expected import expected_quality
+from benchmarks.validity.points import FEW, Known, known_points
+from local_eval.assess import measures
+from local_eval.audit.diagnosis import diagnose
+from local_eval.audit.null import null_quality
+from local_eval.commands.options import LIKE
+from local_eval.distances import distances
+from local_eval.evaluate import DO_NOTHING, Samples, evaluate, read_samples
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting, Workspace, open_workspace
+from local_eval.unlearned import broken_reason, fill_points
+
+# Each changes one thing of the first.
+STAND_INS = {
+    "competition": {},
+    "clean labels": {"source": "gtsrb:super"},
+    "6% flipped": {"source": "gtsrb:super:noise=0.06"},
+    "one pass an epoch": {"passes": 1},
+    "single examples": {"forget": "random:0.02"},
+    "sgd recipe": {"recipe": "sgd"},
+    "fast recipe": {"recipe": "fast"},
+    "unweighted loss": {"recipe": "competition-unweighted"},
+    "smallconv": {"architecture": "smallconv"},
+    "ten classes": {"source": "gtsrb:ten:noise=0.04"},
+}
+CIFAR10 = {"source": "cifar10", "n_train": 10_000, "forget": "random:500"}  # as the README's tables were made
+PUBLIC_MIA = "starting kit's MIA"
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stand_in", choices=[*STAND_INS, "cifar10"])
+    parser.add_argument("--source", help="of cifar10, where it comes from another place: image-folder:PATH")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--n-models", type=int, default=24)
+    parser.add_argument("--n-retrained", type=int, help="where they are more (as many)")
+    parser.add_argument("--few", action="store_true", help="eight of the sweep's points, for the ablation")
+    options = parser.parse_args(argv[1:])
+    fields = CIFAR10 if options.stand_in == "cifar10" else LIKE["competition"] | STAND_INS[options.stand_in]
+    fields = fields | ({"source": options.source} if options.source else {})
+    workspace = open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
+    points = [point for point in known_points() if not options.few or point.name in FEW]
+    fill_retrained(workspace, max(options.n_models, options.n_retrained or 0))
+    found = replay(workspace, points, options.n_models)
+    found["setting"] = found["setting"] | ({"source": "cifar10 as image folder"} if options.source else {})
+    for line in lines_of(found):
+        print(line)
+    kept = RESULTS / "validity.json"
+    others = json.loads(kept.read_text())["results"] if kept.exists() else {}
+    shown = ["image-folder:PATH" if word == options.source else word for word in argv]
+    print(record("validity", {**others, options.stand_in: rounded(found)}, without_paths(shown)))
+    print(plot(found, RESULTS / f"validity_{options.stand_in.replace(' ', '_')}.png"))
+
+
+def without_paths(argv: Sequence[str]) -> list[str]:
+    """The command with FOLDER for folders of this machine."""
+    hidden = [i + 1 for i, word in enumerate(argv) if word in ("--data-root", "--work-dir")]
+    return ["FOLDER" if i in hidden else word for i, word in enumerate(argv)]
+
+
+def replay(workspace: Workspace, points: Sequence[Known], n_models: int) -> dict:
+    """Fill the pools and measure every point; the correlation of each measure with Kaggle's scores."""
+    pools = fill_points(workspace, [point.method for point in points], n_models)
+    whole = {point.name: pool for point, pool in zip(points, pools, strict=True) if broken_reason(pool) is None}
+    samples = read_samples(workspace, whole, n_models)
+    rows = measured(samples)
+    known = {point.name: point for point in points if point.name in whole}
+    found = {name: {"kaggle": known[name].kaggle, "kind": known[name].kind, **rows[name]} for name in known}
+    tuning = {name: row for name, row in found.items() if row["kind"] == "fine-tuning"}
+    retrained = {part: float(values.mean()) for part, values in samples.retrained.accuracy.items()}
+    original = {part: float(values.mean()) for part, values in samples.original.accuracy.items()}
+    spread = samples.retrained.confidence.std(axis=0, ddof=1)
+    return {
+        "setting": asdict(workspace.setting),
+        "n_models": n_models,
+        "n_forget": len(workspace.splits.forget),
+        "n_train": len(workspace.splits.train),
+        "original": original,
+        "retrained": retrained,
+        "spread_of_retrained": float(np.median(spread)),
+        "null": float(null_quality(samples.retrained.confidence, n_models).quality.value),
+        "points": found,
+        "broken": [point.name for point in points if point.name not in whole],
+        "fine-tuning": correlations(tuning),
+        "all": correlations(found) if len(found) > len(tuning) else None,
+    }
+
+
+def measured(samples: Samples) -> dict[str, dict[str, float]]:
+    """Every measure of every method, by name."""
+    apart, retrained = distances(samples), samples.retrained
+    rows = {row.name: row for row in evaluate(samples) if row.name != DO_NOTHING}
+    others = measures(samples, apart)
+    found = {}
+    for name, sample in samples.methods.items():
+        row, fault = rows[name], diagnose(sample.confidence, retrained.confidence)
+        ratio = row.retain_ratio * row.test_ratio
+        gaps = [
+            float(abs(sample.accuracy[part].mean() - retrained.accuracy[part].mean()))
+            for part in ("retain", "forget", "test")
+        ]
+        found[name] = {
+            "expected at 512": expected_quality(fault.shift, fault.spread_ratio) * ratio,
+            "score": row.score,
+            "shift": float(np.median(np.abs(fault.shift))),
+            "spread": float(np.median(fault.spread_ratio)),
+            "U-LiRA accuracy": others[name]["U-LiRA accuracy"],
+            "KLOM": others[name]["KLOM (95th percentile)"],
+            PUBLIC_MIA: others[name][PUBLIC_MIA],
+            "accuracy gap": float(np.mean(gaps)),
+            "accuracy ratios": ratio,
+            "seconds": row.seconds,
+        }
+    return found
+
+
+# +1: larger is better. Of the spread, what counts is how far it is from the retrained models'.
+DIRECTIONS = {
+    "expected at 512": 1,
+    "score": 1,
+    "shift": -1,
+    "spread": 0,
+    "U-LiRA accuracy": -1,
+    "KLOM": -1,
+    PUBLIC_MIA: -1,
+    "accuracy gap": -1,
+}
+
+
+def correlations(found: Mapping[str, Mapping[str, float]], n_resamples: int = 2000) -> dict[str, dict]:
+    """Spearman and Kendall of each measure with Kaggle's scores; 95% intervals from points drawn anew."""
+    kaggle = np.array([row["kaggle"] for row in found.values()])
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(kaggle), size=(n_resamples, len(kaggle)))
+    result = {}
+    for measure, sign in DIRECTIONS.items():
+        values = np.array([row[measure] for row in found.values()])
+        values = sign * values if sign else -np.abs(np.log(np.maximum(values, 1e-6)))
+        again = [spearmanr(kaggle[rows], values[rows]).statistic for rows in draws if np.ptp(values[rows]) > 0]
+        result[measure] = {
+            "spearman": float(np.nan_to_num(spearmanr(kaggle, values).statistic)),
+            "interval": [float(x) for x in np.nanpercentile(again, [2.5, 97.5])] if again else None,
+            "kendall": float(np.nan_to_num(kendalltau(kaggle, values).statistic)),
+            "n_points": len(kaggle),
+        }
+    return result
+
+
+def lines_of(found: Mapping) -> list[str]:
+    lines = [
+        f"original: retain {found['original']['retain']:.2%}, test {found['original']['test']:.2%}; retrained: "
+        f"forget {found['retrained']['forget']:.2%}, test {found['retrained']['test']:.2%}; null {found['null']:.3f}",
+        f"{'point':24s} kaggle  expected  score   shift  spread",
+    ]
+    for name, row in sorted(found["points"].items(), key=lambda item: -item[1]["kaggle"]):
+        values = (row["kaggle"], row["expected at 512"], row["score"], row["shift"], row["spread"])
+        lines.append(
+            f"{name:24s} {values[0]:.4f}  {values[1]:.4f}    {values[2]:.4f}  {values[3]:5.2f}  {values[4]:5.2f}"
+        )
+    for group in ("fine-tuning", "all"):
+        for measure, row in (found[group] or {}).items():
+            low, high = row["interval"] or (np.nan, np.nan)
+            rank = f"Spearman {row['spearman']:.2f} [{low:.2f}, {high:.2f}], Kendall {row['kendall']:.2f}"
+            lines.append(f"{group}, {row['n_points']} points: {measure}: {rank}")
+    return lines
+
+
+def plot(found: Mapping, path: Path) -> Path:
+    """Kaggle's score against what this stand-in says, every point by its name."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    group = found["all"] or found["fine-tuning"]
+    figure, panels = plt.subplots(1, 2, figsize=(12, 5.6), layout="constrained", sharey=True)
+    for axes, measure in zip(panels, ("expected at 512", PUBLIC_MIA), strict=True):
+        for kind, colour, mark in (("fine-tuning", "#2b6cb0", "o"), ("method", "#c05621", "s")):
+            rows = {name: row for name, row in found["points"].items() if row["kind"] == kind}
+            if not rows:
+                continue
+            label = "fine-tuning: lr, batch, epochs" if kind == "fine-tuning" else "other methods"
+            x, y = ([row[key] for row in rows.values()] for key in (measure, "kaggle"))
+            axes.scatter(x, y, color=colour, marker=mark, s=28, label=label, zorder=3)
+            for name, row in rows.items():
+                at = (row[measure], row["kaggle"])
+                axes.annotate(name, at, xytext=(5, 3), textcoords="offset points", fontsize=7.5, color="#333333")
+        rank = group[measure]
+        low, high = rank["interval"] or (np.nan, np.nan)
+        title = {"expected at 512": "score expected at 512 models"}.get(measure, f"accuracy of the {measure}")
+        axes.set(xlabel=title, title=f"Spearman {rank['spearman']:.2f} [{low:.2f}, {high:.2f}]")
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.16)
+    panels[0].set_ylabel("score on Kaggle")
+    panels[0].legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    main(sys.argv)
