@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,12 @@ class Recipe:
     fit: Callable[[nn.Module, ExampleDataset, float, Tensor], nn.Module]
 
 
-def fit_competition(net: nn.Module, dataset: ExampleDataset, epochs: float, class_counts: Tensor) -> nn.Module:
+def fit_competition(
+    net: nn.Module, dataset: ExampleDataset, epochs: float, class_counts: Tensor, *, weighted: bool = True
+) -> nn.Module:
     """The competition's recipe: Adam, learning rate 1e-4, weight decay 5e-3, batch 64, cosine, cross-entropy
-    weighted by 1 / class count."""
-    weights = (1.0 / class_counts.clamp(min=1)).to(next(net.parameters()).device)
+    weighted by 1 / class count (unless told otherwise)."""
+    weights = (1.0 / class_counts.clamp(min=1)).to(next(net.parameters()).device) if weighted else None
     loader = TensorLoader(dataset, batch_size=64, shuffle=True)
 
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -73,6 +76,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("competition", 30, fit_competition),
+        Recipe("competition-unweighted", 30, partial(fit_competition, weighted=False)),  # what the weights are worth
         Recipe("fast", 3, fit_fast),
         Recipe("sgd", 6, fit_sgd),
     )

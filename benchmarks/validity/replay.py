@@ -19,10 +19,10 @@ import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
 from benchmarks.record import RESULTS, record, rounded
-from benchmarks.validity.expected import expected_quality
 from benchmarks.validity.points import FEW, Known, known_points
 from local_eval.assess import measures
 from local_eval.audit.diagnosis import diagnose
+from local_eval.audit.expected import expected_quality
 from local_eval.audit.null import null_quality
 from local_eval.commands.options import LIKE
 from local_eval.distances import distances

@@ -1,0 +1,142 @@
+"""What a local score means for Kaggle's: the table behind the expected score, correlations, forecast, the record."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.validity.points import FEW, known_points
+from benchmarks.validity.replay import DIRECTIONS, STAND_INS, correlations, lines_of, plot, replay
+from local_eval.audit import expected
+from local_eval.audit.expected import expected_quality
+from local_eval.commands.options import LIKE
+from local_eval.metric import MetricSpec, grid_epsilon, points
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting, open_workspace
+from local_eval.validity import validation_of
+
+# -- the score expected at 512 models ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shift", "ratio"), [(0.0, 1.0), (0.3, 0.75), (0.0, 0.55), (0.9, 1.1)])
+def test_the_expected_quality_is_that_of_gaussian_models(shift, ratio):
+    rng, spec = np.random.default_rng(1), MetricSpec()
+    u, r = rng.normal(size=(2, 512, 300))
+    simulated = points(grid_epsilon(shift + ratio * u, r, spec).epsilon, 512, spec)
+    error = simulated.std() * np.sqrt(1 / len(simulated) + 1 / expected._N_SIMULATED)
+    assert abs(expected_quality(np.array([shift]), np.array([ratio])) - simulated.mean()) < 4 * error + 0.003
+
+
+def test_the_expected_quality_falls_with_shift_and_wrong_spread():
+    one = np.ones(1)
+    by_shift = [expected_quality(s * one, one) for s in (0, 0.5, 1, 2, 4, 50)]
+    assert by_shift == sorted(by_shift, reverse=True) and by_shift[-1] < 1e-3
+    assert expected_quality(-0.5 * one, one) == expected_quality(0.5 * one, one)
+    assert expected_quality(0 * one, 0.5 * one) < expected_quality(0 * one, 0.8 * one) < by_shift[0]
+    assert expected_quality(0 * one, 0 * one) < 1e-4
+
+
+# -- correlations ------------------------------------------------------------------------------------------------------
+
+
+def rows(local, kaggle, **others):
+    return {
+        str(i): dict.fromkeys(DIRECTIONS, values) | {"kaggle": k}
+        for i, (values, k) in enumerate(zip(local, kaggle, strict=True))
+    }
+
+
+def test_correlations_are_scipys_with_the_sign_of_each_measure():
+    rng = np.random.default_rng(0)
+    local, kaggle = rng.random((2, 16)) + 0.1
+    found = correlations(rows(local, kaggle), n_resamples=200)
+    plain = stats.spearmanr(local, kaggle).statistic
+    for measure, sign in DIRECTIONS.items():
+        if sign:
+            assert found[measure]["spearman"] == pytest.approx(sign * plain)
+            assert found[measure]["kendall"] == pytest.approx(sign * stats.kendalltau(local, kaggle).statistic)
+    near_one = stats.spearmanr(-np.abs(np.log(local)), kaggle).statistic
+    assert found["spread"]["spearman"] == pytest.approx(near_one)
+    low, high = found["score"]["interval"]
+    assert -1 <= low < plain < high <= 1
+
+
+def test_the_known_points_are_the_sweep_and_the_methods_that_exist():
+    found = known_points()
+    tuning = [point for point in found if point.kind == "fine-tuning"]
+    assert len(tuning) == 16 and len({point.method.identity["hyper"]["lr"] for point in tuning}) > 6
+    starter = next(point for point in tuning if point.name == "0.001, 64, 1")
+    assert starter.kaggle == pytest.approx((0.0464 + 0.0583642010) / 2)  # both boards
+    assert {point.name for point in found} >= {*FEW, "negative_gradient"}
+
+
+# -- the replay, small -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory):
+    setting = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
+    workspace = open_workspace(setting, tmp_path_factory.mktemp("work"))
+    fill_retrained(workspace, 8, devices=["cpu"], progress=False)
+    chosen = [point for point in known_points() if point.name in (*FEW[:4], "negative_gradient")]
+    return replay(workspace, chosen, 8)
+
+
+def test_a_replay_measures_every_point_and_can_be_written_and_drawn(replayed, tmp_path):
+    assert len(replayed["points"]) == 5 and replayed["broken"] == []
+    assert json.loads(json.dumps(replayed)) == replayed
+    assert replayed["all"]["score"]["n_points"] == 5 and replayed["fine-tuning"]["score"]["n_points"] == 4
+    for row in replayed["points"].values():
+        assert {*DIRECTIONS} < {*row} and all(np.isfinite(value) for value in row.values() if value != row["kind"])
+    assert any("0.001, 64, 4" in line for line in lines_of(replayed))
+    assert plot(replayed, tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_every_stand_in_is_a_setting():
+    for changed in STAND_INS.values():
+        Setting(**(LIKE["competition"] | changed))
+
+
+# -- what the record says of a setting ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A record whose local scores are Kaggle's squared, with a little noise."""
+    rng = np.random.default_rng(0)
+    kaggle = np.geomspace(0.001, 0.1, 16)
+    local = kaggle**2 * np.exp(0.1 * rng.normal(size=16))
+    entry = {"setting": LIKE["competition"] | {"n_train": None, "epochs": None, "data_seed": 0}}
+    entry["points"] = {
+        str(i): {"expected at 512": x, "kaggle": y} for i, (x, y) in enumerate(zip(local, kaggle, strict=True))
+    }
+    group = {"expected at 512": {"spearman": 0.98, "interval": [0.9, 1.0], "kendall": 0.9, "n_points": 16}}
+    path = tmp_path / "validity.json"
+    path.write_text(json.dumps({"results": {"competition": entry | {"all": None, "fine-tuning": group}}}))
+    return path
+
+
+def test_a_setting_of_the_recorded_kind_is_validated_and_no_other(record, tmp_path):
+    setting = Setting(**LIKE["competition"])
+    found = validation_of(replace(setting, data_seed=3, train_seed=1), record)
+    assert found.n_points == 16 and "0.98 (95% interval 0.90 to 1.00" in found.sentence
+    for other in ({"passes": 1}, {"source": "gtsrb:super"}, {"architecture": "resnet18"}, {"epochs": 3}):
+        assert validation_of(replace(setting, **other), record) is None
+    assert validation_of(setting, tmp_path / "nothing.json") is None
+
+
+def test_the_forecast_is_the_regressions_with_the_interval_of_a_new_observation(record):
+    found = validation_of(Setting(**LIKE["competition"]), record)
+    at = found.forecast(1e-4)
+    x, y = np.log(np.maximum(found.local, 1e-4)), np.log(found.kaggle)
+    line = stats.linregress(x, y)
+    assert at.value == pytest.approx(np.exp(line.intercept + line.slope * np.log(1e-4)))
+    assert at.low < at.value < at.high
+    inside = [
+        found.forecast(a).low < b < found.forecast(a).high for a, b in zip(found.local, found.kaggle, strict=True)
+    ]
+    assert 0.6 < np.mean(inside) <= 1
+    assert found.forecast(0.0).value == found.forecast(1e-5).value  # below the least score all are alike
+    assert found.forecast(0.5).high <= 1
