@@ -35,7 +35,7 @@ def test_the_expected_quality_falls_with_shift_and_wrong_spread():
     assert by_shift == sorted(by_shift, reverse=True) and by_shift[-1] < 1e-3
     assert expected_quality(-0.5 * one, one) == expected_quality(0.5 * one, one)
     assert expected_quality(0 * one, 0.5 * one) < expected_quality(0 * one, 0.8 * one) < by_shift[0]
-    assert expected_quality(0 * one, 0 * one) < 1e-4
+    assert expected_quality(0 * one, 0 * one) < 1e-3
 
 
 # -- correlations ------------------------------------------------------------------------------------------------------
