@@ -123,10 +123,12 @@ def rebatched(loader: DataLoader, batch_size: int) -> DataLoader:
 def interleaved(*sources: Any) -> Iterator[Any]:
     """Endless batches: in each epoch every batch of every source, loader or list, in random order."""
     while True:
-        batches = [iter(source) for source in sources]
         turns = torch.tensor([turn for turn, source in enumerate(sources) for _ in range(len(source))])
+        begun: dict[int, Iterator[Any]] = {}
         for turn in turns[torch.randperm(len(turns))].tolist():
-            yield next(batches[turn])
+            if turn not in begun:
+                begun[turn] = iter(sources[turn])
+            yield next(begun[turn])
 
 
 def class_counts(loader: DataLoader) -> Tensor:
