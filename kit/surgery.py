@@ -35,7 +35,9 @@ def convolutions(net: nn.Module) -> list[nn.Conv2d]:
     """Every nn.Conv2d, those of shortcuts too. InputError where there are none."""
     found = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
     if not found:
-        raise InputError(f"{type(net).__name__} has no nn.Conv2d, whose weights this method changes: choose another")
+        raise InputError(
+            f"{type(net).__name__} has no nn.Conv2d, whose weights this method changes: choose another method"
+        )
     return found
 
 
@@ -71,8 +73,7 @@ def add_normal(parameters: Iterable[Tensor], std: float) -> None:
 
 def smallest(values: Tensor, share: float) -> Tensor:
     """Mask of the round(share * n) smallest of n values; of equal ones the first in order."""
-    if not 0 <= share <= 1:
-        raise InputError(f"share is {share}: expected a share of the weights from 0 to 1")
+    _check_share(share)
     flat, n_chosen = values.flatten(), round(share * values.numel())
     if n_chosen == 0:
         return torch.zeros_like(values, dtype=torch.bool)
@@ -80,6 +81,11 @@ def smallest(values: Tensor, share: float) -> Tensor:
     mask = flat < limit
     mask[(flat == limit).nonzero()[: n_chosen - int(mask.sum()), 0]] = True
     return mask.view(values.shape)
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise InputError(f"share is {share}: expected a share of the weights from 0 to 1")
 
 
 @torch.no_grad()
@@ -91,6 +97,7 @@ def replace_where(mask: Tensor, parameter: Tensor, fresh: Tensor) -> None:
 @torch.no_grad()
 def zero_at_random(parameters: Iterable[Tensor], share: float) -> None:
     """Zero every entry with the probability `share`, drawn on the CPU."""
+    _check_share(share)
     for parameter in parameters:
         parameter.mul_((torch.rand(parameter.shape) >= share).to(parameter))
 
@@ -100,7 +107,9 @@ def transpose_kernels(net: nn.Module) -> None:
     """Swap height and width in the kernels of every nn.Conv2d, those of shortcuts too; others than square ones stay."""
     square = [conv.weight for conv in convolutions(net) if conv.kernel_size[0] == conv.kernel_size[1] > 1]
     if not square:
-        raise InputError(f"{type(net).__name__} has no square kernel, which this method transposes: choose another")
+        raise InputError(
+            f"{type(net).__name__} has no square kernel, which this method transposes: choose another method"
+        )
     for weight in square:
         weight.copy_(weight.transpose(2, 3).clone())
 

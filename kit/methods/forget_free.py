@@ -44,7 +44,7 @@ def unlearn(
     *choice, _ = [layer for name, layer in layers(net).items() if not in_shortcut(name)]
     if not choice:
         raise InputError(
-            f"{type(net).__name__} has one layer, and this method redraws others than the last: choose another"
+            f"{type(net).__name__} has no layer but its last, and this method redraws others: choose another method"
         )
     imitate = partial(_distance_in_logits, teacher=frozen_copy(net), noise=noise)
     for index, n_steps in enumerate(planned_phases(plan, *wanted)):
