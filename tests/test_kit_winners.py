@@ -97,6 +97,14 @@ def test_fanchuan(model, whole, reverse):
     assert_same(net, expected, model)
 
 
+def test_fanchuans_divergences_are_zero_at_uniform_outputs(model, whole):
+    images, labels = batch_of(whole.forget)
+    model.fc.weight.data.zero_()
+    model.fc.bias.data.fill_(3.0)
+    loss = fanchuan._divergence_from_uniform(model, images, labels, reverse_kl=0.85)
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
 def test_fanchuan_takes_whole_epochs_of_larger_retain_batches(model, loaders, monkeypatch):
     calls = []
     monkeypatch.setattr(fanchuan, "train", lambda net, loader, n, *a, **k: calls.append((loader.batch_size, n)) or net)
@@ -276,9 +284,10 @@ def test_pseudo_labels_are_the_labellers_and_never_the_forget_sets(model, loader
     seen = []
     monkeypatch.setattr(pseudo_label, "_labelled", lambda *given: seen.append(given) or labelled(*given))
     net = unlearned("pseudo_label", model, loaders)
-    (labeller, forget) = seen[0]
+    ((labeller, forget),) = seen
     assert forget is loaders.forget
-    assert changed(labeller, model)
+    trained = unlearned("transpose", model, loaders)  # from the same seed, which draws nothing else before
+    assert not changed(labeller.train(), trained)
     loaders.forget.dataset.labels.fill_(0)
     assert not changed(unlearned("pseudo_label", model, loaders), net)
 
