@@ -1,9 +1,56 @@
 """Changes of the weights themselves, the impair step of many methods."""
 
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kit.errors import InputError
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def layers(net: nn.Module) -> dict[str, nn.Module]:
+    """The convolutions and linear layers by name, in the net's order. InputError where there are none."""
+    found = {name: m for name, m in net.named_modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))}
+    if not found:
+        raise InputError(f"{type(net).__name__} has no convolution and no linear layer: choose another method")
+    return found
+
+
+def first_layer(net: nn.Module) -> nn.Module:
+    """conv1 of a ResNet; of other nets the first convolution, without any the first linear layer."""
+    found = layers(net).values()
+    return next((layer for layer in found if isinstance(layer, _CONVOLUTIONS)), next(iter(found)))
+
+
+def last_layer(net: nn.Module) -> nn.Module:
+    """fc of a ResNet; of other nets the last convolution or linear layer."""
+    return list(layers(net).values())[-1]
+
+
+def convolutions(net: nn.Module) -> list[nn.Conv2d]:
+    """Every nn.Conv2d, those of shortcuts too. InputError where there are none."""
+    found = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    if not found:
+        raise InputError(
+            f"{type(net).__name__} has no nn.Conv2d, whose weights this method changes: choose another method"
+        )
+    return found
+
+
+def in_shortcut(name: str) -> bool:
+    """Does a module or parameter belong to a projection shortcut, by the names that ResNets give it?"""
+    return "downsample" in name or "shortcut" in name
+
+
+def norm_names(net: nn.Module) -> set[str]:
+    """Names of the normalisation layers' parameters but for those in shortcuts: in torchvision's ResNets the tensors
+    with "bn" in their name, by which several of the competition's entries tell them."""
+    norms = [name for name, module in net.named_modules() if isinstance(module, _NORMS) and not in_shortcut(name)]
+    return {name for name, _ in net.named_parameters() if name.rpartition(".")[0] in norms}
 
 
 @torch.no_grad()
@@ -15,6 +62,78 @@ def add_noise(net: nn.Module, beta: float) -> None:
         # Drawn on the CPU: the same seed gives the same noise on every device.
         noise = torch.randn(parameter.shape, dtype=parameter.dtype).to(parameter.device)
         parameter.add_(noise * (beta * sigma))
+
+
+@torch.no_grad()
+def add_normal(parameters: Iterable[Tensor], std: float) -> None:
+    """Add N(0, std^2) to every entry in place, drawn on the CPU."""
+    for parameter in parameters:
+        parameter.add_(std * torch.randn(parameter.shape, dtype=parameter.dtype).to(parameter.device))
+
+
+def smallest(values: Tensor, share: float) -> Tensor:
+    """Mask of the round(share * n) smallest of n values; of equal ones the first in order."""
+    _check_share(share)
+    flat, n_chosen = values.flatten(), round(share * values.numel())
+    if n_chosen == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    limit = flat.kthvalue(n_chosen).values
+    mask = flat < limit
+    mask[(flat == limit).nonzero()[: n_chosen - int(mask.sum()), 0]] = True
+    return mask.view(values.shape)
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise InputError(f"share is {share}: expected a share of the weights from 0 to 1")
+
+
+@torch.no_grad()
+def replace_where(mask: Tensor, parameter: Tensor, fresh: Tensor) -> None:
+    """Put the entries of `fresh`, drawn on the CPU, in place of the masked ones."""
+    parameter.copy_(torch.where(mask, fresh.to(parameter.device), parameter))
+
+
+@torch.no_grad()
+def zero_at_random(parameters: Iterable[Tensor], share: float) -> None:
+    """Zero every entry with the probability `share`, drawn on the CPU."""
+    _check_share(share)
+    for parameter in parameters:
+        parameter.mul_((torch.rand(parameter.shape) >= share).to(parameter))
+
+
+@torch.no_grad()
+def transpose_kernels(net: nn.Module) -> None:
+    """Swap height and width in the kernels of every nn.Conv2d, those of shortcuts too; others than square ones stay."""
+    square = [conv.weight for conv in convolutions(net) if conv.kernel_size[0] == conv.kernel_size[1] > 1]
+    if not square:
+        raise InputError(
+            f"{type(net).__name__} has no square kernel, which this method transposes: choose another method"
+        )
+    for weight in square:
+        weight.copy_(weight.transpose(2, 3).clone())
+
+
+@torch.no_grad()
+def round_to(net: nn.Module, dtype: torch.dtype) -> None:
+    """Round weights and statistics to what `dtype` can tell apart; a tensor with an entry too large for it stays."""
+    for tensor in net.state_dict().values():
+        rounded = tensor.to(dtype)
+        if tensor.is_floating_point() and torch.isfinite(rounded).all():
+            tensor.copy_(rounded)
+
+
+@contextmanager
+def training_only(net: nn.Module, names: Set[str]) -> Iterator[None]:
+    """Inside, only the parameters of these names require a gradient, if they did before."""
+    others = [p for name, p in net.named_parameters() if p.requires_grad and name not in names]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 def reset_parameters(net: nn.Module) -> None:

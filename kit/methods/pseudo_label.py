@@ -1,0 +1,51 @@
+"""Pseudo-labels (toshi_k, 5th prize, the second of two kinds): learn what a model that has forgotten calls each image.
+
+A copy unlearns by transposed weights (`transpose`) and labels the forget set with its own predictions; then the
+original is fine-tuned on the retain set with its labels and the forget set with those. Source: the participant's
+write-up of the competition, of which we know that 266 of the 512 checkpoints were fine-tuned with pseudo-labels. Its
+details are not verified: the labelling model, the mixture of both sets and every number here are ours.
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kit.device import device_of
+from kit.plan import Plan, planned_phases
+from kit.surgery import transpose_kernels
+from kit.training import cosine_per_epoch, fine_tune, interleaved, unpack
+
+
+def unlearn(
+    net: nn.Module,
+    retain_loader: Iterable,
+    forget_loader: Iterable,
+    val_loader: Iterable,
+    *,
+    seed: int,
+    plan: Plan | None = None,
+    label_epochs: int = 3,
+    epochs: int = 3,
+    **recovery: Any,
+) -> nn.Module:
+    """Train the labelling copy for `label_epochs` of the retain set, the original for `epochs` of both sets, whose
+    batches come in random order."""
+    torch.manual_seed(seed)
+    n_both = len(retain_loader) + len(forget_loader)
+    n_label, n_steps = planned_phases(plan, label_epochs * len(retain_loader), epochs * n_both)
+    labeller = copy.deepcopy(net)
+    transpose_kernels(labeller)
+    fine_tune(labeller, retain_loader, n_label, schedule=cosine_per_epoch(label_epochs), **recovery)
+    batches = interleaved(retain_loader, _labelled(labeller, forget_loader))
+    return fine_tune(net, batches, n_steps, schedule=cosine_per_epoch(epochs), **recovery)
+
+
+@torch.no_grad()
+def _labelled(labeller: nn.Module, loader: Iterable) -> list[tuple[Tensor, Tensor]]:
+    """The loader's batches with the labeller's predictions for labels."""
+    labeller.eval()
+    images = [unpack(batch, device_of(labeller))[0] for batch in loader]
+    return [(part, labeller(part).argmax(dim=1)) for part in images]
