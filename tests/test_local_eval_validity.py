@@ -10,7 +10,8 @@ from scipy import stats
 from benchmarks.validity.points import FEW, known_points
 from benchmarks.validity.replay import DIRECTIONS, STAND_INS, correlations, lines_of, plot, replay
 from local_eval.audit import expected
-from local_eval.audit.expected import expected_quality
+from local_eval.audit.expected import expected_at_512, expected_quality
+from local_eval.audit.simulate import simulated_pools
 from local_eval.commands.options import LIKE
 from local_eval.metric import MetricSpec, grid_epsilon, points
 from local_eval.retrained import fill_retrained
@@ -36,6 +37,29 @@ def test_the_expected_quality_falls_with_shift_and_wrong_spread():
     assert expected_quality(-0.5 * one, one) == expected_quality(0.5 * one, one)
     assert expected_quality(0 * one, 0.5 * one) < expected_quality(0 * one, 0.8 * one) < by_shift[0]
     assert expected_quality(0 * one, 0 * one) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("truth", "lowest", "highest"),
+    [
+        ({}, 0.11, 0.23),  # the exact value is 0.19 to 0.20
+        ({"shift": 0.5, "shift_sd": 0.2}, 0.04, 0.11),  # 0.08
+        ({"spread": 0.7, "spread_sd": 0.1}, 0.02, 0.05),  # 0.032
+        ({"shift": 1.5, "shift_sd": 0.5, "spread": 0.5, "spread_sd": 0.1}, 0.0004, 0.002),  # 0.0008
+    ],
+)
+def test_few_models_are_enough_to_expect_what_512_give(truth, lowest, highest):
+    rng = np.random.default_rng(0)
+    found = [
+        expected_at_512(u[:6], r) for u, r in (simulated_pools(8, 270, rng, common=0.05, **truth) for _ in range(6))
+    ]
+    assert lowest < np.mean(found) < highest, found
+
+
+def test_the_bias_and_variance_of_log_spreads_are_those_of_gaussian_samples():
+    logs = np.log(np.random.default_rng(0).normal(size=(5, 200_000)).std(axis=0, ddof=1))
+    assert logs.mean() == pytest.approx(expected._log_bias(5), abs=0.005)
+    assert logs.var() == pytest.approx(expected._log_variance(5), rel=0.02)
 
 
 # -- correlations ------------------------------------------------------------------------------------------------------

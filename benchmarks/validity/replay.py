@@ -22,7 +22,7 @@ from benchmarks.record import RESULTS, record, rounded
 from benchmarks.validity.points import FEW, Known, known_points
 from local_eval.assess import measures
 from local_eval.audit.diagnosis import diagnose
-from local_eval.audit.expected import expected_quality
+from local_eval.audit.expected import expected_at_512
 from local_eval.audit.null import null_quality
 from local_eval.commands.options import LIKE
 from local_eval.distances import distances
@@ -122,7 +122,7 @@ def measured(samples: Samples) -> dict[str, dict[str, float]]:
             for part in ("retain", "forget", "test")
         ]
         found[name] = {
-            "expected at 512": expected_quality(fault.shift, fault.spread_ratio) * ratio,
+            "expected at 512": expected_at_512(sample.confidence, retrained.confidence) * ratio,
             "score": row.score,
             "shift": float(np.median(np.abs(fault.shift))),
             "spread": float(np.median(fault.spread_ratio)),
