@@ -1,7 +1,8 @@
 """How far a method's score can be trusted: intervals, null, share of it, prediction, diagnosis, other measures."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -14,22 +15,22 @@ from local_eval.audit.diagnosis import Diagnosis, diagnose, sentence
 from local_eval.audit.intervals import (
     Accuracies,
     Interval,
-    log_interval,
     probability_above,
     quality_interval,
     ratio_interval,
     score_interval,
 )
 from local_eval.audit.lower_bounds import LowerBounds, epsilon_lower_bounds
-from local_eval.audit.null import Null, null_quality, share_of_attainable
+from local_eval.audit.null import Null, share_of_attainable
 from local_eval.audit.predict import predict_quality
 from local_eval.audit.resampling import Resamples, resample
 from local_eval.distances import Distance, distances
-from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Sample, Samples
+from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Sample, Samples, null_or_none
 from local_eval.metric import MetricSpec, grid_epsilon
 from local_eval.metric.score import Attack
 
 FEWEST = 8  # models: the null row compares halves, and U-LiRA fits and tests on halves of those
+Nulls = tuple[Null | None, Null | None]  # at the number of models there are, and at the competition's
 _DELTAS = (1e-5, 1e-3, 1e-2, 0.1)
 
 
@@ -38,7 +39,8 @@ class Form:
     """One form of the attacks: F and the score with intervals, beside the null of the same form.
 
     score: None where no accuracies are known; null, share: None where too few models give any example a point;
-    predicted: the score (without accuracies, F) expected at 512 models; None where F is 0 and nothing can be predicted.
+    predicted: the score (without accuracies, F) expected at 512 models; predicted_share: that as a share of the null at
+    512 models; None where nothing can be predicted, and unpredicted says why.
     """
 
     quality: Interval
@@ -46,6 +48,8 @@ class Form:
     null: Interval | None
     share: Interval | None
     predicted: Interval | None
+    predicted_share: Interval | None = None
+    unpredicted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def assess(
         n_resamples=n_resamples,
         seed=seed,
         progress=progress,
+        null=samples.null,
     )
 
 
@@ -102,14 +107,22 @@ def assess_confidences(
     n_resamples: int = 40,
     seed: int = 0,
     progress: bool = False,
+    null: Callable[[int, MetricSpec, Attack, int], Null | None] | None = None,
 ) -> tuple[list[Assessment], dict[tuple[str, str], float]]:
-    """As `assess`, from confidences (n_models, n_examples) alone: name -> unlearned ones, and the retrained ones."""
+    """As `assess`, from confidences (n_models, n_examples) alone: name -> unlearned ones, and the retrained ones.
+
+    null: as `null_or_none` of these retrained models, where the caller keeps what it made.
+    """
     n_models = min(map(len, (retrained, *unlearned.values())))
     if n_models < FEWEST:
         raise InputError(f"{n_models} models of each kind: intervals need at least {FEWEST}")
     spec = spec or MetricSpec()
     accuracies = accuracies or {}
-    nulls = {form: _null(retrained, n_models, spec, attack, seed) for form, attack in FORMS.items()}
+    null = null or partial(null_or_none, retrained)
+    nulls = {
+        form: tuple(null(n, spec, attack, seed) for n in (n_models, max(n_models, N_CHECKPOINTS)))
+        for form, attack in FORMS.items()
+    }
     assessments, resampled = [], {}
     for name, sample in tqdm(unlearned.items(), desc="assessing", disable=not progress):
         parts = {
@@ -133,7 +146,7 @@ def _assessment(
     retrained: np.ndarray,
     accuracies: Accuracies | None,
     parts: Mapping[str, Resamples],
-    nulls: Mapping[str, Null | None],
+    nulls: Mapping[str, Nulls],
     spec: MetricSpec,
     seed: int,
     n_models: int,
@@ -158,13 +171,6 @@ def _assessment(
     )
 
 
-def _null(retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack, seed: int) -> Null | None:
-    try:
-        return null_quality(retrained, n_models, spec=spec, attack=attack, seed=seed)
-    except InputError:  # too few models for any example to get a point
-        return None
-
-
 def _accuracies(unlearned: Sample, retrained: Sample) -> Accuracies:
     u, r = unlearned.correct, retrained.correct
     return Accuracies(*(x.astype(np.float64) for x in (u["retain"], r["retain"], u["test"], r["test"])))
@@ -173,24 +179,34 @@ def _accuracies(unlearned: Sample, retrained: Sample) -> Accuracies:
 def _form(
     pair: tuple[np.ndarray, np.ndarray],
     parts: Resamples,
-    null: Null | None,
+    nulls: Nulls,
     accuracies: Accuracies | None,
     spec: MetricSpec,
     attack: Attack,
     seed: int,
 ) -> Form:
-    predicted = None
-    if parts.quality > 0 and min(map(len, pair)) < N_CHECKPOINTS:
-        quality = predict_quality(*pair, N_CHECKPOINTS, spec, attack, resamples=parts, seed=seed).quality
-        ratio = accuracies.ratio if accuracies else 1.0
-        predicted = log_interval(quality.value * ratio, quality.standard_error * ratio, quality.level)
-    return Form(
+    null, null_then = nulls
+    form = Form(
         quality=quality_interval(parts),
         score=score_interval(parts, accuracies) if accuracies else None,
         null=null.quality if null else None,
         share=share_of_attainable(parts, null, accuracies) if null else None,
-        predicted=predicted,
+        predicted=None,
     )
+    if min(map(len, pair)) >= N_CHECKPOINTS:
+        return form
+    if parts.quality == 0:
+        return replace(form, unpredicted="F is 0: nothing can be predicted from it")
+    try:
+        attainable = null_then.quality if null_then else None
+        options = {"resamples": parts, "seed": seed, "attainable": attainable}
+        quality = predict_quality(*pair, N_CHECKPOINTS, spec, attack, **options).quality
+    except InputError as error:
+        return replace(form, unpredicted=str(error))
+    ratio = accuracies.ratio if accuracies else 1.0
+    predicted = quality.times(ratio)
+    share = predicted.times(1 / attainable.value) if attainable else None
+    return replace(form, predicted=predicted, predicted_share=share)
 
 
 def measures(

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_stubs.splits import Splits
 from kit.errors import InputError
+from local_eval.audit.null import Null, null_quality
 from local_eval.metric import MetricSpec, exact_epsilon, grid_epsilon, logit_scaled_confidence, score_samples
 from local_eval.metric.score import Attack
 from local_eval.pool import EVALUATED, ModelPool
@@ -21,7 +22,7 @@ from local_eval.setting import Workspace
 
 FORMS: dict[str, Attack] = {"grid": grid_epsilon, "exact": exact_epsilon}
 DO_NOTHING = "do nothing"
-NULL = "retrain (null: half the pool against the other half)"
+NULL = "retrain (null: what a perfect unlearner gets)"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,6 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
         attack=attack,
     )
     accuracy = {f"{part}_accuracy": float(values.mean()) for part, values in unlearned.accuracy.items()}
-    of_test = [correct for part, correct in unlearned.correct.items() if part.endswith("test")]
     seconds, retraining_s = float(np.mean(unlearned.seconds)), float(np.mean(retrained.seconds))
     return Row(
         name=name,
@@ -133,7 +133,7 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
         mean_epsilon=result.mean_epsilon,
         seconds=seconds,
         time_ratio=seconds / retraining_s if retraining_s > 0 else None,
-        whole_test_accuracy=float(np.concatenate(of_test, axis=1).mean()),
+        whole_test_accuracy=_whole_test(unlearned),
         epsilon=result.epsilons.epsilon,
         **accuracy,
     )
@@ -150,6 +150,17 @@ class Samples:
     @property
     def n_models(self) -> int:
         return len(self.retrained)
+
+    def null(self, n_models: int, spec: MetricSpec, attack: Attack, seed: int = 0) -> Null | None:
+        """What retraining itself gets at n_models, made once for each form; None where too few models tell nothing."""
+        key = (n_models, spec, attack, seed)
+        if key not in self._nulls:
+            self._nulls[key] = null_or_none(self.retrained.confidence, n_models, spec, attack, seed)
+        return self._nulls[key]
+
+    @cached_property
+    def _nulls(self) -> dict[tuple, Null | None]:
+        return {}
 
 
 def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models: int) -> Samples:
@@ -173,12 +184,43 @@ def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models:
 
 def evaluate(samples: Samples, spec: MetricSpec | None = None, attack: Attack = grid_epsilon) -> list[Row]:
     """A row for each method, then the two rows it has to be seen beside: doing nothing (the original N times, in no
-    time) and, from four models on, the null: one half of the retrained models against the other."""
+    time) and, where the models are enough, the null at the same N: what retraining itself gets."""
     spec = spec or MetricSpec()
     retrained = samples.retrained
     methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
     rows = [score_row(name, sample, retrained, spec, attack) for name, sample in methods.items()]
-    if (half := samples.n_models // 2) >= 2:
-        first, second = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
-        rows.append(score_row(NULL, first, second, spec, attack))
+    if null := samples.null(samples.n_models, spec, attack):
+        rows.append(_null_row(null, retrained))
     return rows
+
+
+def _null_row(null: Null, retrained: Sample) -> Row:
+    """The null as a row: retrained models against others of their kind, so that no accuracy is lost."""
+    accuracy = {f"{part}_accuracy": float(values.mean()) for part, values in retrained.accuracy.items()}
+    return Row(
+        name=NULL,
+        n_models=null.n_models,
+        score=null.quality.value,
+        forgetting_quality=null.quality.value,
+        retain_ratio=1.0,
+        test_ratio=1.0,
+        whole_test_accuracy=_whole_test(retrained),
+        mean_epsilon=float(null.epsilon.mean()),
+        seconds=float(np.mean(retrained.seconds)),
+        time_ratio=1.0,
+        epsilon=null.epsilon,
+        **accuracy,
+    )
+
+
+def _whole_test(sample: Sample) -> float:
+    of_test = [correct for part, correct in sample.correct.items() if part.endswith("test")]
+    return float(np.concatenate(of_test, axis=1).mean())
+
+
+def null_or_none(retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack, seed: int = 0) -> Null | None:
+    """`null_quality`, None where there are too few models, or no example gets a point."""
+    try:
+        return null_quality(retrained, n_models, spec=spec, attack=attack, seed=seed)
+    except InputError:
+        return None

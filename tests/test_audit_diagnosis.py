@@ -4,8 +4,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from benchmarks.bench_diagnosis import KINDS, _fits
 from local_eval.audit import diagnose, sentence
+from local_eval.audit.differences import discoveries, other_spread, shape_difference, shifted, two_kinds
 from local_eval.audit.simulate import simulated_pools
 from local_eval.metric import exact_epsilon
 
@@ -69,3 +72,30 @@ def test_the_sentence_names_the_fault_and_what_to_try_next(population, says, nex
     assert says in text and "\n" not in text
     fault, remedy = text.split("try next: ")
     assert says in fault and next_try in remedy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_known_fault_is_named(kind):
+    """With 48 models; shares over more draws and sizes are in the record of benchmarks.bench_diagnosis."""
+    draw, words = KINDS[kind]
+    said = sentence(diagnose(*draw(np.random.default_rng(3), 48), attack=EXACT))
+    assert _fits(said, words), said
+
+
+def test_few_models_are_never_called_near_retraining():
+    u, r = simulated_pools(12, 40, np.random.default_rng(0))
+    assert "says little; try next: more models" in sentence(diagnose(u, r, attack=EXACT))
+
+
+def test_discoveries_are_those_of_benjamini_and_hochberg():
+    p = np.concatenate([np.random.default_rng(0).random(80), np.geomspace(1e-9, 1e-2, 20)])
+    np.testing.assert_array_equal(discoveries(p, 0.05), stats.false_discovery_control(p) <= 0.05)
+    assert not discoveries(np.ones(5)).any() and discoveries(np.zeros(5)).all()
+
+
+def test_models_of_one_kind_stay_one_kind_and_chance_has_no_shape():
+    for seed in range(20):
+        u, r = simulated_pools(32, 60, np.random.default_rng(seed), common=0.2)
+        assert two_kinds(u, r) == 0
+        assert abs(shape_difference(u, r)) < 5
+        assert shifted(u, r).sum() <= 3 and other_spread(u, r).sum() <= 3

@@ -255,6 +255,22 @@ class TestPrediction:
         with pytest.raises(InputError, match="at least 8"):
             predict_quality(u[:4], r[:4], attack=EXACT)
 
+    def test_no_change_is_made_up_where_the_fitted_model_has_no_points(self):
+        """0.31 was once predicted from an F of 0.008, with 159 as the upper end."""
+        u, r = simulated_pools(8, 100, np.random.default_rng(0), shift=2.5, shift_sd=1.0, spread=0.5, common=0.05)
+        with pytest.raises(InputError, match="get no point at N = 8, where F is 0.0"):
+            predict_quality(u, r)
+
+    def test_no_prediction_is_above_what_is_attainable(self):
+        u, r = simulated_pools(32, 60, np.random.default_rng(0), common=0.05)
+        null = null_quality(r, 512, attack=EXACT).quality
+        free = predict_quality(u, r, attack=EXACT).quality
+        low_null = log_interval(0.5 * free.value, 0.01 * free.value)
+        for attainable in (null, low_null):
+            found = predict_quality(u, r, attack=EXACT, attainable=attainable).quality
+            assert found.value == min(free.value, attainable.value) and found.high <= attainable.high <= 1
+            assert found.low <= found.value
+
     def test_a_small_number_of_models_is_warned_of(self):
         assert ranking_warning(2).startswith("2 models are too few")
         assert "N = 16" in ranking_warning(31) and "roughly" in ranking_warning(64)

@@ -50,6 +50,7 @@ def evidence(
         null=interval(NULL_F),
         share=interval(score / NULL_F),
         predicted=interval(predicted, half),
+        predicted_share=interval(predicted / NULL_F, half / NULL_F) if predicted is not None else None,
     )
     d = diagnose(*simulated_pools(64, 20, np.random.default_rng(0), **pools), attack=exact_epsilon)
     none = np.array([], int)

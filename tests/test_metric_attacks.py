@@ -153,3 +153,11 @@ def test_thresholds_are_those_of_the_definition():
     np.testing.assert_allclose(single, torch.linspace(-1.31, 2.2, n).numpy(), rtol=0, atol=3e-7)
     assert single.dtype == np.float32 and single[0] == np.float32(-1.31) and single[-1] == np.float32(2.2)
     assert len(single_thresholds(1.0, 1.0, SPEC)) == 0 and len(single_thresholds(1.0, 1.001, SPEC)) == 1
+
+
+def test_of_equal_ranges_the_sample_with_the_smaller_median_counts_as_the_narrower():
+    """As in the released code, where the other choice gives 0.6931 here."""
+    u, r = np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.0, 2.0])
+    for pair in ((u, r), (r, u)):
+        found = grid_epsilon(*(x[:, None] for x in pair)).epsilon[0]
+        assert found == tiled_grid_epsilon(*pair) == 0.0

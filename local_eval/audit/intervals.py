@@ -29,6 +29,10 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
+    def times(self, factor: float) -> "Interval":
+        """In another unit: that of a score, or as a share of something known."""
+        return Interval(*(factor * x for x in (self.value, self.low, self.high, self.standard_error)), self.level)
+
 
 @dataclass(frozen=True)
 class Accuracies:

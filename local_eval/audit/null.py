@@ -18,7 +18,8 @@ class Null:
 
     quality: the estimate with its interval; at_half: mean F of the pool's halves against each other; n_effect: what
     was multiplied to get from half the pool to n_models; points (n_examples,): mean points of each example, n_effect
-    included. Each form of the attacks has its own null: compare scores with the null of the same form only.
+    included; epsilon (n_examples,): of the first two halves. Each form of the attacks has its own null, and each
+    number of models: compare scores with the null of the same form and number only.
     """
 
     quality: Interval
@@ -26,6 +27,7 @@ class Null:
     n_effect: float
     n_effect_error: float
     points: np.ndarray
+    epsilon: np.ndarray
     n_models: int
 
 
@@ -57,20 +59,19 @@ def null_quality(
     rng = np.random.default_rng(seed)
     half = n_retrained // 2
 
-    def score(u, r):
-        return points(attack(u, r, spec).epsilon, n_models, spec)
-
-    cuts = []
+    epsilons = []
     for _ in range(n_halvings):
         rows = rng.permutation(n_retrained)
-        cuts.append(score(retrained[rows[:half]], retrained[rows[half : 2 * half]]))
-    cuts = np.stack(cuts)
+        epsilons.append(attack(retrained[rows[:half]], retrained[rows[half : 2 * half]], spec).epsilon)
+    epsilons = np.stack(epsilons)
+    cuts = points(epsilons, n_models, spec)
 
     chosen = rng.integers(n_examples, size=n_simulated)
     mean, spread = retrained.mean(axis=0)[chosen], retrained.std(axis=0, ddof=1)[chosen]
 
     def simulated(n):
-        return score(*(mean + spread * rng.normal(size=(2, n, n_simulated))))
+        pair = mean + spread * rng.normal(size=(2, n, n_simulated))
+        return points(attack(*pair, spec).epsilon, n_models, spec)
 
     at_half, at_n = simulated(half), simulated(n_models)
     if at_half.sum() == 0 or at_n.sum() == 0 or cuts.sum() == 0:
@@ -87,6 +88,7 @@ def null_quality(
         n_effect=n_effect,
         n_effect_error=float(relative_error),
         points=expected,
+        epsilon=epsilons[0],
         n_models=n_models,
     )
 

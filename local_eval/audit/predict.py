@@ -1,6 +1,6 @@
 """The score at N = 512 from fewer models, and whether those are enough to rank methods at all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,7 @@ def predict_quality(
     n_refits: int = 10,
     seed: int = 0,
     level: float = 0.95,
+    attainable: Interval | None = None,
 ) -> Prediction:
     """F at n_models from smaller samples (n_models, n_examples), with its interval.
 
@@ -46,9 +47,10 @@ def predict_quality(
     another spread of their own, and all residuals have the shapes seen. Part of the fitted shifts and spreads is
     chance, more so with few models; they are shrunk until only their true variation is left. Samples of both sizes
     are drawn from it, and the change of F between the sizes is applied to the F observed. resamples: those of these
-    samples, where the caller has them already.
+    samples, where the caller has them already. attainable: the null at n_models, above which no prediction goes.
 
-    Raises InputError, as `resample` does, and where F is 0: then nothing can be predicted.
+    Raises InputError, as `resample` does, and where nothing can be predicted: F is 0, or the fitted model has no
+    points at the observed number of models, so that there is no change to apply.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
@@ -66,6 +68,11 @@ def predict_quality(
         draw = fit(u, r, rng)
         sizes = (observed_at, n_models)
         now, then = (points(attack(*draw(n, n_simulated), spec).epsilon, n, spec).mean() for n in sizes)
+        if now == 0:
+            raise InputError(
+                f"models fitted to these confidences get no point at N = {observed_at}, where F is "
+                f"{resamples.quality:.2g}: a few examples carry it, and how they fare at {n_models} cannot be said"
+            )
         return float(np.log(max(then, floor) / max(now, floor))), float(now)
 
     # The doubt below counts chance in this step one and a half times: four draws halve it.
@@ -84,7 +91,14 @@ def predict_quality(
     relative = resamples.quality_variance / resamples.quality**2
     relative += max(together, np.var(of_halves, ddof=1)) + doubt**2
     interval = log_interval(float(quality), float(quality * np.sqrt(relative)), level, highest=1.0)
+    if attainable is not None:
+        interval = _at_most(interval, attainable)
     return Prediction(interval, n_models, resamples.quality, observed_at, float(fitted))
+
+
+def _at_most(interval: Interval, attainable: Interval) -> Interval:
+    value, low = (min(x, attainable.value) for x in (interval.value, interval.low))
+    return replace(interval, value=value, low=low, high=min(interval.high, attainable.high))
 
 
 def fit(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random.Generator):

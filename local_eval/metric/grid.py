@@ -1,7 +1,8 @@
 """The grid form: the thresholds and windows of the released scoring code, counted instead of tiled.
 
-Equal to the released code to the bit: the same thresholds in the same precision, the same comparisons. Of the 160,000
-windows of an example only those that may hold its best attack are counted.
+Equal to the released code to the bit: the same thresholds in the same precision, the same comparisons (where window
+ends fall on confidences exactly, as with confidences on a grid of their own, processors may round an end to either
+side). Of the 160,000 windows of an example only those that may hold its best attack are counted.
 """
 
 import numpy as np
@@ -40,7 +41,9 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None) -> Epsilo
         u, r = np.sort(unlearned[:, example]), np.sort(retrained[:, example])
         u_positive, r_positive = (u, r, table, bounds), (r, u, table.T, bounds.T)
         best_single = _best_single(*(u_positive if u_has_larger_median[example] else r_positive)[:3], spec)
-        best[example] = _best_double(*(r_positive if np.ptp(u) >= np.ptp(r) else u_positive), spec, best_single)
+        widths = np.ptp(u), np.ptp(r)  # of equal ones the sample with the smaller median counts as the narrower
+        r_is_peaky = u_has_larger_median[example] if widths[0] == widths[1] else widths[0] > widths[1]
+        best[example] = _best_double(*(r_positive if r_is_peaky else u_positive), spec, best_single)
     return capped(best, tight, spec)
 
 

@@ -45,9 +45,15 @@ def assessment_lines(assessment: Assessment) -> list[str]:
             f"  retain accuracy {interval_text(assessment.retain_ratio)} and test accuracy "
             f"{interval_text(assessment.test_ratio)} times the retrained models'"
         )
+    lines += [
+        f"  no prediction ({name}): {its.unpredicted}" for name, its in assessment.forms.items() if its.unpredicted
+    ]
+    held_out = f"counted on {bounds.n_held_out[0]} held-out models"
     lines.append(
         f"  epsilon is at least {bounds.epsilon.mean():.2f} on average (each bound holds with "
-        f"{1 - bounds.failure:.0%}, counted on {bounds.n_held_out[0]} held-out models)"
+        f"{1 - bounds.failure:.0%}, {held_out})"
+        if bounds.epsilon.any()
+        else f"  epsilon is at least: - (no attack {held_out} shows more than 0)"
     )
     for examples, why in (
         (assessment.discarded, "every attack on them is discarded"),

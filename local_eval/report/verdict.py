@@ -68,11 +68,8 @@ def _answer(evidence: Evidence, name: str, form: Form, n_models: int) -> tuple[b
 
 
 def expected_share(form: Form) -> Interval | None:
-    """The score expected at 512 models as a share of the null; the share as measured where no prediction is made."""
-    if form.predicted is None or form.null is None:
-        return form.share
-    p, null = form.predicted, form.null.value
-    return Interval(p.value / null, p.low / null, p.high / null, p.standard_error / null, p.level)
+    """The score expected at 512 models as a share of the null there; as measured where no prediction is made."""
+    return form.predicted_share if form.predicted_share is not None else form.share
 
 
 def _above_starter(evidence: Evidence, name: str) -> float | None:
