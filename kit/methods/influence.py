@@ -41,8 +41,8 @@ def unlearn(
     F is over `n_gradients` gradients (fewer where the set is used up), each the mean over `size` examples of the
     retain set drawn anew by each seed; the same examples give the mean over D_r. A planned step is an optimiser step or
     a batch sent through the net for a gradient; F's examples go through it twice, and once more for their mean.
-    damping: the default holds a ResNet-18 trained with weight decay, which a tenth of it breaks; convex problems take far
-    less.
+    damping: the default leaves a ResNet-18 trained with weight decay whole, a tenth of it breaks it; convex problems
+    take far less.
     """
     torch.manual_seed(seed)
     n_retain, k = len(retain_loader.dataset), len(forget_loader.dataset)
