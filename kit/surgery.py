@@ -31,6 +31,23 @@ def last_layer(net: nn.Module) -> nn.Module:
     return list(layers(net).values())[-1]
 
 
+def n_classes(net: nn.Module) -> int:
+    """Rows of the last layer's weight."""
+    return len(last_layer(net).weight)
+
+
+def names_of_last(net: nn.Module, k: int) -> set[str]:
+    """Names of the parameters from the k-th last convolution or linear layer on, normalisation between them included;
+    of all where there are fewer layers."""
+    names, found = [name for name, _ in net.named_parameters()], list(layers(net))
+    if k < 1:
+        raise InputError(f"k is {k}: expected a number of layers, 1 or more")
+    if k > len(found):
+        return set(names)
+    start = next(index for index, name in enumerate(names) if name.startswith(f"{found[-k]}."))
+    return set(names[start:])
+
+
 def convolutions(net: nn.Module) -> list[nn.Conv2d]:
     """Every nn.Conv2d, those of shortcuts too. InputError where there are none."""
     found = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
@@ -136,17 +153,20 @@ def training_only(net: nn.Module, names: Set[str]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def reset_parameters(net: nn.Module) -> None:
+def reset_parameters(net: nn.Module, names: Set[str] | None = None) -> None:
     """Draw the weights of every layer anew in place, by the layer's own `reset_parameters`; BatchNorm also forgets
-    its statistics.
+    its statistics. names: only layers with parameters of these names.
 
     What a net's constructor does to its layers afterwards (torchvision's ResNets scale their convolutions) is not
     repeated. Raises InputError for a module with parameters of its own that cannot draw them.
     """
     for name, module in net.named_modules():
+        own = {f"{name}.{one}" if name else one for one, _ in module.named_parameters(recurse=False)}
+        if names is not None and not own & names:
+            continue
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-        elif next(module.parameters(recurse=False), None) is not None:
+        elif own:
             raise InputError(
                 f"{name or 'the net'} ({type(module).__name__}) has parameters but no reset_parameters: "
                 "give it one, or choose a method that needs no freshly initialised net"

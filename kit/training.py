@@ -131,6 +131,20 @@ def interleaved(*sources: Any) -> Iterator[Any]:
             yield next(begun[turn])
 
 
+@torch.no_grad()
+def relabelled(
+    loader: Iterable[Any], device: torch.device, relabel: Callable[[Tensor, Tensor], Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """The loader's batches, read once, with relabel(images, labels) in place of their labels."""
+    batches = [unpack(batch, device) for batch in loader]
+    return [(images, relabel(images, labels)) for images, labels in batches]
+
+
+def other_labels(labels: Tensor, n_classes: int) -> Tensor:
+    """For each label one of the others at random, drawn on the CPU."""
+    return (labels + torch.randint(1, n_classes, labels.shape).to(labels)) % n_classes
+
+
 def class_counts(loader: DataLoader) -> Tensor:
     """Examples of each class in a loader's data set, int64 (largest label + 1,)."""
     if isinstance(loader.dataset, ExampleDataset):

@@ -32,7 +32,7 @@ def test_settings_are_read_as_the_type_of_their_default():
     ("spec", "settings", "message"),
     [
         ("finetun", [], "did you mean finetune"),
-        ("xyz", [], "unknown: known are do_nothing, finetune"),
+        ("xyz", [], "unknown: known are amnesiacs, bad_teacher"),
         ("finetune", ["learning_rate=1"], "has no hyper-parameter 'learning_rate': it has epochs=1.0, lr="),
         ("finetune", ["lr=fast"], "expected float, such as 0.001"),
         ("finetune", ["lr"], "expected name=value"),

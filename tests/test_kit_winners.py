@@ -11,6 +11,7 @@ from torch import nn
 from kit.competition import TensorLoader, make_loaders
 from kit.methods import amnesiacs, fanchuan, get_method, kookmin, pseudo_label, seif, sun
 from kit.plan import Plan
+from kit.training import relabelled
 from local_eval.models import resnet18_narrow
 from tests.conftest import dataset
 
@@ -282,24 +283,14 @@ def test_transposed_weights_are_trained_with_a_cosine_once_an_epoch(model, whole
 
 def test_pseudo_labels_are_the_labellers_and_never_the_forget_sets(model, loaders, monkeypatch):
     seen = []
-    monkeypatch.setattr(pseudo_label, "_labelled", lambda *given: seen.append(given) or labelled(*given))
+    monkeypatch.setattr(pseudo_label, "relabelled", lambda *given: seen.append(relabelled(*given)) or seen[-1])
     net = unlearned("pseudo_label", model, loaders)
-    ((labeller, forget),) = seen
-    assert forget is loaders.forget
-    trained = unlearned("transpose", model, loaders)  # from the same seed, which draws nothing else before
-    assert not changed(labeller.train(), trained)
+    labeller = unlearned("transpose", model, loaders).eval()  # from the same seed, which draws nothing else before
+    ((*batches,),) = seen
+    assert sum(len(labels) for _, labels in batches) == 20
+    assert all(torch.equal(labels, labeller(images).argmax(1)) for images, labels in batches)
     loaders.forget.dataset.labels.fill_(0)
     assert not changed(unlearned("pseudo_label", model, loaders), net)
-
-
-labelled = pseudo_label._labelled
-
-
-def test_a_labeller_predicts_in_evaluation_mode(model, loaders):
-    batches = labelled(model.train(), loaders.forget)
-    model.eval()
-    assert sum(len(labels) for _, labels in batches) == 20
-    assert all(torch.equal(labels, model(images).argmax(1)) for images, labels in batches)
 
 
 # -- amnesiacs --------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kit.device import device_of
 from kit.plan import Plan, planned_phases
 from kit.surgery import transpose_kernels
-from kit.training import cosine_per_epoch, fine_tune, interleaved, unpack
+from kit.training import cosine_per_epoch, fine_tune, interleaved, relabelled
 
 
 def unlearn(
@@ -39,13 +39,7 @@ def unlearn(
     labeller = copy.deepcopy(net)
     transpose_kernels(labeller)
     fine_tune(labeller, retain_loader, n_label, schedule=cosine_per_epoch(label_epochs), **recovery)
-    batches = interleaved(retain_loader, _labelled(labeller, forget_loader))
-    return fine_tune(net, batches, n_steps, schedule=cosine_per_epoch(epochs), **recovery)
-
-
-@torch.no_grad()
-def _labelled(labeller: nn.Module, loader: Iterable) -> list[tuple[Tensor, Tensor]]:
-    """The loader's batches with the labeller's predictions for labels."""
     labeller.eval()
-    images = [unpack(batch, device_of(labeller))[0] for batch in loader]
-    return [(part, labeller(part).argmax(dim=1)) for part in images]
+    named = relabelled(forget_loader, device_of(net), lambda images, labels: labeller(images).argmax(dim=1))
+    batches = interleaved(retain_loader, named)
+    return fine_tune(net, batches, n_steps, schedule=cosine_per_epoch(epochs), **recovery)

@@ -1,0 +1,51 @@
+"""Bad teacher: learn from an untrained net on the forget set and from the original on part of the retain set, at once.
+
+Minimises the mean of KL(q || p_w) over D_f and KL(p* || p_w) over 30% of D_r, q the output of the same architecture
+freshly initialised and p* the original's. Source: Chundawat, Tarun, Mandal and Kankanhalli 2023, "Can Bad Teaching
+Induce Forgetting?", eq. 2 (temperature 1, one epoch). Each step takes a batch of both sets, weighted by their sizes.
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kit.plan import Plan, planned_steps
+from kit.surgery import reset_parameters
+from kit.training import cycle, fine_tune, frozen_copy, kl_divergence, unpack
+
+
+def unlearn(
+    net: nn.Module,
+    retain_loader: Iterable,
+    forget_loader: Iterable,
+    val_loader: Iterable,
+    *,
+    seed: int,
+    plan: Plan | None = None,
+    retain_share: float = 0.3,
+    temperature: float = 1.0,
+    epochs: float = 1.0,
+    **recovery: Any,
+) -> nn.Module:
+    """Train for `epochs` epochs of the share `retain_share` of the retain set, drawn anew by each seed."""
+    torch.manual_seed(seed)
+    n_steps = planned_steps(plan, epochs * retain_share * len(retain_loader))
+    good, bad = frozen_copy(net), copy.deepcopy(net).requires_grad_(False)
+    reset_parameters(bad)
+    bad.train()  # an untrained net has no statistics of its own: it takes each batch's
+    n_forget, n_retain = len(forget_loader.dataset), retain_share * len(retain_loader.dataset)
+    share, batches = n_forget / max(1.0, n_forget + n_retain), cycle(forget_loader)
+
+    def distance(teacher: nn.Module, student: nn.Module, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = teacher(images)
+        return kl_divergence(target, student(images), temperature)
+
+    def both(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        forget, _ = unpack(next(batches), images.device)
+        return (1 - share) * distance(good, student, images) + share * distance(bad, student, forget)
+
+    return fine_tune(net, retain_loader, n_steps, objective=both, **recovery)

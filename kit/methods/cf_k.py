@@ -1,0 +1,36 @@
+"""CF-k (catastrophic forgetting of the last k layers): fine-tune only the end of the net on the retain set.
+
+Minimises CE over the retain set in the parameters from the k-th last convolution or linear layer on; all before it are
+held. BatchNorm's statistics move everywhere, as in any training. Source: Goel, Prabhu, Sanyal, Lim, Torr and Kumaraguru
+2022, "Towards Adversarial Evaluations for Inexact Machine Unlearning". The numbers are starting points of ours.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from kit.plan import Plan, planned_steps
+from kit.surgery import names_of_last, training_only
+from kit.training import fine_tune
+
+
+def unlearn(
+    net: nn.Module,
+    retain_loader: Iterable,
+    forget_loader: Iterable,
+    val_loader: Iterable,
+    *,
+    seed: int,
+    plan: Plan | None = None,
+    k: int = 5,
+    epochs: float = 5.0,
+    lr: float = 0.01,
+    **recovery: Any,
+) -> nn.Module:
+    """Train the last `k` layers, all where there are fewer, for `epochs` epochs."""
+    torch.manual_seed(seed)
+    n_steps = planned_steps(plan, epochs * len(retain_loader))
+    with training_only(net, names_of_last(net, k)):
+        return fine_tune(net, retain_loader, n_steps, lr=lr, **recovery)

@@ -1,0 +1,36 @@
+"""Random labels: fine-tune on both sets, the forget set with wrong labels.
+
+Minimises CE over the retain set with its labels and over the forget set with labels drawn at random from the other
+classes, once for each checkpoint. Source: Graves, Nagisetty and Ganesh 2021, "Amnesiac Machine Learning" (unlearning);
+Golatkar, Achille and Soatto 2020 (the baseline there). The numbers are starting points of ours.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from kit.device import device_of
+from kit.plan import Plan, planned_steps
+from kit.surgery import n_classes
+from kit.training import fine_tune, interleaved, other_labels, relabelled
+
+
+def unlearn(
+    net: nn.Module,
+    retain_loader: Iterable,
+    forget_loader: Iterable,
+    val_loader: Iterable,
+    *,
+    seed: int,
+    plan: Plan | None = None,
+    epochs: float = 1.0,
+    **recovery: Any,
+) -> nn.Module:
+    """Train for `epochs` epochs of both sets, whose batches come in random order."""
+    torch.manual_seed(seed)
+    n_steps = planned_steps(plan, epochs * (len(retain_loader) + len(forget_loader)))
+    classes = n_classes(net)
+    wrong = relabelled(forget_loader, device_of(net), lambda images, labels: other_labels(labels, classes))
+    return fine_tune(net, interleaved(retain_loader, wrong), n_steps, **recovery)
