@@ -258,7 +258,7 @@ class TestPrediction:
     def test_no_change_is_made_up_where_the_fitted_model_has_no_points(self):
         """0.31 was once predicted from an F of 0.008, with 159 as the upper end."""
         u, r = simulated_pools(8, 100, np.random.default_rng(0), shift=2.5, shift_sd=1.0, spread=0.5, common=0.05)
-        with pytest.raises(InputError, match="get no point at N = 8, where F is 0.0"):
+        with pytest.raises(InputError, match=r"get no point at N = 8, where F is 0\.0"):
             predict_quality(u, r)
 
     def test_no_prediction_is_above_what_is_attainable(self):
