@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from kit.device import device_of
 from kit.errors import InputError
-from kit.fisher.per_sample import Outer, evaluating, factors, forward, known_layers, other_factors, squares, sums
+from kit.fisher.layers import known_layers
+from kit.fisher.per_sample import Outer, evaluating, factors, forward, other_factors, squares, sums
 from kit.training import unpack
 
 Labels = Callable[[Tensor, Tensor], Tensor]
