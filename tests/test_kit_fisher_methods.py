@@ -29,9 +29,13 @@ def model(model):
 
 
 @pytest.fixture
-def loaders():
+def loaders(request):
     """Of several batches each; the importance of a whole part does not depend on their order."""
-    return make_loaders(dataset(40, 1), dataset(16, 2), dataset(8, 3), batch_size=8, loader=TensorLoader)
+    batch_size = getattr(request, "param", 8)
+    return make_loaders(dataset(40, 1), dataset(16, 2), dataset(8, 3), batch_size=batch_size, loader=TensorLoader)
+
+
+any_batches = pytest.mark.parametrize("loaders", [8, 3], indirect=True)  # 3 leaves a last batch of one image
 
 
 def unlearned(name, model, loaders, *settings, seed=SEED, plan=None):
@@ -49,6 +53,7 @@ def importances(model, loaders):
     return (loop_diagonal(model, *examples(loader)) for loader in (loaders.forget, loaders.retain))
 
 
+@any_batches
 @pytest.mark.parametrize("share", [0.02, 0.4])
 def test_fisher_masking_zeroes_the_weights_of_largest_excess(share, model, loaders):
     forget, retain = importances(model, loaders)
@@ -90,6 +95,7 @@ def test_fisher_masking_recovers_on_the_retain_set(model, loaders):
     assert (net(images).argmax(1) == labels).float().mean() > 0.8
 
 
+@any_batches
 @pytest.mark.parametrize("whole_set", [True, False])
 @pytest.mark.parametrize(("alpha", "dampening"), [(0.5, 1.0), (1.5, 1.0), (1.2, 0.3)])
 def test_ssd_dampens_by_its_formula(whole_set, alpha, dampening, model, loaders):
@@ -128,6 +134,7 @@ def noise_of_one(monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.ones(*shape, **options))
 
 
+@any_batches
 @pytest.mark.parametrize("power", [0.5, 0.25])
 @pytest.mark.parametrize("forget_class", [None, 3])
 def test_fisher_forgetting_adds_noise_of_the_stated_size(power, forget_class, model, loaders, noise_of_one):
@@ -166,6 +173,7 @@ def test_fisher_forgetting_leaves_statistics_alone_and_draws_real_noise(model, l
     assert abs(change.mean()) < 4 * change.std() / change.numel() ** 0.5
 
 
+@any_batches
 @pytest.mark.parametrize(("size", "block"), [(1, 0), (1, 900)])
 def test_ssse_takes_the_step_of_the_paper(size, block, model, loaders):
     images, labels = (torch.cat(pair) for pair in zip(*map(examples, (loaders.retain, loaders.forget)), strict=True))
