@@ -5,9 +5,12 @@ import copy
 
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 from kit.competition import ExampleDataset, TensorLoader, make_loaders
 from kit.errors import InputError
+from kit.fisher.layers import head
 from kit.methods import get_method
 from kit.plan import Plan
 from tests.conftest import dataset
@@ -154,6 +157,41 @@ def test_fisher_forgetting_adds_noise_of_the_stated_size(power, forget_class, mo
         torch.testing.assert_close(found[name], mean + variance.sqrt(), rtol=1e-4, atol=1e-6)
 
 
+class Disorderly(nn.Module):
+    """Its head is registered first, a hidden layer has as many channels as there are classes."""
+
+    def __init__(self, hidden=10):
+        super().__init__()
+        self.out, self.hidden, self.first = nn.Linear(hidden, 10), nn.Linear(8, hidden), nn.Linear(768, 8)
+
+    def forward(self, images):
+        return self.out(torch.tanh(self.hidden(torch.tanh(self.first(images.flatten(1) / 255)))))
+
+
+def test_fisher_forgetting_finds_the_last_layer_wherever_it_is_registered(loaders, noise_of_one):
+    torch.manual_seed(0)
+    net = Disorderly()
+    found = unlearned("fisher_forgetting", net, loaders, "alpha=0.001", "forget_class=3")
+    assert torch.equal(found["out.weight"][3], torch.full((10,), 0.001**0.5))
+    assert found["out.bias"][3] == pytest.approx(0.001**0.5)
+    assert (found["hidden.weight"][3] - net.hidden.weight[3]).std() < 1e-6
+    assert (found["first.bias"] - net.first.bias).min() > 0
+
+
+def test_the_head_of_torchvisions_nets_is_their_last_layer():
+    images = torch.randn(1, 3, 64, 64)
+    for name, expected in (
+        ("resnet18", "fc"),
+        ("mobilenet_v2", "classifier.1"),
+        ("squeezenet1_1", "classifier.1"),
+        ("googlenet", "fc"),
+        ("vit_b_16", "heads.head"),
+    ):
+        options = {"vit_b_16": {"image_size": 64}, "googlenet": {"init_weights": False}}.get(name, {})
+        net = getattr(torchvision.models, name)(num_classes=10, **options).eval()
+        assert set(head(net, images)) == {f"{expected}.weight", f"{expected}.bias"}, name
+
+
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_fisher_forgetting_by_the_estimate_comes_near_the_exact_one(bfloat16, model, loaders, noise_of_one):
     exact = unlearned("fisher_forgetting", model, loaders, "alpha=0.001", "exact=true")
@@ -238,5 +276,10 @@ def test_mistakes_are_told(model, loaders):
         unlearned("fisher_masking", model, loaders, "share=1.5")
     with pytest.raises(InputError, match="forget_class is 10: the net has the classes 0 to 9"):
         unlearned("fisher_forgetting", model, loaders, "forget_class=10")
+    headless = nn.Sequential(
+        nn.Flatten(), nn.Linear(768, 5), nn.Unflatten(1, (5, 1)), nn.ConstantPad2d((0, 1, 0, 0), 0)
+    )
+    with pytest.raises(InputError, match="no layer of the net has a row for each class"):
+        unlearned("fisher_forgetting", headless.append(nn.Flatten()), loaders, "forget_class=1")
     with pytest.raises(InputError, match="damping is 0"):
         unlearned("ssse", model, loaders, "damping=0")

@@ -1,11 +1,12 @@
-"""Which layers of a net give their per-sample gradients as factors: found by following what the net computes.
+"""Which layers of a net give their per-sample gradients as factors, and which gives the logits: found by following
+what the net computes.
 
 A layer taken for one of them by mistake would give wrong numbers without a word. All others go through a backward pass
 for each sample, which is right for layers of any kind.
 """
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +38,22 @@ def known_layers(net: nn.Module, images: Tensor) -> dict[str, nn.Module]:
     return candidates
 
 
+def head(net: nn.Module, images: Tensor) -> list[str]:
+    """The names of the parameters of the layer that gives the logits: of those with a row for each class, the one
+    nearest to the logits in what the net computes, wherever it is registered. None where no layer has such rows."""
+    parameters = _differentiable(net)
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    with torch.enable_grad():
+        logits = functional_call(net, parameters, (images[:1],))
+        near = [names[key] for key in _leaves(logits, {}) if key in names]
+    near = [name for name in near if parameters[name].ndim and len(parameters[name]) == logits.shape[1]]
+    return [name for name in near if name.rpartition(".")[0] == near[0].rpartition(".")[0]]
+
+
+def _differentiable(net: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().requires_grad_() for name, parameter in net.named_parameters()}
+
+
 def _is_known(prefix: str, module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
         raise InputError(
@@ -57,7 +74,7 @@ def _plain_layers(net: nn.Module, images: Tensor, candidates: dict[str, nn.Modul
     Each one's output is cut off from what is before it. A walk back from the logits, which at each cut goes on with
     the layer's input, then finds the layers that count, and the parameters that are used elsewhere.
     """
-    parameters = {name: parameter.detach().requires_grad_() for name, parameter in net.named_parameters()}
+    parameters = _differentiable(net)
     calls, cuts = Counter[str](), {}
 
     def cutting(prefix: str) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
@@ -82,7 +99,7 @@ def _plain_layers(net: nn.Module, images: Tensor, candidates: dict[str, nn.Modul
                 handle.remove()
         found = _leaves(logits, {key: before for key, (_, _, before) in cuts.items()})
     elsewhere = {name[: name.rfind(".") + 1] for name, parameter in parameters.items() if id(parameter) in found}
-    reached = {cuts[key][0] for key in found & cuts.keys()} - elsewhere
+    reached = {cuts[key][0] for key in found if key in cuts} - elsewhere
     return [prefix for prefix in candidates if prefix in reached and calls[prefix] == 1]
 
 
@@ -91,18 +108,19 @@ def _same(output: Tensor, expected: Tensor) -> bool:
     return output.shape == expected.shape and torch.allclose(output, expected, 1e-3, 1e-5, equal_nan=True)
 
 
-def _leaves(output: Tensor, behind: dict[int, Tensor]) -> set[int]:
-    """The ids of the leaves that `output` depends on, also through the tensors that stand `behind` leaves."""
-    found, seen = set(), set()
-    nodes = [_node(output)]
+def _leaves(output: Tensor, behind: Mapping[int, Tensor]) -> dict[int, None]:
+    """The ids of the leaves that `output` depends on, also through the tensors that stand `behind` leaves, the nearest
+    first."""
+    found: dict[int, None] = {}
+    nodes, seen = deque([_node(output)]), set()
     while nodes:
-        node = nodes.pop()
+        node = nodes.popleft()
         if node is None or node in seen:
             continue
         seen.add(node)
-        nodes += [following for following, _ in node.next_functions]
+        nodes.extend(following for following, _ in node.next_functions)
         if hasattr(node, "variable"):
-            found.add(id(node.variable))
+            found[id(node.variable)] = None
             if id(node.variable) in behind:
                 nodes.append(_node(behind[id(node.variable)]))
     return found
