@@ -2,6 +2,7 @@
 one sample at a time."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -117,6 +118,26 @@ def test_ssd_dampens_by_its_formula(whole_set, alpha, dampening, model, loaders)
         torch.testing.assert_close(found[name][clear], (p * factor)[clear], rtol=1e-3, atol=1e-6)
         n_dampened += (factor < 1).sum().item()
     assert n_dampened > 100
+
+
+def test_ssd_compares_with_the_retain_set_and_alpha_below_lambda_acts_as_lambda(model, loaders):
+    plain, same, low, whole = (
+        unlearned("ssd", model, loaders, *settings)
+        for settings in ([], ["whole_set=false", "alpha=1"], ["alpha=0.3"], ["whole_set=true"])
+    )
+    assert all(torch.equal(plain[name], same[name]) and torch.equal(plain[name], low[name]) for name in plain)
+    assert not all(torch.equal(plain[name], whole[name]) for name in plain)
+
+
+def test_ssd_warns_where_nothing_is_dampened(model, loaders):
+    with pytest.warns(UserWarning, match=r"alpha 3\.5 dampens no parameter: lower it; .* below 3\.5 here$"):
+        same = unlearned("ssd", model, loaders, "alpha=3.5", "whole_set=true")
+    assert all(torch.equal(same[name], p) for name, p in model.named_parameters())
+    with pytest.warns(UserWarning, match="alpha 2 dampens no parameter: lower it$"):
+        unlearned("ssd", model, loaders._replace(forget=loaders.retain), "alpha=2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unlearned("ssd", model, loaders, "alpha=3.5")
 
 
 def test_ssd_with_squared_batch_means(model, loaders):
