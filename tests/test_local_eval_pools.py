@@ -139,6 +139,17 @@ def test_two_pools_of_one_method_have_the_same_names_in_score_and_report(workspa
     assert {"finetune lr=0.001", "finetune lr=0.01"} == set(pages) - {"comparison"} <= names
 
 
+def test_what_is_left_out_of_unequal_pools_is_said(workspace, capsys):
+    pool = fill_unlearned(workspace, get_method("finetune", ["lr=0.01"]), N - 1, **OPTIONS)
+    both = ["compare", str(pool.folder), str(unlearned_pool(workspace, FINETUNE).folder), "--brief", "--quiet"]
+    note = f"only the first {N - 1} models of each kind are compared, as one has no more: "
+    assert main(both) == 0
+    said = capsys.readouterr().out
+    assert f"{note}finetune lr=0.01 {N - 1}, finetune lr=0.001 {N}, retrained {N}\n" in said
+    assert main([*both, "--n-models", str(N - 1)]) == 0
+    assert note not in capsys.readouterr().out
+
+
 def test_models_after_a_gap_do_not_count(workspace, capsys):
     pool = unlearned_pool(workspace, FINETUNE)
     (pool.folder / "model_00001.npz").rename(pool.folder / f"model_{N + 1:05d}.npz")

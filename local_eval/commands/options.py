@@ -51,6 +51,7 @@ def setting_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--setting", type=Path, help="the folder of an earlier run, instead of the options below")
     group.add_argument("--like", choices=LIKE, help="the setting that stands for Kaggle's; options below change it")
     group.add_argument("--source", help=f"{', '.join(SOURCES)}; :noise=0.04 behind it flips labels (synthetic)")
+    group.add_argument("--size", type=positive_int, help="scale the images of an image-folder to SIZE x SIZE pixels")
     data_options(group)
     group.add_argument("--n-train", type=positive_int, help="training images, a stratified sample (all)")
     group.add_argument("--forget", help=f"forget policy: random:500, class:3, competition ... ({Setting.forget})")
@@ -132,10 +133,19 @@ def setting_of(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of a setting: what was given, before what --quick and --like stand for."""
     given = {field.name: getattr(args, field.name) for field in fields(Setting)}
     given = {name: value for name, value in given.items() if value is not None}
+    if args.size:
+        given["source"] = _scaled(given.get("source", ""), args.size)
     like = dict(LIKE[args.like]) if args.like else {"source": "synthetic"}
     if args.like and choose_device(args.device).type != "cpu":
         like["architecture"] = "resnet18"  # the competition's own, where it can be paid
     return like | (QUICK if args.quick else {}) | given
+
+
+def _scaled(source: str, size: int) -> str:
+    kind, _, path = source.partition(":")
+    if kind != "image-folder":
+        raise InputError(f"--size {size}: scales the images of --source image-folder:PATH alone")
+    return f"{kind}@{size}:{path}"
 
 
 def devices_for(args: argparse.Namespace, workspace: Workspace, n_models: int) -> list[str]:

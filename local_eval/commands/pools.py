@@ -91,9 +91,21 @@ def _marks(pool: ModelPool) -> list[tuple[str, str]]:
 
 def n_models_of(args: argparse.Namespace, opened: Opened) -> int:
     """How many models of each pool are compared: as many as all have unless told otherwise."""
-    if args.n_models is None:
-        return min(map(len, (*opened.pools.values(), retrained_pool(opened.workspace))))
-    return args.n_models
+    return min(_sizes(opened).values()) if args.n_models is None else args.n_models
+
+
+def cut_notes(args: argparse.Namespace, opened: Opened) -> list[str]:
+    """What is left out where pools hold unequal numbers of models and no number was asked for."""
+    sizes = _sizes(opened)
+    if args.n_models is not None or len(set(sizes.values())) == 1:
+        return []
+    held = ", ".join(f"{name} {n_models}" for name, n_models in sizes.items())
+    return [f"only the first {min(sizes.values())} models of each kind are compared, as one has no more: {held}"]
+
+
+def _sizes(opened: Opened) -> dict[str, int]:
+    pools = opened.pools | {"retrained": retrained_pool(opened.workspace)}
+    return {name: len(pool) for name, pool in pools.items()}
 
 
 def note_reuse(args: argparse.Namespace, method: Method, n_models: int, *pools: ModelPool) -> None:
