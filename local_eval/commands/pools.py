@@ -10,7 +10,6 @@ from kit.budget import format_duration
 from kit.errors import InputError
 from kit.methods import Method
 from local_eval.archived import fill_from_archive
-from local_eval.commands.options import device_options, score_options
 from local_eval.devices import devices_of
 from local_eval.pool import ModelPool
 from local_eval.retrained import retrained_pool
@@ -26,14 +25,6 @@ class Opened:
     pools: dict[str, ModelPool]
     archives: dict[str, Path]
     faults: dict[str, str]
-
-
-def pool_options(sub: argparse.ArgumentParser, nargs: str) -> None:
-    sub.add_argument("pools", nargs=nargs, type=Path, help="folders of unlearned pools, or archives of checkpoints")
-    sub.add_argument("--setting", type=Path, help="the folder of a run's setting, needed for archives alone")
-    sub.add_argument("--n-models", type=int, help="of each pool (as many as all have without a gap)")
-    device_options(sub)
-    score_options(sub)
 
 
 def open_pools(args: argparse.Namespace, *, tolerant: bool = False) -> Opened:
