@@ -11,6 +11,7 @@ import pytest
 
 from data_stubs import SOURCES
 from kit import __main__ as kit_parser
+from kit import commands as kit_commands
 from kit import competition
 from local_eval.__main__ import main
 from local_eval.commands import options, parser
