@@ -195,11 +195,29 @@ def test_plain_layers_go_the_fast_way():
     assert known_layers(net, torch.randn(1, 3, 2, 2)).keys() == {"first.", "fc."}
 
 
-def test_a_layer_that_runs_otherwise_in_a_later_batch_is_told():
-    net = Net(lambda net, x: net.first(x) if len(x) < 3 else net.first(x[:1]) + x[:, :6])
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        lambda net, x: net.first(x[:1]) + x[:, :6],
+        lambda net, x: net.first(net.first(x).repeat(1, 2)),
+        lambda net, x: x[:, :6],
+    ],
+)
+def test_a_layer_that_runs_otherwise_in_a_later_batch_is_told(otherwise):
+    net = Net(lambda net, x: net.first(x) if len(x) < 3 else otherwise(net, x))
     images, labels = torch.randn(5, 3, 2, 2), torch.arange(5)
     with pytest.raises(InputError, match=r"first \(Linear\) does not run once on every sample"):
         diagonal(net, [(images, labels)])
+
+
+def test_a_transformer_encoder_equals_a_loop():
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(12, 2, 16, batch_first=True), 2)
+    net = Net(lambda net, x: encoder(x[:, None] + net.rows).mean(1)[:, :6]).double()
+    net.encoder = encoder.double()
+    images, labels = torch.randn(5, 3, 2, 2).double(), torch.arange(5)
+    assert any(prefix.startswith("encoder.") for prefix in known_layers(net.eval(), images))
+    assert_close(diagonal(net, batches(images, labels, 2)), loop_diagonal(net, images, labels), 1e-10)
 
 
 @pytest.mark.parametrize(("name", "size"), [("swin_v2_t", 32), ("vit_b_16", 32), ("efficientnet_b0", 32)])

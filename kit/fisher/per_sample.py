@@ -6,6 +6,7 @@ pixels of the output for a convolution. Sums, squares and inner products of such
 without a backward pass per sample.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -110,36 +111,37 @@ def forward(net: nn.Module, images: Tensor, layers: dict[str, nn.Module], visit:
     """Logits of `images`, whose backward pass calls visit(prefix, module, *found) for each layer, found being what
     `factors` takes: two tensors, the first dimension of each the samples.
 
-    Parameters take no part in the graph: no gradient is left in them, whatever their requires_grad.
+    Parameters take no part in the graph: no gradient is left in them, whatever their requires_grad. Raises InputError
+    where a layer does not run once on these samples.
     """
-    handles = [module.register_forward_hook(_tap(prefix, visit, len(images))) for prefix, module in layers.items()]
+    calls = Counter[str]()
+
+    def tap(prefix: str) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            calls[prefix] += 1 if len(args[0]) == len(images) else 2
+            x = args[0].detach().to(output.dtype)
+            if not output.requires_grad:  # the first layer: a copy, as a leaf may not be changed in place afterwards
+                output = output.requires_grad_().clone()
+            output.register_hook(lambda gradient: visit(prefix, module, *_found(module, x, gradient)))
+            return output
+
+        return hook
+
+    handles = [module.register_forward_hook(tap(prefix)) for prefix, module in layers.items()]
     parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
     try:
         with torch.enable_grad():
-            return functional_call(net, parameters, (images,))
+            logits = functional_call(net, parameters, (images,))
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _tap(prefix: str, visit: Visit, n: int) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
-    n_calls = 0
-
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls > 1 or len(args[0]) != n:
+    for prefix, module in layers.items():
+        if calls[prefix] != 1:
             raise InputError(
                 f"{prefix[:-1]} ({type(module).__name__}) does not run once on every sample, as it did on the first: "
                 "per-sample gradients need a net that does the same whatever the batch"
             )
-        x = args[0].detach().to(output.dtype)
-        if not output.requires_grad:  # the first layer: a copy, as a leaf may not be changed in place afterwards
-            output = output.requires_grad_().clone()
-        output.register_hook(lambda gradient: visit(prefix, module, *_found(module, x, gradient)))
-        return output
-
-    return hook
+    return logits
 
 
 @contextmanager
