@@ -50,7 +50,7 @@ SWEEPS = {
         ],
         "ssd": [
             ["alpha=0.5,1", "epochs=1", "lr=0.03,0.1", "whole_set=true", FAST],
-            ["alpha=0.5,1,2,5", "epochs=0,3", "lr=0.03", FAST],  # Sapienza, figure 17
+            ["alpha=0.1,0.5,1,2,5", "epochs=0,3", "lr=0.03", "whole_set=true", FAST],  # Sapienza, figure 17
         ],
         "fisher_forgetting": [["alpha=1e-7,1e-6,1e-5,1e-4,1e-3"]],
         "ssse": [["eps=0.001,0.01,0.1", "epochs=1", "lr=0.03", FAST]],
