@@ -269,6 +269,23 @@ def loss_of(net, loader):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_last_batch_of_one_image_counts_like_the_others(name, model, noise_of_one):
+    parts = {64: dataset(65, 1), 5: dataset(11, 2)}  # batch size -> images, of which the last batch has one
+    several, whole = (
+        make_loaders(parts[64], parts[5], dataset(8, 3), batch_size=100, loader=TensorLoader)._replace(**changed)
+        for changed in (
+            {"retain": TensorLoader(parts[64], batch_size=64), "forget": TensorLoader(parts[5], batch_size=5)},
+            {},
+        )
+    )
+    settings = {"ssse": ["size=1", "damping=0.1"], "fisher_forgetting": ["exact=true", "alpha=0.001"]}.get(name, [])
+    found, expected = (unlearned(name, model, loaders, *settings) for loaders in (several, whole))
+    change = torch.cat([(expected[key] - p).flatten() for key, p in model.named_parameters()]).norm()
+    distance = torch.cat([(expected[key] - found[key]).flatten() for key in found]).norm()
+    assert distance < 1e-3 * change
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_seeds_differ_by_more_than_rounding(name, model, loaders):
     settings = {"ssd": ["fisher_epochs=0.4"], "ssse": ["n_gradients=3"], "fisher_masking": ["fisher_epochs=0.4"]}
     first, second = (unlearned(name, model, loaders, *settings.get(name, []), seed=seed) for seed in (1, 2))
