@@ -106,7 +106,7 @@ def cycle(loader: Iterable[Any]) -> Iterator[Any]:
             raise InputError("a data loader gave no batch: the data set behind it is empty")
 
 
-def _trainable(net: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
+def trainable(net: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
     """`batches`, where `net` has BatchNorm without those of one image, unless all are: BatchNorm has nothing to
     normalise in them, and the last layers of a ResNet-18 on 32x32 images, one pixel wide, raise an error."""
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
@@ -186,7 +186,7 @@ def train(
     net.train().to(memory_format=torch.channels_last)
     device = device_of(net)
     base = [group["lr"] for group in optimizer.param_groups]
-    for step, batch in zip(range(n_steps), _trainable(net, cycle(loader))):  # noqa: B905 - they are endless
+    for step, batch in zip(range(n_steps), trainable(net, cycle(loader))):  # noqa: B905 - they are endless
         images, labels = unpack(batch, device)
         for group, lr in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = lr * schedule(step / n_steps)
