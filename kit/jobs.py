@@ -146,7 +146,7 @@ class _Worker:
 
     def __init__(self, setup: Setup, device: str):
         context = _context()
-        self.device, self.job, self._since, self._began = device, None, math.inf, False
+        self.device, self.job, self._since, self._ended = device, None, math.inf, "ended at its start"
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_life, args=(theirs, setup, device), daemon=True)
         self.process.start()
@@ -167,11 +167,9 @@ class _Worker:
             result = self.pipe.recv() if self.pipe.poll() else None
         except (EOFError, OSError):
             self.process.join(1)
-            return Lost(
-                f"its process {'died' if self._began else 'ended at its start'} ({_end(self.process.exitcode)})"
-            )
+            return Lost(f"its process {self._ended} ({_end(self.process.exitcode)})")
         if result == _BEGUN:
-            self._since, self._began = time.monotonic(), True
+            self._since, self._ended = time.monotonic(), "died"
         elif result is not None:
             self.job = None
             return result
