@@ -2,7 +2,8 @@
 
 A run is a process forked off this one, so that its limit counts from its first moment and its end is seen from outside
 by the wall clock. smallconv on synthetic images of 32 x 32. Some runs are slowed in the middle: from 40% of the limit
-on, each step waits as long as it computed; and some are slowed and freed again at 70%.
+on, each step waits as long as it computed; and some are slowed and freed again at 70%. Runs at once start together, and
+what ends first leaves something else to compute until all have ended, so that no run's machine gets faster at its end.
 
 python -m benchmarks.bench_budget [--n-models 24] [--limits 20 60 120 300] [--parallel 2 4 5 5]
 """
@@ -11,12 +12,14 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from kit.emit import emit
 from kit.ledger import Ledger
 from kit.methods import get_method
 from kit.submission import verify
+from kit.training import fine_tune
 from local_eval.models import smallconv
 
 METHODS = {
@@ -136,9 +140,47 @@ def cases_of(limits: list[float], methods: list[str]) -> list[dict[str, Any]]:
     return sorted(plain + slow, key=lambda case: case["limit_s"])
 
 
-def _alike(case: dict[str, Any], running: dict[int, Any]) -> bool:
-    """Runs of one limit only at a time: others that end in its last minute would make its machine twice as fast."""
-    return all(other["limit_s"] == case["limit_s"] for other, _, _ in running.values())
+def waves_of(cases: list[dict[str, Any]], parallel: dict[float, int]) -> list[list[dict[str, Any]]]:
+    """Cases of one limit, as many as run at once: they start together, and the next when the last of them has ended."""
+    groups = [[case for case in cases if case["limit_s"] == limit] for limit in sorted(parallel)]
+    sizes = [parallel[limit] for limit in sorted(parallel)]
+    return [group[k : k + size] for group, size in zip(groups, sizes, strict=True) for k in range(0, len(group), size)]
+
+
+def occupy() -> None:
+    """What a run that has ended leaves behind until the others of its wave end: without it the machine would get faster
+    in their last minutes."""
+    torch.set_num_threads(1)
+    model, loaders = problem()
+    while True:
+        fine_tune(model, loaders.retain, 10)
+
+
+def run_wave(wave: list[dict[str, Any]], n_models: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of runs that start together, in the order in which they end."""
+    running: dict[int, tuple[dict[str, Any], Path, float]] = {}
+    busy: list[int] = []
+    for case in wave:
+        out = Path(tempfile.mkdtemp(dir=folder))
+        task = partial(run, case["method"], case["limit_s"], n_models, SLOWED[case["slowed"]], out)
+        running[start(task)] = case, out, time.monotonic()
+    try:
+        ended = []
+        while running:
+            pid, status = os.waitpid(-1, 0)
+            if pid not in running:
+                busy.remove(pid)
+                raise RuntimeError("a process that keeps the machine busy has ended")
+            case, out, begin = running.pop(pid)
+            ended.append((case, out, n_models, time.monotonic() - begin, os.waitstatus_to_exitcode(status)))
+            if running:
+                busy.append(start(occupy))
+    finally:
+        for pid in (*busy, *running):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    for found in ended:
+        yield result_of(*found)
 
 
 def main() -> None:
@@ -150,26 +192,17 @@ def main() -> None:
     parser.add_argument("--name", default="budget", help="of the record")
     options = parser.parse_args()
     parallel = dict(zip(options.limits, options.parallel, strict=True))
-    waiting, running, rows = cases_of(options.limits, options.methods), {}, []
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        while waiting or running:
-            while waiting and len(running) < parallel[waiting[0]["limit_s"]] and _alike(waiting[0], running):
-                case, out = waiting.pop(0), Path(folder) / str(len(rows) + len(running) + 1000 * len(waiting))
-                out.mkdir()
-                arguments = case["method"], case["limit_s"], options.n_models, SLOWED[case["slowed"]], out
-                begin = time.monotonic()
-                running[start(lambda a=arguments: run(*a))] = case, out, begin
-            pid, status = os.waitpid(-1, 0)
-            case, out, begin = running.pop(pid)
-            seconds, code = time.monotonic() - begin, os.waitstatus_to_exitcode(status)
-            row = result_of(case, out, options.n_models, seconds, code)
-            rows.append(row)
-            print(
-                f"{row['limit_s']:>5.0f} s {row['method']:<20} slowed {row['slowed']:<16} {row['seconds']:7.2f} s "
-                f"{row['used']:6.1%} {row['checkpoints']} checkpoints, {row['by_the_stand_in']} by the "
-                f"stand-in, steps {row['plans']}",
-                flush=True,
-            )
+        for wave in waves_of(cases_of(options.limits, options.methods), parallel):
+            for row in run_wave(wave, options.n_models, Path(folder)):
+                rows.append(row)
+                print(
+                    f"{row['limit_s']:>5.0f} s {row['method']:<20} slowed {row['slowed']:<16} {row['seconds']:7.2f} s "
+                    f"{row['used']:6.1%} {row['checkpoints']} checkpoints, {row['by_the_stand_in']} by the "
+                    f"stand-in, steps {row['plans']}",
+                    flush=True,
+                )
             _save(rows, options)
 
 

@@ -1,14 +1,16 @@
 """The main job from nothing, timed: original, N retrained and N unlearned models, score.
 
-python -m benchmarks.bench_main_job NAME [--second METHOD] [--keep FOLDER] -- <options of `python -m local_eval run`>
+python -m benchmarks.bench_main_job NAME [--second METHOD] [--keep FOLDER] [--avx2] -- <options of `local_eval run`>
 
 Runs in a fresh work folder and writes results/NAME.json: the table, seconds of each phase and what the original
 model reached. With --second another method then reuses the retrained models; its seconds stand beside it. With --keep
-the models stay in that folder, which must not be there yet.
+the models stay in that folder, which must not be there yet. --avx2: with no instructions beyond AVX2, as on a processor
+that has none: sums are rounded otherwise, and the nets are others.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("name")
     parser.add_argument("--second", metavar="METHOD")
     parser.add_argument("--keep", type=Path, metavar="FOLDER")
+    parser.add_argument("--avx2", action="store_true")
     own = parser.parse_args(argv[1 : argv.index("--")])
+    if own.avx2:
+        os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
     with tempfile.TemporaryDirectory() as temporary:
         folder = temporary
         if own.keep:
@@ -34,8 +39,8 @@ def main(argv: list[str]) -> None:
             folder = str(own.keep)
         first = run(options, folder)
         other = run([*options, "--method", own.second], folder) if own.second else None
-    second = ["--second", own.second] if own.second else []
-    path = record(own.name, results_of(first, other), [argv[0], own.name, *second, "--", *public(options)])
+    words = [*(["--second", own.second] if own.second else []), *(["--avx2"] if own.avx2 else [])]
+    path = record(own.name, results_of(first, other), [argv[0], own.name, *words, "--", *public(options)])
     print(path.read_text())
 
 

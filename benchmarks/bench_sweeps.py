@@ -49,8 +49,8 @@ SWEEPS = {
             ["share=0.001,0.01,0.1,0.4", "epochs=0,3", "lr=0.03", FAST],  # Sapienza, figure 13
         ],
         "ssd": [
-            ["alpha=0.5,1", "epochs=1", "lr=0.03,0.1", FAST],
-            ["alpha=0.1,0.5,1,2,5", "epochs=0,3", "lr=0.03", FAST],  # Sapienza, figure 17
+            ["alpha=0.5,1", "epochs=1", "lr=0.03,0.1", "whole_set=true", FAST],
+            ["alpha=0.1,0.5,1,2,5", "epochs=0,3", "lr=0.03", "whole_set=true", FAST],  # Sapienza, figure 17
         ],
         "fisher_forgetting": [["alpha=1e-7,1e-6,1e-5,1e-4,1e-3"]],
         "ssse": [["eps=0.001,0.01,0.1", "epochs=1", "lr=0.03", FAST]],
@@ -70,8 +70,8 @@ SWEEPS = {
             ["share=0.001,0.003,0.01,0.02,0.05", "epochs=0"],  # Sapienza, figure 9
         ],
         "ssd": [
-            ["alpha=1,2,5,10,20,50"],
-            ["alpha=1,2,5,10,20,50", "whole_set=false"],  # Sapienza, figure 14: no fine-tuning
+            ["alpha=1,2,5,10,20,50", "whole_set=true"],
+            ["alpha=1,2,5,10,20,50"],  # Sapienza, figure 14: no fine-tuning
         ],
         "fisher_forgetting": [["alpha=1e-7,1e-6,1e-5,1e-4", "forget_class=3"]],
         "ssse": [["eps=1e-5,3e-5,1e-4,3e-4,1e-3,1e-2"]],

@@ -94,10 +94,10 @@ def load_source(
         from data_stubs import digits
 
         whole = digits.load_source()
-    elif name == "image-folder" and path:
+    elif name.partition("@")[0] == "image-folder" and path:
         from data_stubs import image_folder
 
-        whole = image_folder.load_source(Path(path), cache_dir, progress=progress)
+        whole = image_folder.load_source(Path(path), cache_dir, size=image_folder.size_of(name), progress=progress)
     else:
         raise InputError(f"data source {source!r} is unknown: choose from {', '.join(SOURCES)}")
     return whole if n_train is None else _subset(whole, n_train, seed)

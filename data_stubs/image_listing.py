@@ -1,4 +1,5 @@
-"""The images in a folder or .zip laid out as train/<class>/ and test/<class>/, listed and read without extraction."""
+"""The images in a folder or .zip laid out as train/<class>/ and test/<class>/, or as <class>/ alone, listed and read
+without extraction."""
 
 import zipfile
 import zlib
@@ -16,7 +17,8 @@ MAX_IMAGE_BYTES = 20_000_000
 
 @dataclass(frozen=True)
 class Member:
-    """One image file. name: train/<class>/<file>; stamp: CRC-32 in a zip, modification time (ns) in a folder."""
+    """One image file. name: train/<class>/<file> or <class>/<file>; stamp: CRC-32 in a zip, modification time (ns) in a
+    folder."""
 
     name: str
     n_bytes: int
@@ -24,11 +26,12 @@ class Member:
 
     @property
     def split(self) -> str:
-        return self.name.split("/")[0]
+        """train or test; empty where the images are not split."""
+        return self.name.rpartition("/")[0].rpartition("/")[0]
 
     @property
     def class_name(self) -> str:
-        return self.name.split("/")[1]
+        return self.name.split("/")[-2]
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,10 @@ def listing_of(path: Path) -> Iterator[Listing]:
 
 
 def _folder_listing(root: Path) -> Listing:
-    names = (
-        file.relative_to(root).as_posix()
-        for depth in ("", "*/")
-        for split in SPLITS
-        for file in root.glob(f"{depth}{split}/*/*")
-    )
-    names, top = _below_top(root, names)
+    patterns = [f"{depth}{split}/*/*" for depth in ("", "*/") for split in SPLITS]
+    files = [file for pattern in patterns for file in root.glob(pattern)]
+    files = files or [file for pattern in ("*", "*/*", "*/*/*") for file in root.glob(pattern)]
+    names, top = _below_top(root, (file.relative_to(root).as_posix() for file in files))
     members = []
     for name in names:
         try:
@@ -103,17 +103,23 @@ def _zip_listing(path: Path, archive: zipfile.ZipFile) -> Listing:
 
 def _below_top(path: Path, names: Iterable[str]) -> tuple[list[str], str]:
     """Names of the images below the one top folder (or ""), and that folder; hidden and other files are left out."""
+    images = [name.split("/") for name in names if name.lower().endswith(SUFFIXES)]
+    images = [parts for parts in images if parts[0] != "__MACOSX" and not any(part.startswith(".") for part in parts)]
+    split = [parts for parts in images if len(parts) in (3, 4) and parts[-3] in SPLITS]
+    depth = 3 if split else 2  # train/<class>/<file>, or <class>/<file> where no image lies so
     found: dict[str, list[str]] = {}
-    for name in names:
-        parts = name.split("/")
-        hidden = name.startswith((".", "__MACOSX/")) or "/." in name
-        if len(parts) in (3, 4) and parts[-3] in SPLITS and name.lower().endswith(SUFFIXES) and not hidden:
-            found.setdefault("/".join(parts[:-3]), []).append("/".join(parts[-3:]))
-    if not found:
-        raise InputError(f"{path}: has no images: expected train/<class>/*.jpg and test/<class>/*.jpg (or .jpeg, .png)")
+    for parts in split or [parts for parts in images if len(parts) in (2, 3) and parts[-2] not in SPLITS]:
+        found.setdefault("/".join(parts[:-depth]), []).append("/".join(parts[-depth:]))
+    expected = "expected train/<class>/*.jpg and test/<class>/*.jpg, or <class>/*.jpg alone (or .jpeg, .png)"
+    if not images:
+        raise InputError(f"{path}: has no images: {expected}")
     if len(found) > 1:
         tops = ", ".join(top or "." for top in sorted(found))
-        raise InputError(f"{path}: has train/ or test/ in several folders ({tops}): keep one")
+        what = "train/ or test/" if split else "classes"
+        raise InputError(f"{path}: has {what} in several folders ({tops}): keep one: {expected}")
+    classes = {name.split("/")[-2] for below in found.values() for name in below}
+    if not split and len(classes) < 2:
+        raise InputError(f"{path}: has images, but no folder for each class of them: {expected}")
     ((top, below),) = found.items()
     if len(set(below)) < len(below):
         twice = next(name for name in below if below.count(name) > 1)

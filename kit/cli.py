@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,21 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
 def _terminate(number: int, frame: Any) -> None:
     """Another program's wish to end is obeyed as Ctrl-C is: everything that is open gets closed."""
     raise KeyboardInterrupt(number)
+
+
+def later(module: str, function: str) -> Command:
+    """The command that a function of a module does, which is imported only when the command runs: torch takes seconds.
+    In a process of its own (`args.own_process`) memory is then kept as in the processes that train."""
+    return partial(_imported, module, function)
+
+
+def _imported(module: str, function: str, args: argparse.Namespace) -> int:
+    command = getattr(import_module(module), function)
+    if args.own_process:
+        from kit.device import keep_freed_memory
+
+        keep_freed_memory()
+    return command(args)
 
 
 def process_age_s() -> float:

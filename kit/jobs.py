@@ -120,10 +120,12 @@ def run_all(
             todo.append(job.number)
             lost[job.number] += not result.crowded
             if lost[job.number] == _TRIES:
-                raise InputError(
-                    f"job {job.number}: {result.reason}, {_TRIES} times: what is finished is kept; run the same "
-                    "command again, with fewer processes if memory ran out"
-                )
+                remedy = "the reason is printed above"
+                if "memory" in result.reason:
+                    remedy = "what is finished is kept; run the same command again, with fewer processes"
+                elif "start" in result.reason:
+                    remedy += ', or your script lacks `if __name__ == "__main__":` around what it calls'
+                raise InputError(f"job {job.number}: {result.reason}, {_TRIES} times: {remedy}")
     return found
 
 
@@ -144,7 +146,7 @@ class _Worker:
 
     def __init__(self, setup: Setup, device: str):
         context = _context()
-        self.device, self.job, self._since = device, None, math.inf
+        self.device, self.job, self._since, self._ended = device, None, math.inf, "ended at its start"
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_life, args=(theirs, setup, device), daemon=True)
         self.process.start()
@@ -165,9 +167,9 @@ class _Worker:
             result = self.pipe.recv() if self.pipe.poll() else None
         except (EOFError, OSError):
             self.process.join(1)
-            return Lost(f"its process died ({_end(self.process.exitcode)})")
+            return Lost(f"its process {self._ended} ({_end(self.process.exitcode)})")
         if result == _BEGUN:
-            self._since = time.monotonic()
+            self._since, self._ended = time.monotonic(), "died"
         elif result is not None:
             self.job = None
             return result

@@ -95,20 +95,21 @@ def unpack(batch: Mapping[str, Any] | Iterable[Any], device: torch.device) -> tu
     return images.contiguous(memory_format=torch.channels_last), labels.to(device, non_blocking=True)
 
 
-def cycle(loader: Iterable[Any]) -> Iterator[Any]:
+def cycle(loader: Iterable[Any], trained: nn.Module | None = None) -> Iterator[Any]:
     """Batches of `loader`, begun anew (and reshuffled) whenever it ends.
 
-    A batch of one image is passed over where the loader has larger ones: BatchNorm has nothing to normalise in it, and
-    the last layers of a ResNet-18 on 32x32 images, one pixel wide, raise an error.
+    trained: the net that they train. Where it has BatchNorm, which fails on maps of one pixel as of a ResNet-18 on
+    32x32 images, a batch of one image is passed over if the loader has larger ones.
     """
-    largest = 0
+    modules = () if trained is None else trained.modules()
+    least, largest = 1 + any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules), 0
     while True:
         empty = True
         for batch in loader:
             empty = False
             n_images = len(batch["age_group"] if isinstance(batch, Mapping) else tuple(batch)[1])
             largest = max(largest, n_images)
-            if n_images > 1 or largest == 1:
+            if n_images >= min(least, largest):
                 yield batch
         if empty:
             raise InputError("a data loader gave no batch: the data set behind it is empty")
@@ -196,7 +197,7 @@ def train(
     net.train().to(memory_format=torch.channels_last)
     device = device_of(net)
     base = [group["lr"] for group in optimizer.param_groups]
-    for step, batch in zip(range(n_steps), cycle(loader)):  # noqa: B905 - the loader is endless
+    for step, batch in zip(range(n_steps), cycle(loader, net)):  # noqa: B905 - the loader is endless
         images, labels = unpack(batch, device)
         for group, lr in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = lr * schedule(step / n_steps)

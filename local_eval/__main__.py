@@ -1,25 +1,18 @@
 """Command line of the local evaluation: python -m local_eval {run, sweep, score, compare, ...}, see --help."""
 
-import argparse
 import sys
 
-from kit.cli import run as run_command
-from kit.device import keep_freed_memory
-from local_eval.commands import dry_run, pool, report, run, score, steps, sweep, tree
-
-COMMANDS = (run, sweep, steps, pool, tree, score, report, dry_run)  # the order of --help
+from kit.cli import run
+from local_eval.commands.parser import build_parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m local_eval", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        module.add(commands)
+def main(argv: list[str] | None = None, *, own_process: bool = False) -> int:
+    """own_process: it may set how memory is kept."""
+    parser = build_parser(__doc__)
     argv = sys.argv[1:] if argv is None else argv
-    parser.set_defaults(argv=argv)
-    return run_command(parser, argv)
+    parser.set_defaults(argv=argv, own_process=own_process)
+    return run(parser, argv)
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as in the processes that train
-    sys.exit(main())
+    sys.exit(main(own_process=True))

@@ -228,6 +228,55 @@ def test_other_layouts_are_refused_in_one_line(layout, files, tmp_path, change, 
     assert "\n" not in str(error.value)
 
 
+def test_images_of_any_size_are_scaled_where_asked(layout, files, tmp_path):
+    files["train/cat/2.JPEG"], files["test/ant/0.png"] = encoded(5, "JPEG", (60, 40)), encoded(6, size=(3, 9))
+    path = layout(tmp_path, files)
+    with pytest.raises(
+        InputError, match=r"image is .* x .*: have all scaled by --size 32 \(as a source: image-folder@"
+    ):
+        load_source(path, tmp_path / "cache")
+    splits = load(f"image-folder@8:{path}", forget="random:1", cache_dir=tmp_path / "cache")
+    assert splits.retain.images.shape[1:] == (3, 8, 8)
+    source = load_source(path, tmp_path / "cache", size=40)
+    image = source.train.images[source.train.ids.tolist().index("train/cat/2.JPEG")]
+    np.testing.assert_array_equal(image, pixels_of(files["train/cat/2.JPEG"])[:, :, 10:50])  # its middle, unscaled
+    for name in ("image-folder@", "image-folder@x", "image-folder@0", "image-folder@-3", "image-folder@5000"):
+        with pytest.raises(InputError, match=r"number of pixels|from 1 to 1024"):
+            load(f"{name}:{path}", forget="random:1")
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("top", ["", "top/"])
+def test_classes_without_train_and_test_are_split(archived, top, tmp_path):
+    files = {f"{name}/{i}.png": encoded(i) for name, n in (("ant", 3), ("bee", 1), ("cat", 16)) for i in range(n)}
+    files |= {"README.md": b"x", "cat/.hidden.png": b"x"}
+    placed = {top + name: content for name, content in files.items()}
+    path = write_zip(tmp_path / "a.zip", placed) if archived else write_folder(tmp_path / "a", placed)
+    source = load_source(path, tmp_path / "cache")
+    assert source.class_names == ("ant", "bee", "cat")
+    assert len(source.train) == 16 and np.bincount(source.train.labels).min() == 1
+    ids = [image_id for part in (source.train, source.validation, source.test) for image_id in part.ids.tolist()]
+    assert sorted(ids) == sorted(name for name in files if name.endswith(".png") and "hidden" not in name)
+    again = load_source(path, tmp_path / "cache", progress=False)
+    assert again.train.ids.tolist() == source.train.ids.tolist()
+
+
+def test_a_split_that_was_drawn_is_said(tmp_path, capsys):
+    files = {f"{name}/{i}.png": encoded(i) for name in ("ant", "bee") for i in range(10)}
+    load_source(write_folder(tmp_path / "a", files), tmp_path / "cache")
+    assert capsys.readouterr().err == f"{tmp_path / 'a'}: has no train/ and test/: 4 images are held out\n"
+
+
+@pytest.mark.parametrize("names", [["0.png", "1.png"], ["train/0.png", "test/1.png"], ["one/0.png", "one/1.png"]])
+def test_images_without_classes_are_told_what_is_expected(names, tmp_path):
+    files = {name: encoded(i) for i, name in enumerate(names)}
+    for path in (write_folder(tmp_path / "a", files), write_zip(tmp_path / "a.zip", files)):
+        with pytest.raises(
+            InputError, match=r"no folder for each class of them: expected train/<class>/.*, or <class>/"
+        ):
+            load_source(path, tmp_path / "cache")
+
+
 @pytest.mark.parametrize("name", ["folder", "zip"])
 def test_images_in_two_places_are_refused(files, tmp_path, name):
     files["copy/train/cat/0.png"] = encoded(1)

@@ -5,7 +5,7 @@ import argparse
 import pytest
 import torch
 
-from kit.__main__ import devices_of
+from kit.commands import devices_of
 from kit.device import accelerators, choose_device, is_out_of_memory, peak_bytes, reproducible
 from kit.errors import InputError
 

@@ -2,12 +2,16 @@
 one sample at a time."""
 
 import copy
+import warnings
 
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 from kit.competition import ExampleDataset, TensorLoader, make_loaders
 from kit.errors import InputError
+from kit.fisher.layers import head
 from kit.methods import get_method
 from kit.plan import Plan
 from tests.conftest import dataset
@@ -29,9 +33,13 @@ def model(model):
 
 
 @pytest.fixture
-def loaders():
+def loaders(request):
     """Of several batches each; the importance of a whole part does not depend on their order."""
-    return make_loaders(dataset(40, 1), dataset(16, 2), dataset(8, 3), batch_size=8, loader=TensorLoader)
+    batch_size = getattr(request, "param", 8)
+    return make_loaders(dataset(40, 1), dataset(16, 2), dataset(8, 3), batch_size=batch_size, loader=TensorLoader)
+
+
+any_batches = pytest.mark.parametrize("loaders", [8, 3], indirect=True)  # 3 leaves a last batch of one image
 
 
 def unlearned(name, model, loaders, *settings, seed=SEED, plan=None):
@@ -49,6 +57,7 @@ def importances(model, loaders):
     return (loop_diagonal(model, *examples(loader)) for loader in (loaders.forget, loaders.retain))
 
 
+@any_batches
 @pytest.mark.parametrize("share", [0.02, 0.4])
 def test_fisher_masking_zeroes_the_weights_of_largest_excess(share, model, loaders):
     forget, retain = importances(model, loaders)
@@ -90,6 +99,7 @@ def test_fisher_masking_recovers_on_the_retain_set(model, loaders):
     assert (net(images).argmax(1) == labels).float().mean() > 0.8
 
 
+@any_batches
 @pytest.mark.parametrize("whole_set", [True, False])
 @pytest.mark.parametrize(("alpha", "dampening"), [(0.5, 1.0), (1.5, 1.0), (1.2, 0.3)])
 def test_ssd_dampens_by_its_formula(whole_set, alpha, dampening, model, loaders):
@@ -110,6 +120,26 @@ def test_ssd_dampens_by_its_formula(whole_set, alpha, dampening, model, loaders)
     assert n_dampened > 100
 
 
+def test_ssd_compares_with_the_retain_set_and_alpha_below_lambda_acts_as_lambda(model, loaders):
+    plain, same, low, whole = (
+        unlearned("ssd", model, loaders, *settings)
+        for settings in ([], ["whole_set=false", "alpha=1"], ["alpha=0.3"], ["whole_set=true"])
+    )
+    assert all(torch.equal(plain[name], same[name]) and torch.equal(plain[name], low[name]) for name in plain)
+    assert not all(torch.equal(plain[name], whole[name]) for name in plain)
+
+
+def test_ssd_warns_where_nothing_is_dampened(model, loaders):
+    with pytest.warns(UserWarning, match=r"alpha 3\.5 dampens no parameter: lower it; .* below 3\.5 here$"):
+        same = unlearned("ssd", model, loaders, "alpha=3.5", "whole_set=true")
+    assert all(torch.equal(same[name], p) for name, p in model.named_parameters())
+    with pytest.warns(UserWarning, match="alpha 2 dampens no parameter: lower it$"):
+        unlearned("ssd", model, loaders._replace(forget=loaders.retain), "alpha=2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unlearned("ssd", model, loaders, "alpha=3.5")
+
+
 def test_ssd_with_squared_batch_means(model, loaders):
     means = {}
     for part in ("forget", "retain"):
@@ -128,6 +158,7 @@ def noise_of_one(monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.ones(*shape, **options))
 
 
+@any_batches
 @pytest.mark.parametrize("power", [0.5, 0.25])
 @pytest.mark.parametrize("forget_class", [None, 3])
 def test_fisher_forgetting_adds_noise_of_the_stated_size(power, forget_class, model, loaders, noise_of_one):
@@ -145,6 +176,41 @@ def test_fisher_forgetting_adds_noise_of_the_stated_size(power, forget_class, mo
         if last or p.ndim == 1:
             variance *= 10
         torch.testing.assert_close(found[name], mean + variance.sqrt(), rtol=1e-4, atol=1e-6)
+
+
+class Disorderly(nn.Module):
+    """Its head is registered first, a hidden layer has as many channels as there are classes."""
+
+    def __init__(self, hidden=10):
+        super().__init__()
+        self.out, self.hidden, self.first = nn.Linear(hidden, 10), nn.Linear(8, hidden), nn.Linear(768, 8)
+
+    def forward(self, images):
+        return self.out(torch.tanh(self.hidden(torch.tanh(self.first(images.flatten(1) / 255)))))
+
+
+def test_fisher_forgetting_finds_the_last_layer_wherever_it_is_registered(loaders, noise_of_one):
+    torch.manual_seed(0)
+    net = Disorderly()
+    found = unlearned("fisher_forgetting", net, loaders, "alpha=0.001", "forget_class=3")
+    assert torch.equal(found["out.weight"][3], torch.full((10,), 0.001**0.5))
+    assert found["out.bias"][3] == pytest.approx(0.001**0.5)
+    assert (found["hidden.weight"][3] - net.hidden.weight[3]).std() < 1e-6
+    assert (found["first.bias"] - net.first.bias).min() > 0
+
+
+def test_the_head_of_torchvisions_nets_is_their_last_layer():
+    images = torch.randn(1, 3, 64, 64)
+    for name, expected in (
+        ("resnet18", "fc"),
+        ("mobilenet_v2", "classifier.1"),
+        ("squeezenet1_1", "classifier.1"),
+        ("googlenet", "fc"),
+        ("vit_b_16", "heads.head"),
+    ):
+        options = {"vit_b_16": {"image_size": 64}, "googlenet": {"init_weights": False}}.get(name, {})
+        net = getattr(torchvision.models, name)(num_classes=10, **options).eval()
+        assert set(head(net, images)) == {f"{expected}.weight", f"{expected}.bias"}, name
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])
@@ -166,6 +232,7 @@ def test_fisher_forgetting_leaves_statistics_alone_and_draws_real_noise(model, l
     assert abs(change.mean()) < 4 * change.std() / change.numel() ** 0.5
 
 
+@any_batches
 @pytest.mark.parametrize(("size", "block"), [(1, 0), (1, 900)])
 def test_ssse_takes_the_step_of_the_paper(size, block, model, loaders):
     images, labels = (torch.cat(pair) for pair in zip(*map(examples, (loaders.retain, loaders.forget)), strict=True))
@@ -202,6 +269,23 @@ def loss_of(net, loader):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_last_batch_of_one_image_counts_like_the_others(name, model, noise_of_one):
+    parts = {64: dataset(65, 1), 5: dataset(11, 2)}  # batch size -> images, of which the last batch has one
+    several, whole = (
+        make_loaders(parts[64], parts[5], dataset(8, 3), batch_size=100, loader=TensorLoader)._replace(**changed)
+        for changed in (
+            {"retain": TensorLoader(parts[64], batch_size=64), "forget": TensorLoader(parts[5], batch_size=5)},
+            {},
+        )
+    )
+    settings = {"ssse": ["size=1", "damping=0.1"], "fisher_forgetting": ["exact=true", "alpha=0.001"]}.get(name, [])
+    found, expected = (unlearned(name, model, loaders, *settings) for loaders in (several, whole))
+    change = torch.cat([(expected[key] - p).flatten() for key, p in model.named_parameters()]).norm()
+    distance = torch.cat([(expected[key] - found[key]).flatten() for key in found]).norm()
+    assert distance < 1e-3 * change
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_seeds_differ_by_more_than_rounding(name, model, loaders):
     settings = {"ssd": ["fisher_epochs=0.4"], "ssse": ["n_gradients=3"], "fisher_masking": ["fisher_epochs=0.4"]}
     first, second = (unlearned(name, model, loaders, *settings.get(name, []), seed=seed) for seed in (1, 2))
@@ -230,5 +314,10 @@ def test_mistakes_are_told(model, loaders):
         unlearned("fisher_masking", model, loaders, "share=1.5")
     with pytest.raises(InputError, match="forget_class is 10: the net has the classes 0 to 9"):
         unlearned("fisher_forgetting", model, loaders, "forget_class=10")
+    headless = nn.Sequential(
+        nn.Flatten(), nn.Linear(768, 5), nn.Unflatten(1, (5, 1)), nn.ConstantPad2d((0, 1, 0, 0), 0)
+    )
+    with pytest.raises(InputError, match="no layer of the net has a row for each class"):
+        unlearned("fisher_forgetting", headless.append(nn.Flatten()), loaders, "forget_class=1")
     with pytest.raises(InputError, match="damping is 0"):
         unlearned("ssse", model, loaders, "damping=0")

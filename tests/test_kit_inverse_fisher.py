@@ -11,7 +11,7 @@ from kit.fisher.streamed import streamed_inverse_product
 from kit.submission import state_hash
 from local_eval.models import build
 from tests.reference_fisher import dense_inverse_product, loop_gradients, matrix_of, recursive_inverse
-from tests.test_kit_fisher import Odd, data, in_use
+from tests.test_kit_fisher import ODD_USES, Odd, data, in_use
 
 BLOCKS = [None, 37, 1, 500]
 
@@ -98,6 +98,30 @@ def test_streaming_equals_gradients_written_out(architecture, image_size, size, 
     assert all(found[name].shape == vectors[name].shape for name in vectors)
     expected = inverse_product(rows.unflatten(0, (-1, size)).mean(1), flat(vectors), damping, block)
     assert relative(flat(found), expected) < 1e-8
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("block", [None, 50])
+@pytest.mark.parametrize("name", ODD_USES)
+def test_streaming_with_little_memory_takes_layers_used_in_any_way(name, block):
+    torch.manual_seed(0)
+    net = ODD_USES[name]().double()
+    images, labels = torch.randn(6, 3, 2, 2).double(), torch.arange(6)
+    rows = matrix_of(loop_gradients(net, images, labels))
+    vectors = {name: torch.randn(1, *p.shape).double() for name, p in net.named_parameters()}
+    found = streamed_inverse_product(net, images, labels, vectors, 1e-2, block=block, memory=1)
+    assert relative(flat(found), dense_inverse_product(rows, flat(vectors), 1e-2, block)) < 1e-8
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_net_detached_from_its_logits_has_no_gradients(frozen):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 10)).double()
+    net.register_forward_hook(lambda module, args, output: output.detach())
+    images, labels = torch.randn(4, 3, 2, 2).double(), torch.arange(4)
+    net[1].bias.requires_grad_(not frozen)
+    vectors = {name: torch.ones(1, *p.shape).double() for name, p in net.named_parameters() if p.requires_grad}
+    found = streamed_inverse_product(net, images, labels, vectors, 0.5)
+    assert all(torch.equal(found[name], 2 * vector) for name, vector in vectors.items())
 
 
 @pytest.mark.parametrize("block", [None, 400])

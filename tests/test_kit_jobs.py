@@ -132,7 +132,7 @@ def has_a_bug(device):
 @pytest.mark.parametrize(
     ("setup", "kind", "message"),
     [
-        (ends, InputError, r"exit code 1\), 3 times"),
+        (ends, InputError, r"ended at its start \(exit code 1\), 3 times.*: the reason is printed above"),
         (refuses, InputError, "^no data here$"),
         (has_a_bug, KeyError, "a key of ours"),
     ],
@@ -142,6 +142,17 @@ def test_a_process_that_cannot_begin_tells_why(model, loaders, tmp_path, setup, 
         run(model, loaders, tmp_path / "out", devices=["cpu"] * 2, problem=setup)
     with pytest.raises(kind, match=message):
         run_all(setup, range(4), ["cpu"] * 2, progress=False)
+
+
+def killed(device):
+    return lambda number: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_only_where_memory_may_have_run_out_fewer_processes_are_advised():
+    with pytest.raises(InputError, match=r"died \(SIGKILL, as when memory .*\), 3 times: .* with fewer processes$"):
+        run_all(killed, range(4), ["cpu"] * 2, progress=False)
+    with pytest.raises(InputError, match=r"3 times: the reason is printed above, or your script lacks `if __name__"):
+        run_all(ends, range(4), ["cpu"] * 2, progress=False)
 
 
 def squares(device):

@@ -128,4 +128,4 @@ def test_a_method_says_all_that_its_file_says(capsys):
     assert main(["methods", "ssd"]) == 0
     out = capsys.readouterr().out
     assert "Foster, Schoepf and Brintrup 2024" in out
-    assert "alpha = 0.5" in out
+    assert "alpha = 1.0" in out

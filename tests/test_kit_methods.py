@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -105,3 +106,23 @@ def test_dict_and_tuple_batches_give_the_same_net(name, model, loaders):
 
     tuples = Loaders(*(as_tuples(loader) for loader in loaders))
     assert hash_of(name, model, loaders) == hash_of(name, model, tuples)
+
+
+class OnePixel(nn.Module):
+    """BatchNorm on maps of one pixel, which fails in training on a batch of one image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4), nn.Linear(4, 10)
+
+    def forward(self, images):
+        return self.fc(self.norm(self.conv(images / 255)).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:ssd")
+@pytest.mark.parametrize("name", method_names())
+def test_last_batches_of_one_image_are_no_obstacle(name):
+    torch.manual_seed(0)
+    loaders = make_loaders(dataset(9, 1), dataset(5, 2), dataset(5, 3), batch_size=4, loader=TensorLoader)
+    net = get_method(name, ["retain_batch=4"] if name == "fanchuan" else [])(OnePixel(), loaders, seed=0)
+    assert all(torch.isfinite(p).all() for p in net.parameters())

@@ -25,19 +25,41 @@ from kit.training import (
 from tests.conftest import dataset
 
 
-def sizes(n_examples, batch_size, n_batches):
-    batches = cycle(TensorLoader(dataset(n_examples, 0), batch_size=batch_size))
-    return [len(next(batches)["age_group"]) for _ in range(n_batches)]
+class Seen(nn.Module):
+    """Notes the sizes of the batches it is trained on."""
+
+    def __init__(self, normalised):
+        super().__init__()
+        self.sizes = []
+        self.norm = nn.BatchNorm2d(3) if normalised else nn.GroupNorm(1, 3)
+        self.fc = nn.LazyLinear(10)
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        return self.fc(self.norm(images / 255).flatten(1))
 
 
-def test_a_last_batch_of_one_is_passed_over():
+def sizes(n_examples, batch_size, n_batches, normalised=True):
+    net, loader = Seen(normalised), TensorLoader(dataset(n_examples, 0), batch_size=batch_size)
+    net.fc(torch.zeros(1, dataset(1, 0).images[0].numel()))
+    fine_tune(net, loader, n_batches)
+    return net.sizes
+
+
+def test_a_last_batch_of_one_is_passed_over_in_training_with_batchnorm_alone():
     assert sizes(9, 4, 5) == [4, 4, 4, 4, 4]
     assert sizes(10, 4, 5) == [4, 4, 2, 4, 4]
+    assert sizes(9, 4, 5, normalised=False) == [4, 4, 1, 4, 4]
 
 
 def test_batches_of_one_are_used_where_there_are_no_others():
     assert sizes(3, 1, 4) == [1, 1, 1, 1]
     assert sizes(1, 64, 2) == [1, 1]
+
+
+def test_cycling_leaves_nothing_out():
+    batches = cycle(TensorLoader(dataset(9, 0), batch_size=4))
+    assert [len(next(batches)["age_group"]) for _ in range(5)] == [4, 4, 1, 4, 4]
 
 
 def test_an_empty_loader_is_told():

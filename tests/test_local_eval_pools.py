@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from kit.__main__ import build_net
 from kit.checkpoint import unlearn_once
 from kit.emit import emit
 from kit.errors import BrokenModelError, InputError
 from kit.methods import get_method, method_of
+from kit.submit import build_net
 from local_eval import unlearned
 from local_eval.__main__ import main
 from local_eval.archived import fill_from_archive
@@ -137,6 +137,17 @@ def test_two_pools_of_one_method_have_the_same_names_in_score_and_report(workspa
     assert main(["report", *pools, "--json", "--quiet", "--no-saliency"]) == 0
     pages = json.loads(capsys.readouterr().out)["pages"]
     assert {"finetune lr=0.001", "finetune lr=0.01"} == set(pages) - {"comparison"} <= names
+
+
+def test_what_is_left_out_of_unequal_pools_is_said(workspace, capsys):
+    pool = fill_unlearned(workspace, get_method("finetune", ["lr=0.01"]), N - 1, **OPTIONS)
+    both = ["compare", str(pool.folder), str(unlearned_pool(workspace, FINETUNE).folder), "--brief", "--quiet"]
+    note = f"only the first {N - 1} models of each kind are compared, as one has no more: "
+    assert main(both) == 0
+    said = capsys.readouterr().out
+    assert f"{note}finetune lr=0.01 {N - 1}, finetune lr=0.001 {N}, retrained {N}\n" in said
+    assert main([*both, "--n-models", str(N - 1)]) == 0
+    assert note not in capsys.readouterr().out
 
 
 def test_models_after_a_gap_do_not_count(workspace, capsys):

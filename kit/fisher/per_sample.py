@@ -107,71 +107,41 @@ def _cached(like: Tensor) -> int:
     return 2**18 if like.device.type == "cpu" else 2**26
 
 
-def known_layers(net: nn.Module, images: Tensor) -> dict[str, nn.Module]:
-    """The layers whose gradients `factors` gives, by the prefix of their parameters' names ("layer1.0.conv1."), found
-    by a forward pass of the first image.
-
-    Left out, for `other_factors`, are layers of other kinds, without samples as the first dimension, not run or run
-    twice, and those that share a parameter. Raises InputError where BatchNorm ties samples together.
-    """
-    owners = Counter(id(p) for module in net.modules() for p in module.parameters(recurse=False))
-    candidates = {f"{name}." if name else "": module for name, module in net.named_modules()}
-    candidates = {prefix: module for prefix, module in candidates.items() if _is_known(prefix, module)}
-    calls = Counter[nn.Module]()
-
-    def note(module: nn.Module, args: tuple, output: Tensor) -> None:
-        calls[module] += 1 if len(args) and len(args[0]) == 1 else 2
-
-    handles = [module.register_forward_hook(note) for module in candidates.values()]
-    try:
-        with torch.no_grad():
-            net(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {
-        prefix: module
-        for prefix, module in candidates.items()
-        if calls[module] == 1 and all(owners[id(p)] == 1 for p in module.parameters(recurse=False))
-    }
-
-
-def _is_known(prefix: str, module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-        raise InputError(
-            f"{prefix[:-1] or 'the net'} ({type(module).__name__}) keeps no running statistics, so that the samples of "
-            "a batch depend on each other: per-sample gradients need track_running_stats=True"
-        )
-    if type(module) is nn.Conv2d:
-        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return type(module) in (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
-
-
 def forward(net: nn.Module, images: Tensor, layers: dict[str, nn.Module], visit: Visit) -> Tensor:
     """Logits of `images`, whose backward pass calls visit(prefix, module, *found) for each layer, found being what
     `factors` takes: two tensors, the first dimension of each the samples.
 
-    Parameters take no part in the graph: no gradient is left in them, whatever their requires_grad.
+    Parameters take no part in the graph: no gradient is left in them, whatever their requires_grad. Raises InputError
+    where a layer does not run once on these samples.
     """
-    handles = [module.register_forward_hook(_tap(prefix, visit)) for prefix, module in layers.items()]
+    calls = Counter[str]()
+
+    def tap(prefix: str) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            calls[prefix] += 1 if len(args[0]) == len(images) else 2
+            x = args[0].detach().to(output.dtype)
+            if not output.requires_grad:  # the first layer: a copy, as a leaf may not be changed in place afterwards
+                output = output.requires_grad_().clone()
+            output.register_hook(lambda gradient: visit(prefix, module, *_found(module, x, gradient)))
+            return output
+
+        return hook
+
+    handles = [module.register_forward_hook(tap(prefix)) for prefix, module in layers.items()]
     parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
     try:
         with torch.enable_grad():
-            return functional_call(net, parameters, (images,))
+            logits = functional_call(net, parameters, (images,))
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _tap(prefix: str, visit: Visit) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        x = args[0].detach().to(output.dtype)
-        if not output.requires_grad:  # the first layer: a copy, as a leaf may not be changed in place afterwards
-            output = output.requires_grad_().clone()
-        output.register_hook(lambda gradient: visit(prefix, module, *_found(module, x, gradient)))
-        return output
-
-    return hook
+    for prefix, module in layers.items():
+        if calls[prefix] != 1:
+            raise InputError(
+                f"{prefix[:-1]} ({type(module).__name__}) does not run once on every sample, as it did on the first: "
+                "per-sample gradients need a net that does the same whatever the batch"
+            )
+    return logits
 
 
 @contextmanager
@@ -221,13 +191,19 @@ def other_factors(
         return
     with torch.enable_grad():
         rows = [
-            torch.autograd.grad(net(some), parameters, gradient, allow_unused=True)
+            _gradients(net(some), parameters, gradient)
             for some, gradient in zip(images.split(size), output_gradients.split(size), strict=True)
         ]
     for name, parameter, gradients in zip(names, parameters, zip(*rows, strict=True), strict=True):
         zeros = torch.zeros_like(parameter)
         found = torch.stack([zeros if gradient is None else gradient for gradient in gradients])
         yield _vectors(name, found.reshape(len(found), -1))
+
+
+def _gradients(logits: Tensor, parameters: Sequence[Tensor], gradient: Tensor) -> Sequence[Tensor | None]:
+    if not logits.requires_grad:  # all that is not frozen is detached from them
+        return [None] * len(parameters)
+    return torch.autograd.grad(logits, parameters, gradient, allow_unused=True)
 
 
 def _vectors(parameter: str, gradients: Tensor) -> Outer:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from kit.errors import InputError
 from kit.fisher.diagonal import Labels, Named, true_labels
 from kit.fisher.inverse import add_lower, inverse_product, mirrored, solve, subtract_and_scale
-from kit.fisher.per_sample import Outer, evaluating, factors, forward, known_layers, other_factors, sums
+from kit.fisher.layers import known_layers
+from kit.fisher.per_sample import Outer, evaluating, factors, forward, other_factors, sums
 
 _BATCH = 64  # images in one pass of the net
 _PAIRED = 256  # rows of G G^T that are worked on at a time

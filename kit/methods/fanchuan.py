@@ -59,7 +59,7 @@ def unlearn(
     falling = cosine_to(contrast_min_lr / contrast_lr)
     for index in range(rounds):
         n_contrast, n_retain = passes[2 * index : 2 * index + 2]
-        against = partial(_contrast_with, batches=cycle(retain_loader), temperature=temperature)
+        against = partial(_contrast_with, batches=cycle(retain_loader, net), temperature=temperature)
         share = part(falling, index / rounds, (index + 1) / rounds)
         run(forget_loader, n_contrast, contrasting, schedule=share, objective=against)
         run(retain_loader, n_retain, retaining, schedule=constant)

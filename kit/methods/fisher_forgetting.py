@@ -3,8 +3,9 @@
 w ~ N(w*, v), v = alpha F^-1 with F = mean_i sum_y p_y g_i(y)^2, the diagonal Fisher information on the retain set with
 its expectation over all labels. Source: Golatkar, Achille and Soatto 2020, "Eternal Sunshine of the Spotless Net",
 eq. 11, with the bounds of their code: 1 / (F + 1e-8) at most 1e3, in the last layer 1e2; for tensors of rank > 1
-averaged over the inputs; ten times more in the last layer and for vectors. The Sunshine report on the competition
-estimated more than 120 hours for it (alpha 1e-6).
+averaged over the inputs; ten times more in the last layer and for vectors. Their code takes every tensor whose first
+dimension is the number of classes for the last layer, a hidden one of as many channels too; here it is the layer that
+gives the logits. The Sunshine report on the competition estimated more than 120 hours for it (alpha 1e-6).
 """
 
 from collections.abc import Iterable
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.fisher.diagonal import diagonal, estimated_diagonal, every_label
+from kit.fisher.diagonal import diagonal, estimated_diagonal, every_label, inputs
+from kit.fisher.layers import head
+from kit.fisher.per_sample import evaluating
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
@@ -47,17 +50,29 @@ def unlearn(
     """
     torch.manual_seed(seed)
     n_fisher, n_repair = planned_phases(plan, fisher_epochs * len(retain_loader), epochs * len(retain_loader))
+    last = _last_layer(net, retain_loader, forget_class)
     batches = islice(cycle(retain_loader), max(1, n_fisher))
     if exact:
         fisher = diagonal(net, batches, every_label)
     else:
         dtype = torch.bfloat16 if bfloat16 else None
         fisher = estimated_diagonal(net, batches, every_label, autocast_dtype=dtype).diagonal
-    last = list(net.named_parameters())[-1][0].rpartition(".")[0]
     for name, parameter in net.named_parameters():
         if name in fisher:
-            _scrub(parameter, fisher[name], name.rpartition(".")[0] == last, alpha, power, forget_class)
+            _scrub(parameter, fisher[name], name in last, alpha, power, forget_class)
     return fine_tune(net, retain_loader, n_repair, bfloat16=bfloat16, **recovery)
+
+
+def _last_layer(net: nn.Module, loader: Iterable, forget_class: int | None) -> list[str]:
+    """Names of its parameters; InputError where it has no row for the class."""
+    with evaluating(net):
+        last = head(net, next(inputs(net, cycle(loader)))[0])
+    n_classes = len(net.get_parameter(last[0])) if last else 0
+    if forget_class is not None and not last:
+        raise InputError("forget_class: no layer of the net has a row for each class: leave it out")
+    if forget_class is not None and not 0 <= forget_class < n_classes:
+        raise InputError(f"forget_class is {forget_class}: the net has the classes 0 to {n_classes - 1}")
+    return last
 
 
 @torch.no_grad()
@@ -70,8 +85,6 @@ def _scrub(
     if parameter.ndim > 1:
         variance = variance.mean(dim=1, keepdim=True).expand_as(parameter).clone()
     if is_last and forget_class is not None:
-        if not 0 <= forget_class < len(parameter):
-            raise InputError(f"forget_class is {forget_class}: the net has the classes 0 to {len(parameter) - 1}")
         parameter[forget_class] = 0
         variance[forget_class] = 1e-4
     if is_last or parameter.ndim == 1:

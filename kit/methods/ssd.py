@@ -4,8 +4,10 @@ theta_j *= min(lambda F_D,j / F_f,j, 1) wherever F_f,j > alpha F_D,j, F_f and F_
 information on the forget set and on the training set D. Source: Foster, Schoepf and Brintrup 2024, "Fast machine
 unlearning without retraining through selective synaptic dampening", eqs. 6 and 7 (alpha 10, lambda 1); Castaldo et al.
 2023, "Machine Unlearning", section 6 (the retain set in place of D; alpha 10 for a class, 0.5 for a random subset).
+An alpha below lambda acts as lambda: what it selects further has a factor of 1.
 """
 
+import warnings
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -26,9 +28,9 @@ def unlearn(
     *,
     seed: int,
     plan: Plan | None = None,
-    alpha: float = 0.5,
+    alpha: float = 1.0,
     dampening: float = 1.0,
-    whole_set: bool = True,
+    whole_set: bool = False,
     per_sample: bool = True,
     fisher_epochs: float = 0.1,
     epochs: float = 0.0,
@@ -37,10 +39,10 @@ def unlearn(
     """Dampen with lambda = `dampening`, then fine-tune for `epochs`, by default not at all.
 
     The method itself draws nothing: each seed takes the retain set's importance on its own `fisher_epochs` of it, so
-    that checkpoints differ. whole_set: compare with D, put together from both parts by their sizes; with a forget set
-    of more than 1 / alpha of D no parameter can be selected then, and False compares with the retain set. per_sample:
-    squares of single gradients; False takes the squared batch means of the source's code. A planned step is an
-    optimiser step or a batch of importance.
+    that checkpoints differ. It is compared with the retain set; whole_set: with D, put together from both parts by
+    their sizes, which cannot select a parameter where the forget set is more than 1 / alpha of D. per_sample: squares
+    of single gradients; False takes the squared batch means of the source's code. Warns where no parameter is
+    dampened. A planned step is an optimiser step or a batch of importance.
     """
     torch.manual_seed(seed)
     n_forget, n_retain, n_repair = planned_phases(
@@ -53,14 +55,20 @@ def unlearn(
         n_examples = len(retain_loader.dataset) + len(forget_loader.dataset)
         share = len(forget_loader.dataset) / n_examples
         other = {name: (1 - share) * other[name] + share * forget[name] for name in forget}
-    _dampen(net, forget, other, alpha, dampening)
+    if not _dampen(net, forget, other, alpha, dampening):
+        hint = f"; with whole_set it has to be below {1 / share:.3g} here" if whole_set else ""
+        warnings.warn(f"ssd: alpha {alpha:g} dampens no parameter: lower it{hint}", stacklevel=2)
     return fine_tune(net, retain_loader, n_repair, **recovery)
 
 
 @torch.no_grad()
-def _dampen(net: nn.Module, forget: Named, other: Named, alpha: float, dampening: float) -> None:
+def _dampen(net: nn.Module, forget: Named, other: Named, alpha: float, dampening: float) -> int:
+    """How many parameters were made smaller."""
+    n_dampened = 0
     for name, parameter in net.named_parameters():
         if name in forget:
             selected = forget[name] > alpha * other[name]
-            factor = (dampening * other[name] / forget[name]).clamp(max=1)
-            parameter.mul_(torch.where(selected, factor, 1.0))
+            factor = torch.where(selected, (dampening * other[name] / forget[name]).clamp(max=1), 1.0)
+            parameter.mul_(factor)
+            n_dampened += int((factor < 1).sum())
+    return n_dampened

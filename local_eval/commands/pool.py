@@ -1,24 +1,11 @@
 """The command pool: a setting's retrained models to one small file, and back."""
 
 import argparse
-from pathlib import Path
 
-from kit.cli import answer, positive_int
+from kit.cli import answer
 from kit.errors import InputError
-from local_eval.commands import options as shared
 from local_eval.published import export_pool, import_pool
 from local_eval.setting import reopen
-
-
-def add(commands: argparse._SubParsersAction) -> None:
-    about = "export: the retrained models of a setting to one small file; import: back, beside data of one's own"
-    sub = shared.add_command(commands, "pool", pool, about)
-    sub.add_argument("direction", choices=("export", "import"))
-    sub.add_argument("file", type=Path, help="the file to write or to read, .npz")
-    sub.add_argument("--setting", type=Path, help="export: the folder of the setting")
-    sub.add_argument("--n-models", type=positive_int, help="export: so many (all)")
-    shared.data_options(sub)
-    sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="import: where models and pools are kept")
 
 
 def pool(args: argparse.Namespace) -> int:

@@ -10,7 +10,6 @@ from kit.budget import format_duration
 from kit.errors import InputError
 from kit.methods import Method
 from local_eval.archived import fill_from_archive
-from local_eval.commands.options import device_options, score_options
 from local_eval.devices import devices_of
 from local_eval.pool import ModelPool
 from local_eval.retrained import retrained_pool
@@ -26,14 +25,6 @@ class Opened:
     pools: dict[str, ModelPool]
     archives: dict[str, Path]
     faults: dict[str, str]
-
-
-def pool_options(sub: argparse.ArgumentParser, nargs: str) -> None:
-    sub.add_argument("pools", nargs=nargs, type=Path, help="folders of unlearned pools, or archives of checkpoints")
-    sub.add_argument("--setting", type=Path, help="the folder of a run's setting, needed for archives alone")
-    sub.add_argument("--n-models", type=int, help="of each pool (as many as all have without a gap)")
-    device_options(sub)
-    score_options(sub)
 
 
 def open_pools(args: argparse.Namespace, *, tolerant: bool = False) -> Opened:
@@ -91,9 +82,21 @@ def _marks(pool: ModelPool) -> list[tuple[str, str]]:
 
 def n_models_of(args: argparse.Namespace, opened: Opened) -> int:
     """How many models of each pool are compared: as many as all have unless told otherwise."""
-    if args.n_models is None:
-        return min(map(len, (*opened.pools.values(), retrained_pool(opened.workspace))))
-    return args.n_models
+    return min(_sizes(opened).values()) if args.n_models is None else args.n_models
+
+
+def cut_notes(args: argparse.Namespace, opened: Opened) -> list[str]:
+    """What is left out where pools hold unequal numbers of models and no number was asked for."""
+    sizes = _sizes(opened)
+    if args.n_models is not None or len(set(sizes.values())) == 1:
+        return []
+    held = ", ".join(f"{name} {n_models}" for name, n_models in sizes.items())
+    return [f"only the first {min(sizes.values())} models of each kind are compared, as one has no more: {held}"]
+
+
+def _sizes(opened: Opened) -> dict[str, int]:
+    pools = opened.pools | {"retrained": retrained_pool(opened.workspace)}
+    return {name: len(pool) for name, pool in pools.items()}
 
 
 def note_reuse(args: argparse.Namespace, method: Method, n_models: int, *pools: ModelPool) -> None:

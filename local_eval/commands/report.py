@@ -9,19 +9,11 @@ from kit.cli import answer
 from kit.errors import InputError
 from kit.ledger import write_atomically
 from local_eval.commands import options as shared
-from local_eval.commands.pools import open_pools, pool_options
+from local_eval.commands.pools import open_pools
 from local_eval.report.comparison import comparison_page
 from local_eval.report.evidence import gather
 from local_eval.report.pages import COMPARISON, verdict_lines, write_pages
 from local_eval.report.verdict import verdict
-
-
-def add(commands: argparse._SubParsersAction) -> None:
-    about = "HTML pages: one for each pool or archive; of several, a comparison too"
-    sub = shared.add_command(commands, "report", report, about)
-    pool_options(sub, "+")
-    sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
-    sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
 
 
 def report(args: argparse.Namespace) -> int:

@@ -19,17 +19,6 @@ from local_eval.retrained import fill_retrained
 from local_eval.unlearned import fill_unlearned, limit_notes, unlearned_pool
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    about = "everything: original, retrained and unlearned models, score, report"
-    sub = shared.add_command(commands, "run", run, about)
-    shared.setting_options(sub)
-    shared.method_options(sub)
-    shared.limit_option(sub)
-    shared.score_options(sub)
-    shared.n_models_option(sub)
-    sub.add_argument("--no-page", action="store_true", help="no report.html, which takes intervals and two more models")
-
-
 def run(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models)
     method, spec = shared.method_of(args), shared.spec_of(args)

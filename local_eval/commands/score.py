@@ -13,7 +13,7 @@ from kit.submission import open_archive
 from local_eval.assess import DISTANCES, FEWEST, agreement, assess, assess_confidences, measures
 from local_eval.audit.predict import ranking_warning
 from local_eval.commands import options as shared
-from local_eval.commands.pools import n_models_of, open_pools, pool_options
+from local_eval.commands.pools import cut_notes, n_models_of, open_pools
 from local_eval.distances import Distance, distances
 from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
 from local_eval.metric import MetricSpec, checked_samples, forgetting_quality
@@ -30,17 +30,6 @@ from local_eval.report.write import facts_of
 from local_eval.unlearned import limit_notes
 
 _LARGEST_BYTES = 1 << 31  # of confidences: 512 models on 250,000 examples, twice
-
-
-def add(commands: argparse._SubParsersAction) -> None:
-    about = "score pools, an archive of checkpoints, or confidences from anywhere"
-    sub = shared.add_command(commands, "score", score, about)
-    pool_options(sub, "*")
-    sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
-    sub.add_argument("--confidences", type=Path, metavar="FILE.npz", help="unlearned_confidence, retrained_confidence")
-    sub = shared.add_command(commands, "compare", compare, "compare pools or archives of one setting, two or more")
-    pool_options(sub, "*")
-    sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -70,7 +59,7 @@ def _score_pools(args: argparse.Namespace) -> int:
     further = {"command": shared.command_line(args), "attacks": args.attacks}
     facts = facts_of(opened.workspace, rows, pools, distance, **further)
     lines = [*aligned(table_of(rows)), "", *aligned(distance_table(rows, distance)), ""]
-    lines += [*limit_notes(pools), *notes_on(rows)]
+    lines += [*cut_notes(args, opened), *limit_notes(pools), *notes_on(rows)]
     if not args.brief and n_models >= FEWEST:
         scores = {row.name: row.score for row in rows if row.name in pools}
         more_facts, more_lines = _assessed(samples, spec, scores, distance, not args.quiet)

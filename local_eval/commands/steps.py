@@ -9,19 +9,6 @@ from local_eval.retrained import fill_retrained
 from local_eval.unlearned import fill_unlearned, unlearned_pool
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    sub = shared.add_command(commands, "train", train, "train the original model")
-    shared.setting_options(sub)
-    sub = shared.add_command(commands, "retrain", retrain, "train N models without the forget set (and the original)")
-    shared.setting_options(sub)
-    shared.n_models_option(sub)
-    sub = shared.add_command(commands, "unlearn", unlearn, "make N unlearned models of a method")
-    shared.setting_options(sub)
-    shared.method_options(sub)
-    shared.limit_option(sub)
-    shared.n_models_option(sub)
-
-
 def train(args: argparse.Namespace) -> int:
     workspace = shared.workspace_of(args)
     fill_retrained(workspace, 0, devices=shared.devices_for(args, workspace, 1), progress=not args.quiet)

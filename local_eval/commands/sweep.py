@@ -24,16 +24,6 @@ from local_eval.sweep import CRITERIA, Outcome, Point, Sweep, best, fill_sweep, 
 from local_eval.unlearned import unlearned_pool
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    about = "one method at several values: --set alpha=0.1,1,10; several such options give the grid"
-    sub = shared.add_command(commands, "sweep", sweep, about)
-    shared.setting_options(sub)
-    shared.method_options(sub)
-    shared.score_options(sub)
-    shared.n_models_option(sub, default=8)
-    sub.add_argument("--best-by", choices=CRITERIA, default="accuracy", help="what the best point is chosen by")
-
-
 def sweep(args: argparse.Namespace) -> int:
     """Unlearn at every point of the grid, measure, and write sweep.json, sweep.md and sweep.png. 1 where no point gave
     a usable model."""

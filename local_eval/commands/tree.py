@@ -2,20 +2,12 @@
 
 import argparse
 import shlex
-from pathlib import Path
 
 from data_stubs.kaggle_tree import write_tree
 from kit.cli import answer
 from local_eval import models
 from local_eval.commands import options as shared
 from local_eval.retrained import fill_retrained
-
-
-def add(commands: argparse._SubParsersAction) -> None:
-    about = "write the data and a trained original model as the competition's input tree"
-    sub = shared.add_command(commands, "tree", tree, about)
-    shared.setting_options(sub)
-    sub.add_argument("--out", type=Path, required=True, help="folder to write, new or such a tree")
 
 
 def tree(args: argparse.Namespace) -> int:

@@ -1,0 +1,133 @@
+"""What the commands of the kit do once their words are read."""
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+
+from kit.budget import TimeBudget, parse_duration
+from kit.cli import answer
+from kit.competition import load_state
+from kit.device import accelerators, choose_device, n_cores
+from kit.emit import Problem, emit
+from kit.jobs import warm_up
+from kit.methods import Method, get_method, method_names
+from kit.profile import profile
+from kit.submission import verdict_lines, verify
+from kit.submit import build_net, read_problem
+
+_WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def devices_of(args: argparse.Namespace) -> list[str]:
+    """Where checkpoints are made, an entry a process: --slots on the device, or on every GPU."""
+    device = choose_device(args.device)
+    if device.type == "cpu":
+        return ["cpu"] * (args.slots or (n_cores() if args.n_models >= _WORTH_STARTING else 1))
+    return (accelerators() if str(device) == "cuda" else [str(device)]) * (args.slots or 1)
+
+
+def _problem(args: argparse.Namespace, method: Method, **options: Any) -> Problem:
+    """What reads model and loaders for a device."""
+    architecture = partial(build_net, args.architecture)
+    return partial(read_problem, args.input, method, architecture=architecture, batch_size=args.batch_size, **options)
+
+
+def run_emit(args: argparse.Namespace) -> int:
+    budget = TimeBudget(args.limit, spent_s=time.monotonic() - args.begun)
+    devices = devices_of(args)
+    method = get_method(args.method, args.set)
+    if len(devices) > 1:
+        warm_up()
+    result = emit(
+        method,
+        *_problem(args, method, progress=not args.quiet)(devices[0] if len(devices) == 1 else "cpu"),
+        out=args.out,
+        work=args.work,
+        n_checkpoints=args.n_models,
+        budget=budget,
+        seed=args.seed,
+        dtype=DTYPES.get(args.dtype),
+        fill=args.fill,
+        devices=devices,
+        problem=_problem(args, method, progress=False),
+        progress=not args.quiet,
+    )
+    facts = {
+        "archive": str(result.archive),
+        "ok": all(check.ok for check in result.checks),
+        "checks": [asdict(check) for check in result.checks],
+        "seconds": result.seconds,
+        "checkpoint_s": statistics.fmean(result.checkpoint_s),
+        "steps": result.steps,
+        "stood_in": len(result.reasons),
+    }
+    last = f"{result.summary(budget.limit_s)}: {result.archive}"
+    answer(args, facts, [*verdict_lines(result.checks), last])
+    return 0 if facts["ok"] else 1
+
+
+def run_profile(args: argparse.Namespace) -> int:
+    limit_s = parse_duration(args.limit)
+    method, devices = get_method(args.method, args.set), devices_of(args)
+    result = profile(
+        method,
+        *_problem(args, method, progress=not args.quiet)(devices[0]),
+        n_measured=args.measure,
+        n_checkpoints=args.n_models,
+        limit_s=limit_s,
+        dtype=DTYPES.get(args.dtype),
+        seed=args.seed,
+        load_s=time.monotonic() - args.begun,
+        out=args.out,
+        n_parallel=len(devices),
+        progress=not args.quiet,
+    )
+    projected = {"projected_s": result.project(), "uncertainty_s": result.uncertainty_s, "fits": result.fits}
+    answer(args, asdict(result) | projected | {"elsewhere": result.elsewhere()}, result.lines())
+    return 0 if result.fits else 1
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    net = build_net(args.architecture)
+    model, known = load_state(args.original, net) if args.original else net, args.original is not None
+    checks = verify(args.archive, args.n_models, model.state_dict(), is_original=known, progress=not args.quiet)
+    ok = all(check.ok for check in checks)
+    answer(args, {"ok": ok, "checks": [asdict(check) for check in checks]}, verdict_lines(checks))
+    return 0 if ok else 1
+
+
+def run_methods(args: argparse.Namespace) -> int:
+    names = [args.name] if args.name else method_names()
+    methods = {name: get_method(name) for name in names}
+    facts = {
+        name: {
+            "summary": _summary(method),
+            "hyper_parameters": dict(method.defaults),
+            "anytime": method.anytime,
+        }
+        for name, method in methods.items()
+    }
+    lines = []
+    for name, method in methods.items():
+        if args.name:
+            lines += [_doc(method), "", *(f"    {key} = {value!r}" for key, value in method.defaults.items())]
+        else:
+            lines.append(f"{name:<22}{_summary(method)}")
+    answer(args, facts, lines)
+    return 0
+
+
+def _doc(method: Method) -> str:
+    """What the method's file says of it: equation, source, constants."""
+    return (sys.modules[method.function.__module__].__doc__ or method.function.__doc__ or "").strip()
+
+
+def _summary(method: Method) -> str:
+    return _doc(method).split("\n\n")[0].replace("\n", " ")

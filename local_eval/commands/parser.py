@@ -1,0 +1,172 @@
+"""The words of every command: names, options, help. What a command does lies in the file beside this of its name.
+
+Nothing here imports torch or numpy, so that --help is there at once. The names that stand here a second time are held
+equal to those of their tables by a test.
+"""
+
+import argparse
+from pathlib import Path
+
+from kit.cli import common, later, positive_int
+
+LIKE = ("competition",)
+SOURCES = ("cifar10", "gtsrb[:super|:ten]", "image-folder:PATH", "digits", "synthetic")
+ARCHITECTURES = ("resnet18", "resnet18_narrow", "resnet20", "smallconv", "tinyconv")
+RECIPES = ("competition", "competition-unweighted", "fast", "sgd")
+FORMS = ("grid", "exact")
+BINS = ("code", "report")
+CRITERIA = ("accuracy", "score", "similarity")
+ISOLATION = ("auto", "namespaces", "hooks")
+SETTING = {"forget": "random:500", "architecture": "smallconv", "recipe": "fast", "n_retain_sample": 2000}
+STAND_IN = {"n_train": 400, "forget": "random:40", "epochs": 4.0}  # of a dry run
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m local_eval", description=description)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, about: str, function: str = "") -> argparse.ArgumentParser:
+        """function: FILE.FUNCTION where they are not both called like the command."""
+        sub = common(commands.add_parser(name, help=about, description=about))
+        file, _, called = (function or f"{name}.{name}").partition(".")
+        sub.set_defaults(command=later(f"local_eval.commands.{file}", called))
+        return sub
+
+    sub = command("run", "everything: original, retrained and unlearned models, score, report")
+    setting_options(sub)
+    method_options(sub)
+    limit_option(sub)
+    score_options(sub)
+    n_models_option(sub)
+    sub.add_argument("--no-page", action="store_true", help="no report.html, which takes intervals and two more models")
+
+    sub = command("sweep", "one method at several values: --set alpha=0.1,1,10; several such options give the grid")
+    setting_options(sub)
+    method_options(sub)
+    score_options(sub)
+    n_models_option(sub, default=8)
+    sub.add_argument("--best-by", choices=CRITERIA, default="accuracy", help="what the best point is chosen by")
+
+    sub = command("train", "train the original model", "steps.train")
+    setting_options(sub)
+    sub = command("retrain", "train N models without the forget set (and the original)", "steps.retrain")
+    setting_options(sub)
+    n_models_option(sub)
+    sub = command("unlearn", "make N unlearned models of a method", "steps.unlearn")
+    setting_options(sub)
+    method_options(sub)
+    limit_option(sub)
+    n_models_option(sub)
+
+    about = "export: the retrained models of a setting to one small file; import: back, beside data of one's own"
+    sub = command("pool", about)
+    sub.add_argument("direction", choices=("export", "import"))
+    sub.add_argument("file", type=Path, help="the file to write or to read, .npz")
+    sub.add_argument("--setting", type=Path, help="export: the folder of the setting")
+    sub.add_argument("--n-models", type=positive_int, help="export: so many (all)")
+    data_options(sub)
+    sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="import: where models and pools are kept")
+
+    sub = command("tree", "write the data and a trained original model as the competition's input tree")
+    setting_options(sub)
+    sub.add_argument("--out", type=Path, required=True, help="folder to write, new or such a tree")
+
+    sub = command("score", "score pools, an archive of checkpoints, or confidences from anywhere")
+    pool_options(sub, "*")
+    sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
+    sub.add_argument("--confidences", type=Path, metavar="FILE.npz", help="unlearned_confidence, retrained_confidence")
+    sub = command("compare", "compare pools or archives of one setting, two or more", "score.compare")
+    pool_options(sub, "*")
+    sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
+
+    sub = command("report", "HTML pages: one for each pool or archive; of several, a comparison too")
+    pool_options(sub, "+")
+    sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
+    sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
+
+    sub = command("dry-run", "execute a notebook or script as if on Kaggle, check it, score it", "dry_run.execute")
+    dry_run_options(sub)
+    return parser
+
+
+def setting_options(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("setting")
+    group.add_argument("--setting", type=Path, help="the folder of an earlier run, instead of the options below")
+    group.add_argument("--like", choices=LIKE, help="the setting that stands for Kaggle's; options below change it")
+    group.add_argument("--source", help=f"{', '.join(SOURCES)}; :noise=0.04 behind it flips labels (synthetic)")
+    group.add_argument("--size", type=positive_int, help="scale the images of an image-folder to SIZE x SIZE pixels")
+    data_options(group)
+    group.add_argument("--n-train", type=positive_int, help="training images, a stratified sample (all)")
+    forget = f"forget policy: random:500, class:3, competition ... ({SETTING['forget']})"
+    group.add_argument("--forget", help=forget)
+    group.add_argument("--data-seed", type=int, help="of the forget set and the sample (0)")
+    group.add_argument("--architecture", help=f"{', '.join(ARCHITECTURES)} ({SETTING['architecture']})")
+    group.add_argument("--recipe", help=f"{', '.join(RECIPES)} ({SETTING['recipe']})")
+    group.add_argument("--epochs", type=float, help="training epochs (the recipe's)")
+    group.add_argument("--train-seed", type=int, help="of the original and the retrained models (0)")
+    most = SETTING["n_retain_sample"]
+    group.add_argument("--n-retain-sample", type=positive_int, help=f"of them models are shown ({most})")
+    group.add_argument("--passes", type=positive_int, help="over the data in an epoch of a method (1)")
+    group.add_argument("--quick", action="store_true", help="10,000 training images and tinyconv")
+    group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept")
+    device_options(sub)
+
+
+def data_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--data-root", type=Path, help="where CIFAR-10 or GTSRB is, or is downloaded to")
+    group.add_argument("--cache-dir", type=Path, help="where decoded images are kept (the user's cache folder)")
+
+
+def device_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="auto", help="cpu, cuda (all GPUs), cuda:1 ... (every GPU, else the CPU)")
+    sub.add_argument("--slots", type=positive_int, help="processes a device (one a core; on a GPU the fastest number)")
+
+
+def method_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--method", default="finetune", help="a name, or file.py[:function]")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the unlearning runs")
+
+
+def limit_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--limit", help="time limit of the unlearning, such as 90m; none by default")
+
+
+def n_models_option(sub: argparse.ArgumentParser, default: int = 64) -> None:
+    sub.add_argument("--n-models", type=int, default=default, help=f"retrained and unlearned models ({default})")
+
+
+def score_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--attacks", choices=FORMS, default="grid", help="grid: as released; exact: the supremum")
+    sub.add_argument("--bins", choices=BINS, default="code", help="14 bins at N = 512 (code) or 13 (report)")
+    sub.add_argument("--delta", type=float, default=1e-5, help="of epsilon (1e-5)")
+    sub.add_argument("--cap", type=float, default=50.0, help="the largest epsilon (50)")
+
+
+def pool_options(sub: argparse.ArgumentParser, nargs: str) -> None:
+    sub.add_argument("pools", nargs=nargs, type=Path, help="folders of unlearned pools, or archives of checkpoints")
+    sub.add_argument("--setting", type=Path, help="the folder of a run's setting, needed for archives alone")
+    sub.add_argument("--n-models", type=int, help="of each pool (as many as all have without a gap)")
+    device_options(sub)
+    score_options(sub)
+
+
+def dry_run_options(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(interrupted="the program is ended, models trained for its score are kept")
+    sub.add_argument("program", type=Path, help="a notebook (.ipynb) or a script (.py)")
+    sub.add_argument("--data", default="synthetic", help="cifar10, image-folder:PATH, synthetic; or an input tree")
+    sub.add_argument("--setting", type=Path, help="the folder of an earlier run with resnet18, instead of --data")
+    sub.add_argument("--n-models", type=positive_int, default=8, help="checkpoints instead of 512 (8)")
+    sub.add_argument("--full", action="store_true", help="all 512")
+    sub.add_argument("--timeout", default="30m", help="time after which the program is ended (30m)")
+    sub.add_argument("--isolation", choices=ISOLATION, default="auto", help="how /kaggle comes about (what works)")
+    sub.add_argument("--no-score", action="store_true", help="the verdict only: no retrained models")
+    sub.add_argument("--brief", action="store_true", help="the table of the score only: no intervals")
+    sub.add_argument("--keep", type=Path, metavar="FILE.ipynb", help="write the executed notebook there")
+    n_train, forget, epochs = STAND_IN.values()
+    sub.add_argument("--n-train", type=positive_int, default=n_train, help=f"images of the stand-in ({n_train})")
+    sub.add_argument("--forget", default=forget, help=f"forget policy ({forget})")
+    sub.add_argument("--epochs", type=float, default=epochs, help=f"training epochs of the stand-in ({epochs:g})")
+    data_options(sub)
+    sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="where stand-in and models are kept (runs)")
+    device_options(sub)

@@ -1,0 +1,86 @@
+"""The command lines' words: there at once, and the same as those of the tables behind them."""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from data_stubs import SOURCES
+from kit import __main__ as kit_parser
+from kit import commands as kit_commands
+from kit import competition
+from local_eval.__main__ import main
+from local_eval.commands import options, parser
+from local_eval.commands.dry_run import ISOLATION
+from local_eval.dry_run import stand_in
+from local_eval.evaluate import FORMS
+from local_eval.metric import BINS, MetricSpec
+from local_eval.models import ARCHITECTURES
+from local_eval.recipes import RECIPES
+from local_eval.setting import Setting
+from local_eval.sweep import CRITERIA
+
+ROOT = Path(__file__).parents[1]
+PARSERS = {"kit": kit_parser.build_parser(), "local_eval": parser.build_parser("")}
+
+
+def commands(name: str) -> dict[str, argparse.ArgumentParser]:
+    (found,) = (action for action in PARSERS[name]._actions if isinstance(action, argparse._SubParsersAction))
+    return found.choices
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_help_needs_neither_torch_nor_numpy(name):
+    code = (
+        f"import sys\nfrom {name}.__main__ import main\n"
+        "for words in ([], *([word] for word in sys.argv[1:])):\n"
+        "    try:\n        main([*words, '--help'])\n"
+        "    except SystemExit as end:\n        assert end.code == 0\n"
+        "assert not {'torch', 'numpy', 'PIL'} & sys.modules.keys(), sorted(sys.modules)\n"
+    )
+    words = list(commands(name))
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: ") == 1 + len(words)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_command_finds_its_function(name):
+    for sub in commands(name).values():
+        module, function = sub.get_default("command").args
+        assert callable(getattr(import_module(module), function))
+
+
+def test_words_are_those_of_their_tables():
+    assert tuple(kit_commands.DTYPES) == kit_parser.DTYPES
+    assert tuple(options.LIKE) == parser.LIKE
+    assert parser.SOURCES == SOURCES
+    assert tuple(ARCHITECTURES) == parser.ARCHITECTURES
+    assert tuple(RECIPES) == parser.RECIPES
+    assert tuple(FORMS) == parser.FORMS
+    assert tuple(BINS) == parser.BINS
+    assert tuple(CRITERIA) == parser.CRITERIA
+    assert tuple(ISOLATION) == parser.ISOLATION
+
+
+def test_defaults_are_those_of_their_tables():
+    for name in ("INPUT_DIR", "WORKING_DIR", "N_CHECKPOINTS"):
+        assert getattr(kit_parser, name) == getattr(competition, name)
+    assert parser.SETTING.items() <= asdict(Setting("synthetic")).items()
+    assert tuple(parser.STAND_IN.values()) == (stand_in.N_TRAIN, stand_in.FORGET, stand_in.EPOCHS)
+    args = PARSERS["local_eval"].parse_args(["run"])
+    assert options.spec_of(args) == MetricSpec()
+    assert Setting(**options.setting_of(args)) == Setting("synthetic")
+
+
+def test_a_size_is_for_images_of_a_folder(tmp_path, capsys):
+    args = PARSERS["local_eval"].parse_args(["run", "--source", "image-folder:some/where:odd", "--size", "32"])
+    assert options.setting_of(args)["source"] == "image-folder@32:some/where:odd"
+
+    for source in ([], ["--source", "digits"]):
+        assert main(["train", *source, "--size", "8", "--work-dir", str(tmp_path), "--slots", "1"]) == 2
+        assert "--size 8: scales the images of --source image-folder:PATH alone" in capsys.readouterr().err
