@@ -10,7 +10,7 @@ import time
 import zipfile
 from pathlib import Path
 
-GPU = "Dry run (CPU)"
+GPU = "Tesla T4"
 
 
 def main(program: str, arguments: list[str]) -> int:
@@ -19,7 +19,7 @@ def main(program: str, arguments: list[str]) -> int:
         _record(program, arguments, code)
         return code
     if program == "nvidia-smi":
-        print(f"| NVIDIA-SMI 000.00    CUDA Version: 00.0 |\n| 0  {GPU}    0MiB / 16384MiB |")
+        print(f"| NVIDIA-SMI 000.00    CUDA Version: 00.0 |\n| 0  {GPU}    0MiB / 15360MiB |")
         return 0
     print(f"{program}: could not resolve host: the internet is off", file=sys.stderr)
     _record(program, arguments, 6)
