@@ -17,6 +17,11 @@ KEEP = '        example["image"] = example["image"].to(torch.float32)\n'
 
 # fault -> (cells, name of the check that fails, texts in what it found)
 FAULTS = {
+    "another file saved in each run": (
+        changed((SAVE, f'torch.save(state, "/kaggle/tmp/last_checkpoint.pth")\n        {SAVE}')),
+        "run",
+        ["Expected exactly 512 checkpoints"],
+    ),
     "the zip step is forgotten": (changed((ZIP, "pass")), "archive", ["does not exist"]),
     "the archive has another name": (
         changed(("zip submission.zip", "zip results.zip")),
@@ -202,7 +207,43 @@ BAD = {
 }
 
 # styles that are no faults
+OPTIMISER = "optimizer = optim.SGD(net.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)"
+# The number of checkpoints is no 512 in the text: the run is stopped after as many as are wanted, and they are judged.
+UNCOUNTED = {
+    "a product": changed(("for i in range(512)", "for i in range(8 * 64)"), (COUNT, "")),
+    "from the environment": changed(
+        ("for i in range(512)", "for i in range(int(os.environ.get('RUNS', str(2**9))))"), (COUNT, "")
+    ),
+    "seeds drawn in a list": changed(
+        (
+            "    for i in range(512)",
+            "    seeds = torch.randint(9999, (2**9,)).tolist()\n    for i, seed in enumerate(seeds)",
+        ),
+        (COUNT, ""),
+    ),
+}
 STYLES = {
+    "AdamW, a compiled net and gradients clipped": changed(
+        (OPTIMISER, "optimizer = optim.AdamW(net.parameters(), lr=1e-4, fused=True)"),
+        ("net.train()\n", "net.train()\n    compiled = torch.compile(net)\n"),
+        ("criterion(net(inputs), targets)", "criterion(compiled(inputs), targets)"),
+        ("loss.backward()\n", "loss.backward()\n        nn.utils.clip_grad_norm_(net.parameters(), 1.0)\n"),
+    ),
+    "Adam, DataParallel, the memory printed": changed(
+        (OPTIMISER, "optimizer = optim.Adam(net.parameters(), lr=1e-4)\n    parallel = nn.DataParallel(net)"),
+        ("criterion(net(inputs), targets)", "criterion(parallel(inputs), targets)"),
+        (
+            "    scheduler.step()\n",
+            "    scheduler.step()\n    print(torch.cuda.memory_allocated() / 2**20)\n    torch.cuda.empty_cache()\n",
+        ),
+    ),
+    "bfloat16 weights, an archive by shutil": changed(
+        (SAVE, SAVE.replace("state,", "{k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()},")),
+        (
+            ZIP,
+            "import zipfile\n    with zipfile.ZipFile('submission.zip', 'w') as file:\n        for name in sorted(os.listdir('/kaggle/tmp')):\n            file.write(f'/kaggle/tmp/{name}', f'kaggle/tmp/{name}')",
+        ),
+    ),
     "float16": changed(
         (SAVE, SAVE.replace("state,", "{k: v.half() if v.is_floating_point() else v for k, v in state.items()},"))
     ),

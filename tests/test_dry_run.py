@@ -19,7 +19,7 @@ from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import described
 from notebooks.starter import STARTER, write_program
-from tests.dry_run_programs import BAD, FAULTS, STYLES
+from tests.dry_run_programs import BAD, FAULTS, STYLES, UNCOUNTED
 
 N = 2
 ISOLATION = ["as the system allows", "hooks alone"]
@@ -104,6 +104,15 @@ def test_a_script_passes(run):
 def test_no_style_is_a_fault(run, name, namespaces):
     result = run(STYLES[name], namespaces=namespaces)
     assert failed(result) == {}, lines_of(result)
+
+
+@pytest.mark.parametrize("name", some_slow(UNCOUNTED, quick="a product"))
+def test_a_number_that_the_text_does_not_tell_is_no_fault(run, name):
+    result = run(UNCOUNTED[name])
+    assert failed(result) == {}, lines_of(result)
+    found = {check.name: check.found for check in result.checks}
+    assert "stopped after" in found["run"] and "not written as 512" in found["run"]
+    assert f"{N} members" in found["members"], found
 
 
 def test_ctrl_c_ends_the_program_and_leaves_nothing(run):

@@ -1,15 +1,17 @@
 """A dry run: a notebook or script executed as if on Kaggle, what Kaggle would have said of it, and its score."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kit.competition import N_CHECKPOINTS
+from kit.competition import MEMBER_NAME, N_CHECKPOINTS
 from kit.device import choose_device
 from kit.errors import InputError
-from kit.submission import Check, largest_checkpoint, verdict_lines, verify
+from kit.submission import Check, largest_checkpoint, pack, verdict_lines, verify
 from local_eval.archived import fill_from_archive
 from local_eval.assess import FEWEST, assess
 from local_eval.dry_run import verdict
@@ -18,7 +20,7 @@ from local_eval.dry_run.outcome import Outcome
 from local_eval.dry_run.program import Program
 from local_eval.dry_run.projection import Projection, project
 from local_eval.dry_run.run import execute
-from local_eval.dry_run.sandbox import sandbox
+from local_eval.dry_run.sandbox import Sandbox, sandbox
 from local_eval.dry_run.stand_in import StandIn
 from local_eval.dry_run.weights import archive_statistics
 from local_eval.evaluate import Samples, evaluate, read_samples
@@ -72,18 +74,22 @@ def dry_run(
     limit_bytes = 4 * n_models * largest_checkpoint(data.original) + _SPARE_BYTES
     script = program.name if program.notebook is None else None
     with sandbox(data.tree, map_cuda=on_cpu, limit_bytes=limit_bytes, namespaces=namespaces, script=script) as box:
-        outcome = execute(
-            program, box, timeout_s=timeout_s, limit_bytes=limit_bytes, most_saves=2 * n_models + 8, progress=progress
-        )
+        # Without a number in its text the program goes on until enough was seen.
+        most_saves = 2 * n_models + 8 if changes or n_models == N_CHECKPOINTS else n_models
+        limits = {"timeout_s": timeout_s, "limit_bytes": limit_bytes, "most_saves": most_saves}
+        outcome = execute(program, box, **limits, progress=progress)
+        archive = _pack_seen(box, n_models) if outcome.stopped else box.archive
         checks = verdict.program_checks(outcome, box.kaggle, n_models, sum(data.sizes.values()))
-        archive_checks = verify(box.archive, n_models, data.original, progress=progress)
-        readable = all(check.ok or check.name == "all different" for check in archive_checks)
+        archive_checks, readable = [Check("archive", True, "not seen: no checkpoint under its name to look at")], False
+        if archive is not None:
+            archive_checks = verify(archive, n_models, data.original, progress=progress)
+            readable = all(check.ok or check.name == "all different" for check in archive_checks)
         samples = None
         if readable:
-            statistics = archive_statistics(box.archive, data.original, data.images, progress=progress)
+            statistics = archive_statistics(archive, data.original, data.images, progress=progress)
             archive_checks.append(verdict.statistics_check(*statistics))
             if data.workspace and score and n_models >= 2:
-                pool = fill_from_archive(data.workspace, box.archive, devices=devices, progress=progress)
+                pool = fill_from_archive(data.workspace, archive, devices=devices, progress=progress)
                 samples, outputs = _samples(data.workspace, program.path.stem, pool, n_models)
                 archive_checks.append(outputs)
             archive_checks.append(verdict.spread_check(_spread(samples), n_models))
@@ -92,6 +98,18 @@ def dry_run(
     checks = [checks[0], *archive_checks, *checks[1:], *closing]
     checks = [replace(check, found=check.found.replace(str(box.kaggle), "/kaggle")) for check in checks]
     return DryRun(program, n_models, changes, outcome, checks, projection, samples)
+
+
+def _pack_seen(box: Sandbox, n_models: int) -> Path | None:
+    """The first checkpoints of a program that was stopped, packed as the starter does; None where they are no files."""
+    names = [MEMBER_NAME.format(index=index).rpartition("/")[2] for index in range(n_models)]
+    there = {path.name: path for path in box.kaggle.rglob("unlearned_checkpoint_*.pth")}
+    if any(name not in there for name in names):
+        return None
+    archive = box.folder / "seen.zip"
+    with ExitStack() as files:
+        pack(archive, (files.enter_context(there[name].open("rb")) for name in names))
+    return archive
 
 
 def _samples(workspace: Workspace, name: str, pool: ModelPool, n_models: int) -> tuple[Samples | None, Check]:

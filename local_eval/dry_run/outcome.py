@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,14 @@ import nbformat
 from local_eval.dry_run.program import Program
 
 Event = Mapping[str, Any]
+MEMBER = re.compile(r"^unlearned_checkpoint_\d+\.pth$")
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in ')
 _LAST_LINES = 10
+_CHATTER = re.compile(  # the kernel's own, not the program's
+    r"^NOTE: When using the `ipython kernel`|Ctrl-C will not work|^To exit, you will have to explicitly quit|"
+    r"^by either sending .quit|^in UNIX-like environments|^To read more about this, see|^To connect another client|"
+    r"^\s*--existing "
+)
 _UNSEEN = {
     **{"reads": 0, "first_read": None, "drawn": [], "seen": {}, "largest": None},
     **{"datasets": [], "replaced": [], "altered": None},
@@ -23,9 +29,10 @@ _UNSEEN = {
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an execution ended early. where: cell and line as words, empty where unknown."""
+    """Why an execution ended early. where: cell and line as words, empty where unknown. Of the kind `enough` it is no
+    fault: the dry run had seen the runs that it wanted."""
 
-    kind: str  # crash, died, timeout, disk, endless
+    kind: str  # crash, died, timeout, disk, processes, enough
     message: str
     where: str
 
@@ -49,11 +56,13 @@ class Outcome:
 
     @cached_property
     def saves(self) -> list[Event]:
-        """The savings that made checkpoints: those of files in /kaggle, or else those into memory."""
-        saves = [{**_UNSEEN, **event} for event in self.of("save")]
-        to_files = [event for event in saves if "/kaggle/" in (event["path"] or "")]
-        named = [event for event in to_files if "checkpoint" in event["path"].rpartition("/")[2]]
-        return named or to_files or saves
+        """The savings that made checkpoints."""
+        return checkpoints([{**_UNSEEN, **event} for event in self.of("save")])
+
+    @property
+    def stopped(self) -> bool:
+        """Did the dry run end it after as many checkpoints as it wanted?"""
+        return self.fault is not None and self.fault.kind == "enough"
 
     def where(self, place: Event | None) -> str:
         """A recorded place in words: `cell 3, line 7: loss.backward()`."""
@@ -65,6 +74,16 @@ class Outcome:
         text = self.program.line(number, line)
         head = f"cell {number}, line {line}" if number is not None else f"line {line}"
         return f"{head}: {text}" if text else head
+
+
+def checkpoints(saves: Sequence[Event]) -> list[Event]:
+    """The savings among them that made checkpoints: of files named as the archive's members are; without any, of files
+    in /kaggle with that word in their names, of files in /kaggle, or into memory. Others are a program's own."""
+    to_files = [event for event in saves if "/kaggle/" in (event.get("path") or "")]
+    names = [event["path"].rpartition("/")[2] for event in to_files]
+    members = [event for event, name in zip(to_files, names, strict=True) if MEMBER.search(name)]
+    worded = [event for event, name in zip(to_files, names, strict=True) if "checkpoint" in name]
+    return members or worded or to_files or list(saves)
 
 
 def read_events(path: Path) -> tuple[Event, ...]:
@@ -98,4 +117,5 @@ def last_lines(text: str) -> tuple[str, ...]:
     """The last lines of an output as a terminal would show them, without colours."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     lines = [line.rpartition("\r")[2].rstrip() for line in plain.replace("\r\n", "\n").splitlines()]
+    lines = [line for line in lines if not _CHATTER.search(line)]
     return tuple(line[:200] for line in lines if line)[-_LAST_LINES:]

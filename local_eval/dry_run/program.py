@@ -82,7 +82,7 @@ def read_program(path: Path) -> Program:
     """Read an .ipynb or a .py file; InputError for anything else, and for a notebook in another language."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}): give a notebook or a script") from error
     if path.suffix == ".py":

@@ -21,7 +21,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 from kit.budget import format_duration
-from local_eval.dry_run.outcome import Fault, Outcome, last_lines, place_in_stacks, read_events
+from kit.competition import N_CHECKPOINTS
+from local_eval.dry_run.outcome import Fault, Outcome, checkpoints, last_lines, place_in_stacks, read_events
 from local_eval.dry_run.program import Program
 from local_eval.dry_run.sandbox import Sandbox
 
@@ -38,7 +39,7 @@ def execute(
     """Run the program to its end, or until it exceeds a limit.
 
     timeout_s: of the whole run; limit_bytes: of the files it writes; most_saves: a program that saves more than that
-    many checkpoints is stopped, because its loop is not the one that was meant.
+    many checkpoints is stopped, its number of checkpoints being none that its text tells.
     """
     start = time.monotonic()
     run = _run_script if program.notebook is None else _run_notebook
@@ -172,7 +173,7 @@ class _Watch:
         self.box, self.timeout_s, self.limit_bytes, self.most_saves = box, timeout_s, limit_bytes, most_saves
         self.reason: tuple[str, str] | None = None
         self.pid: Callable[[], int | None] = lambda: None
-        self._bar = tqdm(desc="dry run", unit=" saved", disable=not progress)
+        self._bar = tqdm(desc="dry run", unit=" saved", mininterval=1.0, disable=not progress)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -196,19 +197,27 @@ class _Watch:
                 self.end_program()
 
     def _exceeded(self) -> tuple[str, str] | None:
-        n_saves = sum(b'"event": "save"' in line for line in _lines(self.box.events))
+        saves = [event for event in read_events(self.box.events) if event.get("event") == "save"]
+        n_saves = len(checkpoints(saves))
         self._bar.update(n_saves - self._bar.n)
         if time.monotonic() > self._until:
-            return "timeout", f"it did not end within {format_duration(self.timeout_s)}"
+            return "timeout", f"it did not end within {format_duration(self.timeout_s)}{self._pace(n_saves)}"
         if (used := _size(self.box.kaggle) + _size(self.box.folder / "tmp")) > 1.05 * self.limit_bytes:
             return "disk", f"it wrote {used / 1e9:.1f} GB where {self.limit_bytes / 1e9:.1f} GB are plenty"
         if shutil.disk_usage(self.box.folder).free < _KEPT_FREE_BYTES:
             return "disk", "the disk below the temporary folder is full"
         if n_saves > self.most_saves:
-            return "endless", f"it saved {n_saves} times: its number of checkpoints is no 512 in its text: use --full"
+            return "enough", f"stopped after {n_saves} checkpoints"
         if _n_processes(self.pid()) > _MOST_PROCESSES:
             return "processes", f"it started more than {_MOST_PROCESSES} processes"
         return None
+
+    def _pace(self, n_saves: int) -> str:
+        """What the time so far says of 512 checkpoints on this machine."""
+        whole = format_duration(self.timeout_s * N_CHECKPOINTS / max(1, n_saves))
+        if n_saves:
+            return f", after {n_saves} checkpoints: {N_CHECKPOINTS} would take {whole} here"
+        return f", and no checkpoint was saved: {N_CHECKPOINTS} would take more than {whole} here"
 
     def _signal(self, number: int) -> None:
         pid = self.pid()
@@ -221,10 +230,6 @@ class _Watch:
     def end_program(self) -> None:
         """End the launcher and, by it, everything below it."""
         self._signal(signal.SIGTERM)
-
-
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.exists() else []
 
 
 def _size(folder: Path) -> int:
@@ -249,7 +254,8 @@ def _left_running(launcher: int) -> list[str]:
     while True:
         below = {pid: _command_line(pid) for pid in sorted(_below(launcher))}
         kernel = next((pid for pid, line in below.items() if line and "launch.py" not in line), None)
-        lines = [_command_line(pid) for pid in _below(kernel)] if kernel else []
+        own = _command_line(kernel) if kernel else ""  # forked workers of a loader have it too, and end with the kernel
+        lines = [line for pid in _below(kernel) if (line := _command_line(pid)) != own] if kernel else []
         left = [line for line in lines if line and not any(word in line for word in _HELPERS)]
         if not left or time.monotonic() > until:
             return left

@@ -1,5 +1,6 @@
 """What Kaggle would have said of a dry run: one check a line, with the remedy where it fails."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 from kit.budget import format_duration
 from kit.competition import MEMBER_NAME, N_CHECKPOINTS, TIME_LIMIT_S
 from kit.submission import Check
-from local_eval.dry_run.outcome import Event, Outcome
+from local_eval.dry_run.kaggle_image import PACKAGES as KAGGLE_PACKAGES
+from local_eval.dry_run.outcome import MEMBER, Event, Outcome
 from local_eval.dry_run.projection import Projection
 from local_eval.dry_run.weights import Statistics
 
@@ -24,7 +26,7 @@ def program_checks(outcome: Outcome, kaggle: Path, n_models: int, n_images: int)
     """What was seen while the program ran. kaggle: the folder that stands for /kaggle; n_images: of the input tree."""
     return [
         _ended(outcome),
-        _stray_files(kaggle / "tmp", n_models),
+        _stray_files(kaggle / "tmp", n_models, any_number=outcome.stopped),
         _seeds(outcome),
         _reading(outcome, n_images),
         _cached_images(outcome),
@@ -50,6 +52,13 @@ def _at(outcome: Outcome, place: Event | None) -> str:
 
 
 def _ended(outcome: Outcome) -> Check:
+    if outcome.stopped:
+        return Check(
+            "run",
+            True,
+            f"{outcome.fault.message}: how many it makes in all is not written as 512 in its text; what comes after "
+            "them (the count of files, the archive) was not seen: --full runs all",
+        )
     if outcome.fault is None:
         return Check("run", True, f"ended after {format_duration(outcome.end_s - outcome.start_s)}")
     where = f" at {outcome.fault.where}" if outcome.fault.where else ""
@@ -58,8 +67,8 @@ def _ended(outcome: Outcome) -> Check:
 
 def _crash_remedy(outcome: Outcome) -> str:
     message = outcome.fault.message
-    if "No module named" in message:
-        return "install it here if Kaggle's image has it; else the notebook cannot use it, with the internet off"
+    if missing := re.search(r"No module named '?([\w.]+)", message):
+        return _missing_package(missing[1].partition(".")[0])
     if "Read-only" in message or "Permission denied" in message:
         return "write to /kaggle/working, /kaggle/tmp or /tmp"
     if "No space left" in message or "File too large" in message:
@@ -67,20 +76,34 @@ def _crash_remedy(outcome: Outcome) -> str:
     return "Kaggle would show no log of it: mend it and run again"
 
 
+def _missing_package(name: str) -> str:
+    if name in KAGGLE_PACKAGES:
+        package = KAGGLE_PACKAGES[name] or name
+        return (
+            f"no fault of the notebook: Kaggle's image has {name}, this machine has not: "
+            f"python -m pip install {package}, then run the dry run again"
+        )
+    return f"Kaggle's image has no {name}, and the internet is off: add it as a data set, or do without"
+
+
 REMEDIES: Mapping[str, Callable[[Outcome], str]] = {
     "crash": _crash_remedy,
     "died": lambda _: "look for memory that grows from run to run, and for native code",
-    "timeout": lambda _: "look for an endless loop or a lock, or allow more with --timeout",
+    "timeout": lambda outcome: (
+        "allow more with --timeout, or do less in each run"
+        if outcome.saves or outcome.of("cell")
+        else "look for an endless loop or a lock, or allow more with --timeout"
+    ),
     "disk": lambda _: "write checkpoints only, and one archive; /kaggle/working holds 20 GB",
-    "endless": lambda _: "write the number of checkpoints as 512, or take --full",
     "processes": lambda _: "start a fixed number of processes and wait for them",
 }
 
 
-def _stray_files(folder: Path, n_models: int) -> Check:
+def _stray_files(folder: Path, n_models: int, *, any_number: bool = False) -> Check:
     there = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     expected = {MEMBER_NAME.format(index=index).rpartition("/")[2] for index in range(n_models)}
-    strange = [f"/kaggle/tmp/{name}" for name in there if name not in expected]
+    fits = MEMBER.match if any_number else expected.__contains__
+    strange = [f"/kaggle/tmp/{name}" for name in there if not fits(name)]
     found = "nothing there: the archive is written directly" if not there else f"{len(there)} checkpoints there"
     remedy = "the starter's count of 512 files would fail on it: keep everything else elsewhere, and remove leftovers"
     return _check("/kaggle/tmp", strange, found, remedy)
