@@ -112,7 +112,7 @@ def test_a_number_that_the_text_does_not_tell_is_no_fault(run, name):
     assert failed(result) == {}, lines_of(result)
     found = {check.name: check.found for check in result.checks}
     assert "stopped after" in found["run"] and "not written as 512" in found["run"]
-    assert f"{N} members" in found["members"], found
+    assert f"{N} checkpoints" in found["members"], found
 
 
 def test_ctrl_c_ends_the_program_and_leaves_nothing(run):
