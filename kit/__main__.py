@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kit.archive import verdict_lines
 from kit.budget import TimeBudget, parse_duration
 from kit.cli import NOTHING_LEFT, answer, common, positive_int, process_age_s, run
 from kit.competition import INPUT_DIR, N_CHECKPOINTS, WORKING_DIR, load_state
@@ -21,7 +22,7 @@ from kit.emit import Problem, emit
 from kit.jobs import warm_up
 from kit.methods import Method, get_method, method_names
 from kit.profile import profile
-from kit.submission import verdict_lines, verify
+from kit.submission import verify
 from kit.submit import build_net, read_problem
 
 _WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core

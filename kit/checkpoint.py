@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import io
 import tempfile
 import time
 import traceback
@@ -10,21 +9,21 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
+from kit.archive import serialize
 from kit.budget import OverrunError, alarm
 from kit.competition import Loaders, state_difference
 from kit.device import device_of, empty_cache, is_out_of_memory, synchronize
 from kit.errors import BrokenModelError, InputError
 from kit.jobs import Job
-from kit.ledger import append, written
+from kit.ledger import append, write_atomically
 from kit.methods import Method, method_of
 from kit.plan import Plan, StepCost, measure_cost, planned_steps
 from kit.seeds import checkpoint_seed, seed_everything
-from kit.submission import save
 from kit.training import fine_tune
 
 _ATTEMPTS = 3
@@ -88,24 +87,13 @@ class Probe:
 
 def write_checkpoint(folder: Path, ledger: Path, dtype: torch.dtype | None, index: int, net: nn.Module, **facts: Any):
     """A file of `folder` that appears complete, after a line in the ledger. Below index 0 nothing is left behind."""
+    data = serialize(net.state_dict(), dtype)
     if index < 0:
         with tempfile.TemporaryFile(dir=folder) as file:
-            save(net.state_dict(), file, dtype)
+            file.write(data)
         return
-    with written(checkpoint_path(folder, index)) as file:
-        save(net.state_dict(), summed := _Summed(file), dtype)
-        append(ledger, "checkpoint", index=index, **facts, crc32=summed.crc32)
-
-
-class _Summed(io.RawIOBase):
-    """A file that adds up the CRC-32 of what is written."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.crc32 = file, 0
-
-    def write(self, data: bytes) -> int:
-        self.crc32 = zlib.crc32(data, self.crc32)
-        return self.file.write(data)
+    append(ledger, "checkpoint", index=index, **facts, crc32=zlib.crc32(data))
+    write_atomically(checkpoint_path(folder, index), data)
 
 
 def checkpoint_path(folder: Path, index: int) -> Path:

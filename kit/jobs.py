@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from kit.device import is_out_of_memory, keep_freed_memory, reproducible
-from kit.errors import InputError
+from kit.errors import InputError, first_line
 
 PATIENCE_S = 60.0  # at least so long, and ten times what the slowest took, before a silent process counts as hanging
 _TRIES = 3  # of one job by processes that died
@@ -136,7 +136,7 @@ def _told(error: BaseException, device: str) -> BaseException:
     """The error itself, but where memory ran out one that says what to do."""
     if isinstance(error, InputError) or not is_out_of_memory(error):
         return error
-    return InputError(f"{device}: {str(error).strip().splitlines()[0]}: take a smaller batch or a smaller net")
+    return InputError(f"{device}: {first_line(error)}: take a smaller batch or a smaller net")
 
 
 class _Worker:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from kit.archive import state_hash
 from kit.errors import InputError
 from kit.fisher.diagonal import (
     diagonal,
@@ -17,7 +18,6 @@ from kit.fisher.diagonal import (
     true_labels,
 )
 from kit.fisher.per_sample import Outer, evaluating, known_layers, squares
-from kit.submission import state_hash
 from local_eval.models import build
 from tests.reference_fisher import golatkar_diagonal, loop_diagonal, loop_gradients
 

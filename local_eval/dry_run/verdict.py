@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from kit.archive import Check
 from kit.budget import format_duration
 from kit.competition import MEMBER_NAME, N_CHECKPOINTS, TIME_LIMIT_S
-from kit.submission import Check
 from local_eval.dry_run.outcome import Event, Outcome
 from local_eval.dry_run.projection import Projection
 from local_eval.dry_run.weights import Statistics
