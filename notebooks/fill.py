@@ -43,16 +43,35 @@ def _fill(lines: Sequence[str]) -> Sequence[str]:
     deeper = indent + "    "
     if head[-1] not in "([{" or tail.strip()[0] not in ")]}" or not all(line.startswith(deeper) for line in inner):
         return lines
+    items = list(_items(inner, deeper))
+    return min(_hanging(head, items, tail, deeper), _aligned(head, items, tail, lines), key=len)
+
+
+def _hanging(head: str, items: Sequence[Sequence[str]], tail: str, indent: str) -> Sequence[str]:
+    """The bracket's entries on lines of their own."""
     found = [head]
-    for item in _items(inner, deeper):
+    for item in items:
         text = _joined(item)
-        if len(deeper + text) > LINE_LENGTH:
+        if len(indent + text) > LINE_LENGTH:
             found += item
-        elif found[-1] is head or found[-1][-1] not in "," or len(f"{found[-1]} {text}") > LINE_LENGTH:
-            found.append(deeper + text)
+        elif found[-1] is head or found[-1][-1] != "," or len(f"{found[-1]} {text}") > LINE_LENGTH:
+            found.append(indent + text)
         else:
             found[-1] += f" {text}"
     return [*found, tail]
+
+
+def _aligned(head: str, items: Sequence[Sequence[str]], tail: str, otherwise: Sequence[str]) -> Sequence[str]:
+    """The bracket's entries from where it opens; `otherwise` where one is too long for that."""
+    texts = [_joined(item) for item in items]
+    texts[-1] = texts[-1].removesuffix(",") + tail.strip()
+    found = [head + texts[0]]
+    for text, before in zip(texts[1:], texts, strict=False):
+        if before[-1] != "," or len(f"{found[-1]} {text}") > LINE_LENGTH:
+            found.append(" " * len(head) + text)
+        else:
+            found[-1] += f" {text}"
+    return found if max(map(len, found)) <= LINE_LENGTH else otherwise
 
 
 def _items(lines: Sequence[str], indent: str) -> Iterator[list[str]]:

@@ -457,10 +457,8 @@ class Spread:
 FILLED = """\
 @dataclass(frozen=True)
 class Spread:
-    def spread(
-        self, first: int, second: str = 'a, b', *, third: Callable[[int, int], None] = abs, fourth: str = "whatever",
-        fifth: int,
-    ) -> None:
+    def spread(self, first: int, second: str = 'a, b', *, third: Callable[[int, int], None] = abs,
+               fourth: str = "whatever", fifth: int) -> None:
         kept = {
             "a": 1,  # why
         }
