@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kit.budget import TimeBudget, format_duration
-from kit.checkpoint import OVERRUN, CheckpointJob, Failed, Made, Probe, ProbeJob
+from kit.checkpoint import OVERRUN, CheckpointJob, Outcome, Probe, ProbeJob
 from kit.errors import InputError
 from kit.jobs import Job, Lost
 from kit.ledger import Ledger
@@ -93,7 +93,7 @@ class Scheduler:
         self.given[self.todo.popleft()] = time.perf_counter()
         return job
 
-    def note(self, job: Any, result: Made | Failed | Probe | Lost) -> None:
+    def note(self, job: Any, result: Outcome | Probe | Lost) -> None:
         """Take in what came of a job. Raises InputError where the run cannot go on."""
         self.given.pop(job.number, None)
         if isinstance(job, ProbeJob):
@@ -102,14 +102,14 @@ class Scheduler:
             self.todo.appendleft(job.number)
         elif isinstance(result, Lost):
             self._note_lost(job.number, result.reason)
-        elif isinstance(result, Failed):
+        elif result.why:
             self._note_failed(job, result.why)
         else:
             self.n_made += 1
             if self.run.limited:
                 self._note_speed(job, result.seconds)
 
-    def _note_probe(self, job: ProbeJob, result: Failed | Probe | Lost) -> None:
+    def _note_probe(self, job: ProbeJob, result: Outcome | Probe | Lost) -> None:
         run, took = self.run, format_duration(job.allowed_s)
         if isinstance(result, Lost) and result.crowded:
             self.n_probes += 1
@@ -155,8 +155,8 @@ class Scheduler:
 
     def _lower_plan(self, slow: float) -> None:
         """The most steps below the present ones that fit on a machine so much slower; one at the least."""
-        cost, left_s = self.cost.times(slow * MARGIN), self._left_s(slow)
-        fit = bisect_right(range(1, self.steps + 1), left_s, key=lambda steps: self._needed_s(cost.seconds(steps)))
+        needed_s = lambda steps: self._needed_s(slow * MARGIN * self.cost.seconds(steps))  # noqa: E731
+        fit = bisect_right(range(1, self.steps + 1), self._left_s(slow), key=needed_s)
         if (steps := max(1, fit)) < self.steps:
             self._set_plan(steps, lowered=SLOWER, slower=round(slow, 3))
 
