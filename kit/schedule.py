@@ -62,6 +62,7 @@ class Scheduler:
         self.losses: Counter[int] = Counter()
         self.n_probes = run.n_parallel if run.limited and self.todo else 0  # to be given out
         self.probed: list[Probe] = []
+        self.stand_in_s = 0.0 if run.stands_in else None  # that it takes for a step; None where nothing can stand in
         self.cost: StepCost | None = None
         self.slowness: list[float] = []
         self.steps: int | None = next((line["steps"] for line in reversed(list(run.ledger.of("plan")))), None)
@@ -119,6 +120,7 @@ class Scheduler:
             why = died or f"its first steps were not done after {took}: do less in each, or raise the limit"
             raise InputError(f"{run.method.name}: {why}")
         self.probed.append(result)
+        self.stand_in_s = result.stand_in_s if run.stands_in else None
         if len(self.probed) < run.n_parallel or result.cost is None:
             return
         costs = [(probe.cost.fixed_s, probe.cost.step_s) for probe in self.probed]
@@ -138,7 +140,7 @@ class Scheduler:
         """Lower the plan where the rest does not fit any more."""
         run = self.run
         if job.stands_in_for:  # its speed tells whether the method hung or the machine became slower
-            slow = seconds / max(1e-9, self.probed[-1].stand_in_s * job.steps)
+            slow = seconds / max(1e-9, self.stand_in_s * job.steps)
             if self.cost is None or slow < 1.5:
                 return
         elif self.cost is None:  # a function that takes no plan, and its first checkpoint
@@ -183,7 +185,7 @@ class Scheduler:
                 f"of {run.n_all} checkpoints made, which are kept: the same command continues"
             )
         pace_s = slow * self.cost.seconds(self.steps) if self.cost else 0.0
-        if (step_s := self._stand_in_s()) is None:
+        if (step_s := self.stand_in_s) is None:
             allowed_s = min(10 * left_s / (later + 1), max(left_s, 0.1))
             return CheckpointJob(index, allowed_s, self.steps, proven=proven)
         step_s *= max(1.0, slow)
@@ -195,12 +197,6 @@ class Scheduler:
             return CheckpointJob(index, allowed_s, self.steps, proven=proven)
         steps = max(1, min(epoch, int(left_s / (1.15 * (later + 1) * step_s))))
         return CheckpointJob(index, max(1.0, left_s - later * step_s), steps, why, True)
-
-    def _stand_in_s(self) -> float | None:
-        """Seconds that the stand-in takes for a step; None where nothing can stand in."""
-        if not self.run.stands_in:
-            return None
-        return self.probed[-1].stand_in_s if self.probed else 0.0
 
     def _allowed_s(self, left_s: float, pace_s: float, later: int, step_s: float, slow: float) -> float:
         """Seconds after which a checkpoint is interrupted. A machine that has not finished it after t seconds is at
@@ -217,7 +213,7 @@ class Scheduler:
             self.losses[job.number] += 1
             if why != OVERRUN or self.losses[job.number] == _LOSSES:
                 raise InputError(f"{why}: {self.n_made} checkpoints are kept")
-        elif self._stand_in_s() is not None and (job.proven or self.run.method.anytime):
+        elif self.stand_in_s is not None and (job.proven or self.run.method.anytime):
             self.by_stand_in[job.number] = why
         elif why != OVERRUN:
             raise InputError(f"{why}: {self.n_made} checkpoints are kept")

@@ -4,6 +4,7 @@ Only line breaks and commas before a closing bracket change; a statement with co
 """
 
 import io
+import re
 import tokenize
 from collections.abc import Iterator, Sequence
 
@@ -11,19 +12,25 @@ LINE_LENGTH = 120
 _BETWEEN = (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
 
 
-def filled(source: str) -> str:
-    """A source with its statements filled."""
+def filled(source: str, apart: re.Pattern[str] | None = None) -> str:
+    """A source with its statements filled and without blank lines, but those between a statement and a line that
+    matches `apart`."""
     lines = source.split("\n")
     for first, last in reversed(list(_statements(source))):
-        lines[first:last] = _fill(lines[first:last])
+        blank = not lines[first].strip()
+        if blank and apart and apart.match(lines[last]) and not lines[first - 1].endswith(('"""', ":")):
+            continue
+        lines[first:last] = [] if blank else _fill(lines[first:last])
     return "\n".join(lines)
 
 
 def _statements(source: str) -> Iterator[tuple[int, int]]:
-    """The lines, from and to, of statements of several lines that may be filled."""
+    """The lines, from and to, of statements of several lines that may be filled, and of blank lines."""
     first, movable = None, True
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if first is None:
+            if token.type == tokenize.NL and not token.line.strip():
+                yield token.start[0] - 1, token.start[0]
             if token.type in _BETWEEN:
                 continue
             first, movable = token.start[0] - 1, True

@@ -1,8 +1,8 @@
 """The kit flattened: what some of its functions need, through the import graph, as one readable module.
 
 Parts come in the order of their dependencies, each under a banner with its file and purpose; of a file only the
-definitions that are reached; imports are hoisted, those within the kit dropped; of a docstring the first sentence
-stays; lines are filled.
+definitions that are reached; imports are hoisted, those within the kit dropped; of a public docstring the
+first sentence stays; lines are filled.
 """
 
 import ast
@@ -26,6 +26,7 @@ from notebooks.fill import LINE_LENGTH, filled
 
 PACKAGE = "kit"
 _BANNER = "# ---- "
+_METHOD = re.compile(r"    (@|(async )?def )")  # what keeps a blank line above it in a class
 
 
 class Import(NamedTuple):
@@ -131,16 +132,18 @@ def _definition(node: ast.stmt, lines: list[str], file: str) -> Definition:
 
 
 def _source(node: ast.stmt, lines: list[str]) -> str:
-    """Lines of a statement with its decorators and the comments right above it, filled, docstrings shortened."""
+    """Lines of a statement with its decorators and the comments right above it, filled; docstrings are shortened, those
+    of private functions left out."""
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
     while first and lines[first - 1].startswith("#"):
         first -= 1
     kept = lines[: node.end_lineno]
     documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    docs = [n.body[0] for n in ast.walk(node) if isinstance(n, documented) and _is_docstring(n.body[0])]
-    for doc in sorted(docs, key=lambda doc: -doc.lineno):
-        kept[doc.lineno - 1 : doc.end_lineno] = _first_sentence(doc)
-    return filled("\n".join(kept[first:]))
+    owners = [n for n in ast.walk(node) if isinstance(n, documented) and _is_docstring(n.body[0])]
+    for owner in sorted(owners, key=lambda owner: -owner.lineno):
+        doc, others = owner.body[0], owner.body[1:]
+        kept[doc.lineno - 1 : doc.end_lineno] = [] if owner.name.startswith("_") and others else _first_sentence(doc)
+    return filled("\n".join(kept[first:]), _METHOD if isinstance(node, ast.ClassDef) else None)
 
 
 def _first_sentence(doc: ast.Expr) -> list[str]:
