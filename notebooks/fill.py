@@ -65,7 +65,10 @@ def _hanging(head: str, items: Sequence[Sequence[str]], tail: str, indent: str) 
             found.append(indent + text)
         else:
             found[-1] += f" {text}"
-    return [*found, tail]
+    closed = found[-1].removesuffix(",") + tail.strip()
+    if tail[-1] == ":" or len(closed) > LINE_LENGTH:  # what follows a header stands as deep as the entries
+        return [*found, tail]
+    return [*found[:-1], closed]
 
 
 def _aligned(head: str, items: Sequence[Sequence[str]], tail: str, otherwise: Sequence[str]) -> Sequence[str]:
