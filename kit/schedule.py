@@ -4,7 +4,6 @@ There is one plan of steps. It is made from a measurement before the first check
 lowered where the machine became too slow for it; never raised, as an archive is one distribution.
 """
 
-import heapq
 import math
 import statistics
 import time
@@ -163,14 +162,12 @@ class Scheduler:
             self._set_plan(steps, lowered=SLOWER, slower=round(slow, 3))
 
     def _needed_s(self, each_s: float) -> float:
-        """Seconds until the last checkpoint is made, if each takes `each_s`."""
+        """Seconds until the last checkpoint is made, if each takes `each_s`: processes take turns as they get free."""
         now = time.perf_counter()
         free = [max(0.0, each_s - (now - since)) for since in self.given.values()]
-        free += [0.0] * (self.run.n_parallel - len(free))
-        heapq.heapify(free)
-        for _ in self.todo:
-            heapq.heapreplace(free, free[0] + each_s)
-        return max(free)
+        free = sorted(free + [0.0] * (self.run.n_parallel - len(free)))
+        rounds, turn = divmod(len(self.todo) - 1, len(free))
+        return free[turn] + (rounds + 1) * each_s
 
     def _checkpoint(self, index: int) -> CheckpointJob:
         """The job of a checkpoint: by the method, if after it there is time for the stand-in to make the others."""
