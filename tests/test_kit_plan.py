@@ -210,11 +210,8 @@ def test_the_time_that_is_needed_is_that_of_processes_which_begin_the_next_when_
     run = Run(method_of(SlowMethod(clock).__call__, "slow"), Ledger(tmp_path / "l"), TimeBudget(), 30, n_parallel)
     numbers = random.Random(0)
     for _ in range(200):
-        schedule, each_s, free = (
-            Scheduler(run, range(numbers.randint(0, 30))),
-            10 * numbers.random(),
-            [0.0] * n_parallel,
-        )
+        schedule, each_s = Scheduler(run, range(numbers.randint(0, 30))), 10 * numbers.random()
+        free = [0.0] * n_parallel
         for process in range(numbers.randint(0, n_parallel)):
             free[process] = each_s * numbers.random()
             schedule.given[30 + process] = clock[0] - (each_s - free[process])
