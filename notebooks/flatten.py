@@ -202,8 +202,8 @@ def flatten(roots: Iterable[Import], title: str) -> str:
             parts += [found[line].source for line in sorted(found)]
     body = "".join(part + _gap(part, after) for part, after in pairwise([*parts, ""]))
     digest = hashlib.sha256(body.encode()).hexdigest()[:16]
-    head = f"# Unlearning Submission Kit {__version__}: {title}; the package `{PACKAGE}` has it with every comment"
-    return f"{head}\n# sha256 of what follows: {digest}\n{body}"
+    about = f"the package `{PACKAGE}` has it with every comment; sha256 of what follows: {digest}"
+    return f"# Unlearning Submission Kit {__version__}: {title}\n# {about}\n{body}"
 
 
 def _gap(part: str, after: str) -> str:
