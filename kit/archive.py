@@ -88,10 +88,12 @@ def check_packed(path: Path, like: Mapping[str, Tensor], n_checkpoints: int, *, 
 
 
 def complete(path: Path) -> Check:
+    """The first check of an archive that could be opened."""
     return Check("archive", True, f"{path.name}, {path.stat().st_size / 1e6:,.1f} MB")
 
 
 def incomplete(path: Path, error: Exception) -> Check:
+    """The only check of one that could not."""
     found = printable(f"{path.name} is no complete zip file ({error or type(error).__name__})", 300)
     return Check("archive", False, found, "write it again")
 
