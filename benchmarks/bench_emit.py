@@ -28,12 +28,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.record import record, rounded
+from kit.archive import pack, serialize
 from kit.budget import TimeBudget
 from kit.checkpoint import checkpoint_path, write_checkpoint
 from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
 from kit.emit import emit
 from kit.methods import get_method, method_of
-from kit.submission import pack, serialize
 from local_eval.models import build
 
 

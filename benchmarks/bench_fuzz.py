@@ -26,7 +26,8 @@ import torch
 from torch import nn
 
 from benchmarks.record import record, rounded
-from kit.submission import Check, pack, serialize, verify
+from kit.archive import Check, pack, serialize
+from kit.submission import verify
 from tests.hostile_files import archives
 
 N_CHECKPOINTS = 3

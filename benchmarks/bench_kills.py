@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from benchmarks.record import record, rounded
 from kit.budget import TimeBudget
@@ -68,6 +70,7 @@ def start(name: str, out: Path) -> int:
         return pid
     try:
         torch.set_num_threads(1)
+        tqdm.set_lock(threading.RLock())  # the one of this program would be held for ever by a process that is killed
         model, loaders = problem(METHODS[name])
         budget = TimeBudget("1h")
         result = emit(

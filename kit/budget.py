@@ -18,18 +18,18 @@ _DEAF = (
     "error: the method goes on after its time whatever it is told: let it catch Exception, not everything by a bare "
     "except; what is finished is kept"
 )
+_NUMBER = r"(\d+\.?\d*|\.\d+)"
+_PART = _NUMBER + r"\s*(min|[hms])\s*"
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def parse_duration(text: str | float) -> float:
     """Seconds of `8h`, `90m`, `120s`, `1h30m` or a plain number of seconds; InputError unless positive and finite."""
     text = str(text).strip().lower()
-    if re.fullmatch(r"\d+(\.\d*)?|\.\d+", text):
-        seconds = float(text)
-    else:
-        parts = re.findall(r"(\d+(?:\.\d*)?)\s*(min|[hms])", text)
-        rest = re.sub(r"(\d+(?:\.\d*)?)\s*(min|[hms])\s*", "", text)
-        seconds = 0.0 if rest or not parts else sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if re.fullmatch(_NUMBER, text):
+        text += "s"
+    parts, rest = re.findall(_PART, text), re.sub(_PART, "", text)
+    seconds = 0.0 if rest else sum(float(number) * _UNITS_S[unit] for number, unit in parts)
     if not 0 < seconds < math.inf:
         raise InputError(f"time limit {text!r}: expected a positive time such as 8h, 90m or 120s")
     return seconds

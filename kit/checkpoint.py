@@ -2,29 +2,30 @@
 
 import copy
 import gc
-import io
+import statistics
 import tempfile
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
+from kit.archive import serialize
 from kit.budget import OverrunError, alarm
 from kit.competition import Loaders, state_difference
 from kit.device import device_of, empty_cache, is_out_of_memory, synchronize
 from kit.errors import BrokenModelError, InputError
 from kit.jobs import Job
-from kit.ledger import append, written
+from kit.ledger import append, write_atomically
 from kit.methods import Method, method_of
 from kit.plan import Plan, StepCost, measure_cost, planned_steps
 from kit.seeds import checkpoint_seed, seed_everything
-from kit.submission import save
 from kit.training import fine_tune
 
 _ATTEMPTS = 3
@@ -55,17 +56,11 @@ class CheckpointJob(Job):
 
 
 @dataclass(frozen=True)
-class Made:
-    """A checkpoint was made, in so many seconds."""
+class Outcome:
+    """A checkpoint was made, in so many seconds, or was not; why not, empty where it was."""
 
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A checkpoint was not made, and why."""
-
-    why: str
+    seconds: float = 0.0
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,24 +83,13 @@ class Probe:
 
 def write_checkpoint(folder: Path, ledger: Path, dtype: torch.dtype | None, index: int, net: nn.Module, **facts: Any):
     """A file of `folder` that appears complete, after a line in the ledger. Below index 0 nothing is left behind."""
+    data = serialize(net.state_dict(), dtype)
     if index < 0:
         with tempfile.TemporaryFile(dir=folder) as file:
-            save(net.state_dict(), file, dtype)
+            file.write(data)
         return
-    with written(checkpoint_path(folder, index)) as file:
-        save(net.state_dict(), summed := _Summed(file), dtype)
-        append(ledger, "checkpoint", index=index, **facts, crc32=summed.crc32)
-
-
-class _Summed(io.RawIOBase):
-    """A file that adds up the CRC-32 of what is written."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.crc32 = file, 0
-
-    def write(self, data: bytes) -> int:
-        self.crc32 = zlib.crc32(data, self.crc32)
-        return self.file.write(data)
+    append(ledger, "checkpoint", index=index, **facts, crc32=zlib.crc32(data))
+    write_atomically(checkpoint_path(folder, index), data)
 
 
 def checkpoint_path(folder: Path, index: int) -> Path:
@@ -124,36 +108,33 @@ class Maker:
     seed: int = 0
     fill: bool = False
 
-    def __call__(self, job: CheckpointJob | ProbeJob) -> Made | Failed | Probe:
+    def __call__(self, job: CheckpointJob | ProbeJob) -> Outcome | Probe:
         try:
             with alarm(job.allowed_s):
                 return self._probe(job.within_s) if isinstance(job, ProbeJob) else self._make(job)
         except OverrunError:
-            return Failed(OVERRUN)
+            return Outcome(why=OVERRUN)
         except BrokenModelError as error:
-            if isinstance(job, CheckpointJob) and job.proven:
-                return Failed(str(error))
+            if job.proven:
+                return Outcome(why=str(error))
             raise
 
     def _unlearn(self, method: Method, index: int, plan: Plan, **options: Any) -> tuple[nn.Module, int]:
         return unlearn_once(method, self.model, self.loaders, seed=self.seed, index=index, plan=plan, **options)
 
-    def _make(self, job: CheckpointJob) -> Made:
+    def _make(self, job: CheckpointJob) -> Outcome:
         start, why = time.perf_counter(), job.stands_in_for
         method, plan = STAND_IN if why else self.method, Plan(job.steps, fill=self.fill)
         net, attempt = self._unlearn(method, job.number, plan, retry=job.proven)
         facts = {"recipe": method.name, "why": why} if why else {}
         seconds = time.perf_counter() - start
         self.keep(job.number, net, attempt=attempt, steps=job.steps, seconds=round(seconds, 6), **facts)
-        return Made(time.perf_counter() - start)
+        return Outcome(time.perf_counter() - start)
 
     def _probe(self, within_s: float) -> Probe:
         """Nothing of it is kept."""
-        cost, wanted, stand_in_s = None, 0, []
-        start = time.perf_counter()
-        for _ in range(2):
-            self.keep(-1, self.model)
-        keep_s = (time.perf_counter() - start) / 2
+        cost, wanted, stand_in_s = None, 0, None
+        keep_s = statistics.fmean(_seconds(self.keep, -1, self.model) for _ in range(2))
         if self.method.anytime:
             measured = self.method, self.model, self.loaders, checkpoint_seed(self.seed, -1)
             try:
@@ -164,14 +145,15 @@ class Maker:
                 fault = f"{type(error).__name__}: {error}"
                 raise InputError(f"{self.method.name}: failed at its first steps: {fault}") from error
             cost = StepCost(cost.fixed_s + keep_s, cost.step_s)
-        try:
-            for _ in range(2):
-                start = time.perf_counter()
-                self._unlearn(STAND_IN, -1, Plan(1))
-                stand_in_s.append(time.perf_counter() - start + keep_s)
-        except InputError:
-            return Probe(cost, wanted, None, keep_s)
-        return Probe(cost, wanted, min(stand_in_s), keep_s)
+        with suppress(InputError):
+            stand_in_s = keep_s + min(_seconds(self._unlearn, STAND_IN, -1, Plan(1)) for _ in range(2))
+        return Probe(cost, wanted, stand_in_s, keep_s)
+
+
+def _seconds(function: Callable[..., Any], *args: Any) -> float:
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
 
 
 def unlearn_once(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kit.archive import verdict_lines
 from kit.budget import TimeBudget, parse_duration
 from kit.cli import answer
 from kit.competition import load_state
@@ -18,7 +19,7 @@ from kit.emit import Problem, emit
 from kit.jobs import warm_up
 from kit.methods import Method, get_method, method_names
 from kit.profile import profile
-from kit.submission import verdict_lines, verify
+from kit.submission import verify
 from kit.submit import build_net, read_problem
 
 _WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core

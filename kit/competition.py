@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from kit.errors import InputError
+from kit.errors import InputError, first_line
 
 INPUT_DIR = Path("/kaggle/input/neurips-2023-machine-unlearning")
 WORKING_DIR = Path("/kaggle/working")
@@ -249,7 +249,7 @@ def load_state(path: Path, net: nn.Module) -> nn.Module:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: give the original model's state dict") from error
     except Exception as error:  # torch raises many kinds for a broken file
-        raise InputError(f"{path}: is no state dict that loads with weights_only: {_first_line(error)}") from error
+        raise InputError(f"{path}: is no state dict that loads with weights_only: {first_line(error)}") from error
     if difference := state_difference(state, net.state_dict()):
         raise InputError(f"{path}: does not fit {type(net).__name__}: {difference}")
     net.load_state_dict(state)
@@ -295,7 +295,3 @@ def state_difference(state: Any, expected: dict[str, Tensor]) -> str | None:
         if value.is_floating_point() and not torch.isfinite(value).all():
             return f"{name} has NaN or infinite values"
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from kit.errors import InputError
+from kit.errors import InputError, first_line
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -33,12 +33,11 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         (torch.ones(2, device=device) + 1).sum().item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
         hint = "switch the accelerator on, or choose the device cpu"
         if torch.cuda.is_available():
             capability = "".join(map(str, torch.cuda.get_device_capability()))
             hint = f"this torch has kernels for {torch.cuda.get_arch_list()}, the GPU is sm_{capability}"
-        raise InputError(f"device {name!r} cannot be used ({reason}): {hint}") from error
+        raise InputError(f"device {name!r} cannot be used ({first_line(error)}): {hint}") from error
     return device
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from kit.archive import Check, check_packed, pack, state_hash
 from kit.budget import TimeBudget, format_duration
 from kit.checkpoint import STAND_IN, Maker, checkpoint_path, write_checkpoint
 from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders, data_hash
@@ -29,7 +30,6 @@ from kit.ledger import FILE_NAME, Ledger
 from kit.methods import Method, method_of
 from kit.preflight import check_disk, check_folder, checkpoint_bytes
 from kit.schedule import Run, Scheduler
-from kit.submission import Check, pack, state_hash, verify
 
 Problem = Callable[[str], tuple[nn.Module, Loaders]]
 
@@ -121,7 +121,7 @@ def emit(
             _pack(archive, files, ledger.path, progress)
             ledger.append("end", seconds=round(budget.elapsed_s(), 3))
             shutil.rmtree(folder, ignore_errors=True)
-        checks = verify(archive, n_checkpoints, model.state_dict(), progress=progress)
+        checks = check_packed(archive, model.state_dict(), n_checkpoints, progress=progress)
     made = [line for _, line in sorted(_last_lines(ledger.path).items())]
     return Emission(
         archive,

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from kit.device import is_out_of_memory, keep_freed_memory, reproducible
-from kit.errors import InputError
+from kit.errors import InputError, first_line
 
 PATIENCE_S = 60.0  # at least so long, and ten times what the slowest took, before a silent process counts as hanging
 _TRIES = 3  # of one job by processes that died
@@ -81,20 +81,20 @@ def run_jobs(setup: Setup, next_job: Callable[[], Job | None], devices: Sequence
             for worker in busy:
                 job, seconds = worker.job, worker.silent_s()
                 result = worker.result(max(PATIENCE_S, 10 * slowest_s) if slowest_s else math.inf)
-                if isinstance(result, _Raised):
+                if result is None:
+                    continue
+                if isinstance(result, Lost):
+                    worker.end()
+                    workers[workers.index(worker)] = _Worker(setup, worker.device)
+                elif result.error:
                     alone = sum(other.device == worker.device for other in workers) == 1
                     if alone or not is_out_of_memory(result.error):
                         raise _told(result.error, worker.device) from RuntimeError(result.trace)
                     worker.end()
                     workers.remove(worker)
                     result = Lost(f"no memory for one more process on {worker.device}", crowded=True)
-                elif isinstance(result, Lost):
-                    worker.end()
-                    workers[workers.index(worker)] = _Worker(setup, worker.device)
-                elif result is not None:
-                    slowest_s, result = max(slowest_s, seconds), result.value
                 else:
-                    continue
+                    slowest_s, result = max(slowest_s, seconds), result.value
                 yield job, result
     finally:
         for worker in workers:
@@ -138,7 +138,7 @@ def _told(error: BaseException, device: str) -> BaseException:
     """The error itself, but where memory ran out one that says what to do."""
     if isinstance(error, InputError) or not is_out_of_memory(error):
         return error
-    return InputError(f"{device}: {str(error).strip().splitlines()[0]}: take a smaller batch or a smaller net")
+    return InputError(f"{device}: {first_line(error)}: take a smaller batch or a smaller net")
 
 
 class _Worker:
@@ -162,7 +162,7 @@ class _Worker:
         return time.monotonic() - self._since
 
     def result(self, patience_s: float) -> Any:
-        """What the process sent: `_Done`, `_Raised` or `Lost`; None while it works."""
+        """What the process sent: `_Answer` or `Lost`; None while it works."""
         try:
             result = self.pipe.recv() if self.pipe.poll() else None
         except (EOFError, OSError):
@@ -183,14 +183,12 @@ class _Worker:
 
 
 @dataclass(frozen=True)
-class _Done:
-    value: Any
+class _Answer:
+    """What a job gave, or what it raised."""
 
-
-@dataclass(frozen=True)
-class _Raised:
-    error: BaseException
-    trace: str
+    value: Any = None
+    error: BaseException | None = None
+    trace: str = ""
 
 
 def _life(pipe: Connection, setup: Setup, device: str) -> None:
@@ -199,24 +197,20 @@ def _life(pipe: Connection, setup: Setup, device: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     tqdm.set_lock(threading.RLock())  # its own would outlive a process that is killed
-    with reproducible():
-        _work(pipe, setup, device)
-
-
-def _work(pipe: Connection, setup: Setup, device: str) -> None:
     work = None
-    while True:
-        job = pipe.recv()
-        try:
-            work = work or setup(device)
-            pipe.send(_BEGUN)
-            result = _Done(work(job))
-        except BaseException as error:  # raised again where the run is
-            result = _Raised(error, traceback.format_exc())
-        try:
-            pipe.send(result)
-        except Exception:  # an error that does not travel
-            pipe.send(_Raised(RuntimeError(result.trace.strip().splitlines()[-1]), result.trace))
+    with reproducible():
+        while True:
+            job = pipe.recv()
+            try:
+                work = work or setup(device)
+                pipe.send(_BEGUN)
+                answer = _Answer(work(job))
+            except BaseException as error:  # raised again where the run is
+                answer = _Answer(error=error, trace=traceback.format_exc())
+            try:
+                pipe.send(answer)
+            except Exception:  # an error that does not travel
+                pipe.send(_Answer(error=RuntimeError(answer.trace.strip().splitlines()[-1]), trace=answer.trace))
 
 
 def _end_with_parent() -> None:

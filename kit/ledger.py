@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from kit.errors import InputError
 
@@ -24,23 +24,16 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def written(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears under its name when it is complete, or not at all, whoever else writes it."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name when it is complete, or not at all, whoever else writes it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with writing(path):
             with temporary.open("wb") as file:
-                yield file
+                file.write(data)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file as `written` does."""
-    with written(path) as file:
-        file.write(data)
 
 
 def append(path: Path, event: str, **facts: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -18,6 +18,7 @@ MARGIN = 1.05  # a plan that just fits on average is passed half of the time
 _PROBE_STEPS = (2, 6)
 
 
+@dataclass
 class Plan:
     """How many steps one checkpoint may take. A method asks `plan.steps(wanted)` once and shapes its schedule to it.
 
@@ -28,19 +29,15 @@ class Plan:
     (30, 10, 30)
     """
 
-    def __init__(self, limit: int | None = None, *, fill: bool = False):
-        self.limit = limit
-        self.fill = fill
-        self.wanted: int | None = None
+    limit: int | None = None
+    fill: bool = field(default=False, kw_only=True)
+    wanted: int | None = field(default=None, init=False)
 
     def steps(self, wanted: float) -> int:
         self.wanted = max(0, math.ceil(wanted))
         if self.limit is None:
             return self.wanted
         return self.limit if self.fill else min(self.wanted, self.limit)
-
-    def __repr__(self) -> str:
-        return f"Plan(limit={self.limit}, fill={self.fill}, wanted={self.wanted})"
 
 
 def planned_steps(plan: Plan | None, wanted: float) -> int:
@@ -75,9 +72,6 @@ class StepCost:
         if seconds < self.fixed_s:
             return -1
         return int((seconds - self.fixed_s) / self.step_s) if self.step_s > 0 else 2**31
-
-    def times(self, factor: float) -> "StepCost":
-        return StepCost(self.fixed_s * factor, self.step_s * factor)
 
 
 def plan_steps(

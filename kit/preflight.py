@@ -34,10 +34,8 @@ def check_folder(folder: Path) -> Path:
 
 def check_disk(needs: dict[Path, int]) -> None:
     """InputError where a disk cannot hold what is still to be written: bytes by folder, which may share a disk."""
-    on_disk: dict[int, list[Path]] = {}
-    for folder in needs:
-        on_disk.setdefault(folder.stat().st_dev, []).append(folder)
-    for folders in on_disk.values():
+    for disk in {folder.stat().st_dev for folder in needs}:
+        folders = [folder for folder in needs if folder.stat().st_dev == disk]
         needed, free = sum(needs[folder] for folder in folders), shutil.disk_usage(folders[0]).free
         if WORKING_DIR in folders:  # what is kept of a notebook's output, whatever the disk holds
             free = min(free, DISK_LIMIT_BYTES)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm import trange
 
+from kit.archive import pack, serialize
 from kit.budget import format_duration
 from kit.checkpoint import unlearn_once
 from kit.competition import Loaders
@@ -22,7 +23,7 @@ from kit.device import device_of, peak_bytes, reproducible, synchronize
 from kit.methods import Method
 from kit.plan import Plan
 from kit.preflight import checkpoint_bytes
-from kit.submission import pack, save, verify
+from kit.submission import verify
 
 PHASES = ("unlearn", "write", "pack", "verify")
 # Published float32 rates in TFLOP/s. How much of them small nets reach is assumed, the same everywhere.
@@ -178,8 +179,8 @@ def profile(
         for index in trange(n_measured, desc=f"profiling {method.name}", disable=not progress):
             with timed("unlearn"):
                 net = made(index, plan)
-            with timed("write"), files[index].open("wb") as file:
-                save(net.state_dict(), file, dtype)
+            with timed("write"):
+                files[index].write_bytes(serialize(net.state_dict(), dtype))
         archive = Path(name) / "profile.zip"
         with timed("pack", n_measured):
             pack(archive, (file.open("rb") for file in files))

@@ -4,7 +4,6 @@ There is one plan of steps. It is made from a measurement before the first check
 lowered where the machine became too slow for it; never raised, as an archive is one distribution.
 """
 
-import heapq
 import math
 import statistics
 import time
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kit.budget import TimeBudget, format_duration
-from kit.checkpoint import OVERRUN, CheckpointJob, Failed, Made, Probe, ProbeJob
+from kit.checkpoint import OVERRUN, CheckpointJob, Outcome, Probe, ProbeJob
 from kit.errors import InputError
 from kit.jobs import Job, Lost
 from kit.ledger import Ledger
@@ -62,6 +61,7 @@ class Scheduler:
         self.losses: Counter[int] = Counter()
         self.n_probes = run.n_parallel if run.limited and self.todo else 0  # to be given out
         self.probed: list[Probe] = []
+        self.stand_in_s = 0.0 if run.stands_in else None  # that it takes for a step; None where nothing can stand in
         self.cost: StepCost | None = None
         self.slowness: list[float] = []
         self.steps: int | None = next((line["steps"] for line in reversed(list(run.ledger.of("plan")))), None)
@@ -93,7 +93,7 @@ class Scheduler:
         self.given[self.todo.popleft()] = time.perf_counter()
         return job
 
-    def note(self, job: Any, result: Made | Failed | Probe | Lost) -> None:
+    def note(self, job: Any, result: Outcome | Probe | Lost) -> None:
         """Take in what came of a job. Raises InputError where the run cannot go on."""
         self.given.pop(job.number, None)
         if isinstance(job, ProbeJob):
@@ -102,14 +102,14 @@ class Scheduler:
             self.todo.appendleft(job.number)
         elif isinstance(result, Lost):
             self._note_lost(job.number, result.reason)
-        elif isinstance(result, Failed):
+        elif result.why:
             self._note_failed(job, result.why)
         else:
             self.n_made += 1
             if self.run.limited:
                 self._note_speed(job, result.seconds)
 
-    def _note_probe(self, job: ProbeJob, result: Failed | Probe | Lost) -> None:
+    def _note_probe(self, job: ProbeJob, result: Outcome | Probe | Lost) -> None:
         run, took = self.run, format_duration(job.allowed_s)
         if isinstance(result, Lost) and result.crowded:
             self.n_probes += 1
@@ -119,6 +119,7 @@ class Scheduler:
             why = died or f"its first steps were not done after {took}: do less in each, or raise the limit"
             raise InputError(f"{run.method.name}: {why}")
         self.probed.append(result)
+        self.stand_in_s = result.stand_in_s if run.stands_in else None
         if len(self.probed) < run.n_parallel or result.cost is None:
             return
         costs = [(probe.cost.fixed_s, probe.cost.step_s) for probe in self.probed]
@@ -138,7 +139,7 @@ class Scheduler:
         """Lower the plan where the rest does not fit any more."""
         run = self.run
         if job.stands_in_for:  # its speed tells whether the method hung or the machine became slower
-            slow = seconds / max(1e-9, self.probed[-1].stand_in_s * job.steps)
+            slow = seconds / max(1e-9, self.stand_in_s * job.steps)
             if self.cost is None or slow < 1.5:
                 return
         elif self.cost is None:  # a function that takes no plan, and its first checkpoint
@@ -155,20 +156,18 @@ class Scheduler:
 
     def _lower_plan(self, slow: float) -> None:
         """The most steps below the present ones that fit on a machine so much slower; one at the least."""
-        cost, left_s = self.cost.times(slow * MARGIN), self._left_s(slow)
-        fit = bisect_right(range(1, self.steps + 1), left_s, key=lambda steps: self._needed_s(cost.seconds(steps)))
+        needed_s = lambda steps: self._needed_s(slow * MARGIN * self.cost.seconds(steps))  # noqa: E731
+        fit = bisect_right(range(1, self.steps + 1), self._left_s(slow), key=needed_s)
         if (steps := max(1, fit)) < self.steps:
             self._set_plan(steps, lowered=SLOWER, slower=round(slow, 3))
 
     def _needed_s(self, each_s: float) -> float:
-        """Seconds until the last checkpoint is made, if each takes `each_s`."""
+        """Seconds until the last checkpoint is made, if each takes `each_s`: processes take turns as they get free."""
         now = time.perf_counter()
         free = [max(0.0, each_s - (now - since)) for since in self.given.values()]
-        free += [0.0] * (self.run.n_parallel - len(free))
-        heapq.heapify(free)
-        for _ in self.todo:
-            heapq.heapreplace(free, free[0] + each_s)
-        return max(free)
+        free = sorted(free + [0.0] * (self.run.n_parallel - len(free)))
+        rounds, turn = divmod(len(self.todo) - 1, len(free))
+        return free[turn] + (rounds + 1) * each_s
 
     def _checkpoint(self, index: int) -> CheckpointJob:
         """The job of a checkpoint: by the method, if after it there is time for the stand-in to make the others."""
@@ -183,7 +182,7 @@ class Scheduler:
                 f"of {run.n_all} checkpoints made, which are kept: the same command continues"
             )
         pace_s = slow * self.cost.seconds(self.steps) if self.cost else 0.0
-        if (step_s := self._stand_in_s()) is None:
+        if (step_s := self.stand_in_s) is None:
             allowed_s = min(10 * left_s / (later + 1), max(left_s, 0.1))
             return CheckpointJob(index, allowed_s, self.steps, proven=proven)
         step_s *= max(1.0, slow)
@@ -195,12 +194,6 @@ class Scheduler:
             return CheckpointJob(index, allowed_s, self.steps, proven=proven)
         steps = max(1, min(epoch, int(left_s / (1.15 * (later + 1) * step_s))))
         return CheckpointJob(index, max(1.0, left_s - later * step_s), steps, why, True)
-
-    def _stand_in_s(self) -> float | None:
-        """Seconds that the stand-in takes for a step; None where nothing can stand in."""
-        if not self.run.stands_in:
-            return None
-        return self.probed[-1].stand_in_s if self.probed else 0.0
 
     def _allowed_s(self, left_s: float, pace_s: float, later: int, step_s: float, slow: float) -> float:
         """Seconds after which a checkpoint is interrupted. A machine that has not finished it after t seconds is at
@@ -217,7 +210,7 @@ class Scheduler:
             self.losses[job.number] += 1
             if why != OVERRUN or self.losses[job.number] == _LOSSES:
                 raise InputError(f"{why}: {self.n_made} checkpoints are kept")
-        elif self._stand_in_s() is not None and (job.proven or self.run.method.anytime):
+        elif self.stand_in_s is not None and (job.proven or self.run.method.anytime):
             self.by_stand_in[job.number] = why
         elif why != OVERRUN:
             raise InputError(f"{why}: {self.n_made} checkpoints are kept")

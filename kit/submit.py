@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kit.archive import verdict_lines
 from kit.budget import TimeBudget, format_duration
 from kit.competition import (
     ARCHIVE_NAME,
@@ -27,7 +28,6 @@ from kit.emit import emit
 from kit.errors import InputError
 from kit.jobs import warm_up
 from kit.methods import Method, load_file, method_from_file, method_of
-from kit.submission import verdict_lines
 
 
 def submit(

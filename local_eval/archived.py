@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
+from kit.archive import read_checkpoints
 from kit.competition import MEMBER_NAME
 from kit.errors import InputError
 from kit.jobs import run_all
 from kit.ledger import FILE_NAME, Ledger
-from kit.submission import BROKEN_ZIP, largest_checkpoint, open_archive, read_checkpoints, verify
+from kit.submission import BROKEN_ZIP, largest_checkpoint, open_archive, verify
 from local_eval.devices import processes_for
 from local_eval.models import build
 from local_eval.pool import ModelPool, logits_of, on_device

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from kit.archive import serialize
 from kit.competition import ExampleDataset
 from kit.device import synchronize
 from kit.jobs import run_all
 from kit.ledger import write_atomically
 from kit.seeds import checkpoint_seed, seed_everything
-from kit.submission import serialize
 from local_eval.devices import processes_for
 from local_eval.models import build
 from local_eval.pool import ModelPool, logits_of, on_device

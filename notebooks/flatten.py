@@ -1,14 +1,15 @@
 """The kit flattened: what some of its functions need, through the import graph, as one readable module.
 
 Parts come in the order of their dependencies, each under a banner with its file and purpose; of a file only the
-definitions that are reached; imports are hoisted, those within the kit dropped; of a docstring the first paragraph
-stays.
+definitions that are reached; imports are hoisted, those within the kit dropped; of a public docstring the
+first sentence stays; lines are filled.
 """
 
 import ast
 import builtins
 import hashlib
 import importlib.util
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,10 +22,11 @@ from typing import NamedTuple
 
 from kit import __version__
 from kit.errors import InputError
+from notebooks.fill import LINE_LENGTH, filled
 
 PACKAGE = "kit"
-LINE_LENGTH = 120
 _BANNER = "# ---- "
+_METHOD = re.compile(r"    (@|(async )?def )")  # what keeps a blank line above it in a class
 
 
 class Import(NamedTuple):
@@ -130,20 +132,26 @@ def _definition(node: ast.stmt, lines: list[str], file: str) -> Definition:
 
 
 def _source(node: ast.stmt, lines: list[str]) -> str:
-    """Lines of a statement with its decorators and the comments right above it, docstrings shortened."""
+    """Lines of a statement with its decorators and the comments right above it, filled; docstrings are shortened, those
+    of private functions left out."""
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
     while first and lines[first - 1].startswith("#"):
         first -= 1
     kept = lines[: node.end_lineno]
     documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    docs = [n.body[0] for n in ast.walk(node) if isinstance(n, documented) and _is_docstring(n.body[0])]
-    for doc in sorted(docs, key=lambda doc: -doc.lineno):
-        body = kept[doc.lineno - 1 : doc.end_lineno]
-        if "" in body:
-            *above, last = body[: body.index("")]
-            end = ['"""'] if len(last) + 3 <= LINE_LENGTH else ["", " " * doc.col_offset + '"""']
-            kept[doc.lineno - 1 : doc.end_lineno] = [*above, last + end[0], *end[1:]]
-    return "\n".join(kept[first:])
+    owners = [n for n in ast.walk(node) if isinstance(n, documented) and _is_docstring(n.body[0])]
+    for owner in sorted(owners, key=lambda owner: -owner.lineno):
+        doc, others = owner.body[0], owner.body[1:]
+        kept[doc.lineno - 1 : doc.end_lineno] = [] if owner.name.startswith("_") and others else _first_sentence(doc)
+    return filled("\n".join(kept[first:]), _METHOD if isinstance(node, ast.ClassDef) else None)
+
+
+def _first_sentence(doc: ast.Expr) -> list[str]:
+    """Of a docstring, as lines."""
+    paragraph = " ".join(doc.value.value.split("\n\n")[0].split())
+    sentence = re.split(r"(?<=[.]) (?=[A-Z])", paragraph)[0]
+    indent = " " * doc.col_offset
+    return textwrap.wrap(f'"""{sentence}"""', LINE_LENGTH, initial_indent=indent, subsequent_indent=indent)
 
 
 def reach(roots: Iterable[Import]) -> Reached:
@@ -194,7 +202,8 @@ def flatten(roots: Iterable[Import], title: str) -> str:
             parts += [found[line].source for line in sorted(found)]
     body = "".join(part + _gap(part, after) for part, after in pairwise([*parts, ""]))
     digest = hashlib.sha256(body.encode()).hexdigest()[:16]
-    return f"# Unlearning Submission Kit {__version__}: {title}\n# sha256 of what follows: {digest}\n{body}"
+    about = f"the package `{PACKAGE}` has it with every comment; sha256 of what follows: {digest}"
+    return f"# Unlearning Submission Kit {__version__}: {title}\n# {about}\n{body}"
 
 
 def _gap(part: str, after: str) -> str:
@@ -211,13 +220,17 @@ def import_lines(imports: Iterable[tuple[str, Import]]) -> list[str]:
             parts.setdefault(module, set()).add(name if name == here else f"{name} as {here}")
         else:
             whole.add(module if here in (module, module.partition(".")[0]) else f"{module} as {here}")
-    lines = [f"import {module}" for module in sorted(whole)]
+    common = textwrap.wrap(", ".join(module for module in sorted(whole) if _is_standard(module)), LINE_LENGTH - 8)
+    standard = [f"import {line.rstrip(',')}" for line in common]
+    others = [f"import {module}" for module in sorted(whole) if not _is_standard(module)]
     for module, names in sorted(parts.items()):
         line = f"from {module} import {', '.join(sorted(names))}"
         if len(line) > LINE_LENGTH:
             inner = textwrap.wrap(", ".join(sorted(names)) + ",", LINE_LENGTH - 4)
             line = "\n".join([f"from {module} import (", *(f"    {text}" for text in inner), ")"])
-        lines.append(line)
-    standard = [line for line in lines if line.split()[1].partition(".")[0] in sys.stdlib_module_names]
-    others = [line for line in lines if line not in standard]
+        (standard if _is_standard(module) else others).append(line)
     return [*standard, *([""] if standard and others else []), *others]
+
+
+def _is_standard(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kit.archive import serialize
 from kit.competition import MEMBER_NAME
-from kit.submission import serialize
 from local_eval.models import tinyconv
 
 N_CHECKPOINTS = 3

@@ -8,7 +8,7 @@ import torch
 
 import data_stubs
 from data_stubs.kaggle_tree import write_tree
-from kit import submission
+from kit import archive
 from kit.budget import TimeBudget
 from kit.checkpoint import unlearn_once
 from kit.competition import TensorLoader, make_loaders, resnet18
@@ -124,11 +124,11 @@ def test_a_submission(tmp_path):
 
 def test_a_mistake_with_devices_is_noticed(tmp_path, monkeypatch):
     """The check of an archive as it once was: it compared with the original where that lay."""
-    lines = inspect.getsource(submission.verify)
+    lines = inspect.getsource(archive.check_tensors)
     once = lines.replace("tensor.detach().cpu()", "tensor.detach()")
     assert once != lines
-    exec(compile(once, submission.__file__, "exec"), vars(submission), faulty := {})
-    monkeypatch.setattr("kit.emit.verify", faulty["verify"])
+    exec(compile(once, archive.__file__, "exec"), vars(archive), faulty := {})
+    monkeypatch.setattr("kit.archive.check_tensors", faulty["check_tensors"])
     with pytest.raises(RuntimeError, match="same device"):
         emitted(get_method("finetune"), tmp_path)
 

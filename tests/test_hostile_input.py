@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from kit.archive import pack, verdict_lines
 from kit.competition import _read_image, load_state, read_rows
 from kit.errors import InputError, printable
-from kit.submission import pack, verdict_lines, verify
+from kit.submission import verify
 from local_eval.__main__ import main as local_eval
 from local_eval.archived import _count
 from local_eval.models import tinyconv

@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
+from kit.archive import state_hash
 from kit.errors import InputError
 from kit.fisher.diagonal import (
     diagonal,
@@ -20,7 +21,6 @@ from kit.fisher.diagonal import (
 )
 from kit.fisher.layers import known_layers
 from kit.fisher.per_sample import Outer, evaluating, squares
-from kit.submission import state_hash
 from local_eval.models import build
 from tests.reference_fisher import golatkar_diagonal, loop_diagonal, loop_gradients
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from kit.archive import state_hash
 from kit.errors import InputError
 from kit.fisher.diagonal import every_label, gradient_sum, sampled_labels, true_labels
 from kit.fisher.inverse import gram, inverse_product, solve
 from kit.fisher.streamed import streamed_inverse_product
-from kit.submission import state_hash
 from local_eval.models import build
 from tests.reference_fisher import dense_inverse_product, loop_gradients, matrix_of, recursive_inverse
 from tests.test_kit_fisher import ODD_USES, Odd, data, in_use

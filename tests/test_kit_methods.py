@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.utils.data import DataLoader, TensorDataset
 
+from kit.archive import state_hash
 from kit.checkpoint import unlearn_once
 from kit.competition import Loaders, TensorLoader, make_loaders
 from kit.methods import get_method, method_names
 from kit.plan import Plan
-from kit.submission import state_hash
 from tests.conftest import dataset
 
 CHANGING = [name for name in method_names() if name != "do_nothing"]

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kit.archive import state_hash
 from kit.checkpoint import unlearn_once
 from kit.competition import TensorLoader, make_loaders
 from kit.errors import InputError
 from kit.methods import get_method
 from kit.plan import Plan, planned_phases
-from kit.submission import state_hash
 from kit.surgery import add_noise, reset_parameters
 from local_eval.models import ARCHITECTURES, build, tinyconv
 from tests.conftest import dataset

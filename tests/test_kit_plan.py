@@ -1,5 +1,6 @@
 """Checkpoints under a limit: the cost that is measured, the plan made from it, and a machine that changes its speed."""
 
+import heapq
 import random
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from kit.budget import TimeBudget
 from kit.cli import process_age_s
 from kit.errors import InputError
+from kit.ledger import Ledger
 from kit.methods import method_of
 from kit.plan import measure_cost
+from kit.schedule import Run, Scheduler
 from tests.test_kit_emit import ledger_of, members, run
 
 
@@ -198,6 +201,24 @@ def test_a_continued_run_keeps_its_plan_whatever_time_it_is_given(clock, model, 
     steps = {line["steps"] for line in ledger_of(tmp_path / "parts") if line["event"] == "plan"}
     assert steps == {whole.taken[-1]}
     assert members(tmp_path / "parts/submission.zip") == members(tmp_path / "whole/submission.zip")
+
+
+@pytest.mark.parametrize("n_parallel", [1, 2, 5])
+def test_the_time_that_is_needed_is_that_of_processes_which_begin_the_next_when_they_are_free(
+    clock, tmp_path, n_parallel
+):
+    run = Run(method_of(SlowMethod(clock).__call__, "slow"), Ledger(tmp_path / "l"), TimeBudget(), 30, n_parallel)
+    numbers = random.Random(0)
+    for _ in range(200):
+        schedule, each_s = Scheduler(run, range(numbers.randint(0, 30))), 10 * numbers.random()
+        free = [0.0] * n_parallel
+        for process in range(numbers.randint(0, n_parallel)):
+            free[process] = each_s * numbers.random()
+            schedule.given[30 + process] = clock[0] - (each_s - free[process])
+        heapq.heapify(free)
+        for _ in schedule.todo:
+            heapq.heapreplace(free, free[0] + each_s)
+        assert schedule._needed_s(each_s) == pytest.approx(max(free))
 
 
 def test_a_limit_that_is_used_up_stops_with_what_is_kept(clock, model, loaders, tmp_path):

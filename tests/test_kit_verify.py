@@ -6,8 +6,9 @@ import zipfile
 import pytest
 import torch
 
+from kit.archive import pack, serialize
 from kit.competition import MEMBER_NAME
-from kit.submission import pack, serialize, verify
+from kit.submission import verify
 
 
 def states(model, n=3):
@@ -87,7 +88,7 @@ def test_a_fault_of_our_own_is_no_fault_of_the_archive(model, good, tmp_path, mo
     def broken(*_):
         raise RuntimeError("Expected all tensors to be on the same device")
 
-    monkeypatch.setattr("kit.submission.state_hash", broken)
+    monkeypatch.setattr("kit.archive.state_hash", broken)
     with pytest.raises(RuntimeError, match="same device"):
         verify(path, 3, model.state_dict())
 

@@ -17,11 +17,12 @@ from nbclient import NotebookClient
 
 import data_stubs
 from data_stubs.kaggle_tree import write_empty_tree, write_tree
+from kit.archive import state_hash
 from kit.checkpoint import unlearn_once
 from kit.competition import load_original, resnet18
 from kit.methods import get_method, method_names
 from kit.plan import Plan
-from kit.submission import state_hash, verify
+from kit.submission import verify
 from kit.submit import read_problem
 from notebooks.percent import notebook_of
 from notebooks.submission import (

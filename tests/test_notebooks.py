@@ -5,6 +5,7 @@ import ast
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -15,6 +16,7 @@ from kit.errors import InputError
 from notebooks import build as builder
 from notebooks import flatten
 from notebooks.build import FORMS, Kept, build, differences, execute, kept, main, settled
+from notebooks.fill import filled
 from notebooks.flatten import parse_module
 from notebooks.percent import cells_of, notebook_of, script_of
 from notebooks.submission import kernel_metadata
@@ -174,7 +176,7 @@ def test_a_notebook_has_three_cells_of_code_and_the_method_alone_in_the_second(t
 
 
 def test_the_kit_cell_of_fine_tuning_does_not_grow(tmp_path):
-    assert len(code_of(built(tmp_path))[0].splitlines()) <= 1870
+    assert len(code_of(built(tmp_path))[0].splitlines()) <= 1570
 
 
 def test_the_kit_cell_holds_no_way_to_methods_that_it_does_not_carry(tmp_path):
@@ -426,6 +428,78 @@ def test_what_is_reached_is_flattened_in_order(flattened):
     assert title == f"# Unlearning Submission Kit {__version__}: a test"
     assert digest.endswith(hashlib.sha256(FLAT.encode()).hexdigest()[:16])
     assert text == FLAT
+
+
+SPREAD = """\
+@dataclass(
+    frozen=True,
+)
+class Spread:
+    def spread(
+        self,
+        first: int,
+        second: str = 'a, b',
+        *,
+        third: Callable[[int, int], None] = abs,
+        fourth: str = "whatever",
+        fifth: int,
+    ) -> None:
+        kept = {
+            "a": 1,  # why
+        }
+        return self.given(
+            tuple(
+                one
+                for one in second
+            ),
+        )
+"""
+FILLED = """\
+@dataclass(frozen=True)
+class Spread:
+    def spread(self, first: int, second: str = 'a, b', *, third: Callable[[int, int], None] = abs,
+               fourth: str = "whatever", fifth: int) -> None:
+        kept = {
+            "a": 1,  # why
+        }
+        return self.given(tuple(one for one in second))
+"""
+
+
+def test_statements_are_filled():
+    assert filled(SPREAD) == FILLED
+
+
+def test_private_functions_lose_what_is_said_of_them_and_blank_lines_stay_between_methods_only(flattened):
+    spread = '''class G:
+    """First sentence. Second.
+
+    More.
+    """
+
+    g = f(C)
+
+    def _inner(self):
+        """Private."""
+
+        return math.e
+'''
+    close = '''class G:
+    """First sentence."""
+    g = f(C)
+
+    def _inner(self):
+        return math.e
+
+'''
+    assert close in flattened(("kit.high", "class G:\n    g = f(C)\n", spread))
+
+
+@pytest.mark.parametrize("path", sorted(Path("kit").rglob("*.py")), ids=str)
+def test_filling_changes_no_code(path):
+    text = path.read_text()
+    assert ast.dump(ast.parse(filled(text))) == ast.dump(ast.parse(text))
+    assert max(map(len, filled(text).splitlines())) <= 120
 
 
 def test_names_that_are_not_reached_do_not_clash(flattened):

@@ -25,12 +25,12 @@ from torch import nn
 import data_stubs
 from benchmarks.record import RESULTS, record, rounded
 from data_stubs import Part
+from kit.archive import serialize
 from kit.competition import TensorLoader
 from kit.device import device_of
 from kit.fisher.inverse import inverse_product
 from kit.jobs import run_all
 from kit.seeds import seed_everything
-from kit.submission import serialize
 from kit.training import native_bfloat16, one_cycle, predict, sgd, train
 from local_eval.devices import begin_processes, devices_of
 from local_eval.models import resnet20

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from kit.archive import Check, pack, verdict_lines
 from kit.competition import MEMBER_NAME, N_CHECKPOINTS
 from kit.device import choose_device
 from kit.errors import InputError
-from kit.submission import Check, largest_checkpoint, pack, verdict_lines, verify
+from kit.submission import largest_checkpoint, verify
 from local_eval.archived import fill_from_archive
 from local_eval.assess import FEWEST, assess
 from local_eval.dry_run import verdict

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from kit.archive import Check
 from kit.budget import format_duration
 from kit.competition import MEMBER_NAME, N_CHECKPOINTS, TIME_LIMIT_S
-from kit.submission import Check
 from local_eval.dry_run.kaggle_image import PACKAGES as KAGGLE_PACKAGES
 from local_eval.dry_run.outcome import MEMBER, Event, Outcome
 from local_eval.dry_run.projection import Projection

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kit.archive import read_checkpoints
 from kit.competition import resnet18
-from kit.submission import largest_checkpoint, read_checkpoints
+from kit.submission import largest_checkpoint
 
 
 @dataclass(frozen=True)
