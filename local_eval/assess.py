@@ -14,7 +14,6 @@ from local_eval.audit.diagnosis import Diagnosis, diagnose, sentence
 from local_eval.audit.intervals import (
     Accuracies,
     Interval,
-    log_interval,
     probability_above,
     quality_interval,
     ratio_interval,
@@ -38,7 +37,8 @@ class Form:
     """One form of the attacks: F and the score with intervals, beside the null of the same form.
 
     score: None where no accuracies are known; null, share: None where too few models give any example a point;
-    predicted: the score (without accuracies, F) expected at 512 models; None where F is 0 and nothing can be predicted.
+    predicted: the score (without accuracies, F) expected at 512 models, None where nothing can be predicted, and why;
+    null_at_512: the null that it is compared with.
     """
 
     quality: Interval
@@ -46,6 +46,8 @@ class Form:
     null: Interval | None
     share: Interval | None
     predicted: Interval | None
+    null_at_512: Interval | None = None
+    unpredicted: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,10 @@ def assess_confidences(
         raise InputError(f"{n_models} models of each kind: intervals need at least {FEWEST}")
     spec = spec or MetricSpec()
     accuracies = accuracies or {}
-    nulls = {form: _null(retrained, n_models, spec, attack, seed) for form, attack in FORMS.items()}
+    nulls = {
+        form: {n: _null(retrained, n, spec, attack, seed) for n in (n_models, N_CHECKPOINTS)}
+        for form, attack in FORMS.items()
+    }
     assessments, resampled = [], {}
     for name, sample in tqdm(unlearned.items(), desc="assessing", disable=not progress):
         parts = {
@@ -133,7 +138,7 @@ def _assessment(
     retrained: np.ndarray,
     accuracies: Accuracies | None,
     parts: Mapping[str, Resamples],
-    nulls: Mapping[str, Null | None],
+    nulls: Mapping[str, Mapping[int, Null | None]],
     spec: MetricSpec,
     seed: int,
     n_models: int,
@@ -173,24 +178,39 @@ def _accuracies(unlearned: Sample, retrained: Sample) -> Accuracies:
 def _form(
     pair: tuple[np.ndarray, np.ndarray],
     parts: Resamples,
-    null: Null | None,
+    nulls: Mapping[int, Null | None],
     accuracies: Accuracies | None,
     spec: MetricSpec,
     attack: Attack,
     seed: int,
 ) -> Form:
-    predicted = None
-    if parts.quality > 0 and min(map(len, pair)) < N_CHECKPOINTS:
-        quality = predict_quality(*pair, N_CHECKPOINTS, spec, attack, resamples=parts, seed=seed).quality
-        ratio = accuracies.ratio if accuracies else 1.0
-        predicted = log_interval(quality.value * ratio, quality.standard_error * ratio, quality.level)
+    n_models = min(map(len, pair))
+    null, at_512 = nulls[n_models], nulls[N_CHECKPOINTS]
+    predicted, unpredicted = None, ""
+    if n_models < N_CHECKPOINTS:
+        attainable = at_512.quality if at_512 else None
+        options = {"resamples": parts, "seed": seed, "attainable": attainable}
+        try:
+            predicted = _times(
+                predict_quality(*pair, N_CHECKPOINTS, spec, attack, **options).quality,
+                accuracies.ratio if accuracies else 1.0,
+            )
+        except InputError as reason:
+            unpredicted = str(reason)
     return Form(
         quality=quality_interval(parts),
         score=score_interval(parts, accuracies) if accuracies else None,
         null=null.quality if null else None,
         share=share_of_attainable(parts, null, accuracies) if null else None,
         predicted=predicted,
+        null_at_512=at_512.quality if at_512 else None,
+        unpredicted=unpredicted,
     )
+
+
+def _times(interval: Interval, factor: float) -> Interval:
+    scaled = (factor * x for x in (interval.value, interval.low, interval.high, interval.standard_error))
+    return Interval(*scaled, interval.level)
 
 
 def measures(

@@ -6,13 +6,14 @@ of the retained classes alone; those of the forgotten ones are a part of their o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from data_stubs.splits import Splits
 from kit.errors import InputError
+from local_eval.audit.null import null_quality
 from local_eval.metric import MetricSpec, exact_epsilon, grid_epsilon, logit_scaled_confidence, score_samples
 from local_eval.metric.score import Attack
 from local_eval.pool import EVALUATED, ModelPool
@@ -21,7 +22,7 @@ from local_eval.setting import Workspace
 
 FORMS: dict[str, Attack] = {"grid": grid_epsilon, "exact": exact_epsilon}
 DO_NOTHING = "do nothing"
-NULL = "retrain (null: half the pool against the other half)"
+NULL = "retrain (null: retrained against retrained)"
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,22 @@ def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models:
 
 def evaluate(samples: Samples, spec: MetricSpec | None = None, attack: Attack = grid_epsilon) -> list[Row]:
     """A row for each method, then the two rows it has to be seen beside: doing nothing (the original N times, in no
-    time) and, from four models on, the null: one half of the retrained models against the other."""
+    time) and, from four models on, the null: what retraining itself gets at this number of models."""
     spec = spec or MetricSpec()
     retrained = samples.retrained
     methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
     rows = [score_row(name, sample, retrained, spec, attack) for name, sample in methods.items()]
-    if (half := samples.n_models // 2) >= 2:
-        first, second = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
-        rows.append(score_row(NULL, first, second, spec, attack))
+    if samples.n_models >= 4:
+        rows.append(_null_row(retrained, spec, attack))
     return rows
+
+
+def _null_row(retrained: Sample, spec: MetricSpec, attack: Attack) -> Row:
+    """Retrained against as many retrained models: the accuracies are equal, F and epsilon those of `null_quality`."""
+    row = score_row(NULL, retrained, retrained, spec, attack)
+    try:
+        null = null_quality(retrained.confidence, len(retrained), spec, attack)
+    except InputError:  # one example, or too few models for any of them to get a point
+        return replace(row, score=0.0, forgetting_quality=0.0, mean_epsilon=spec.cap, epsilon=row.epsilon + spec.cap)
+    quality = null.quality.value
+    return replace(row, score=quality, forgetting_quality=quality, mean_epsilon=null.mean_epsilon, epsilon=null.epsilon)

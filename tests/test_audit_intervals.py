@@ -11,6 +11,7 @@ from scipy.stats import binom
 from kit.errors import InputError
 from local_eval.audit import (
     Accuracies,
+    Interval,
     epsilon_lower_bounds,
     null_quality,
     predict_quality,
@@ -254,6 +255,25 @@ class TestPrediction:
             predict_quality(u + 100, r, attack=EXACT)
         with pytest.raises(InputError, match="at least 8"):
             predict_quality(u[:4], r[:4], attack=EXACT)
+
+    @pytest.mark.parametrize(
+        ("n", "population", "why"),
+        [
+            (8, {"shift": 4.0}, "the model fitted to the confidences gives an F of"),
+            (12, {"shift": 4.0}, "uncertain by a factor"),
+        ],
+    )
+    def test_a_model_that_does_not_give_the_f_seen_predicts_nothing(self, n, population, why):
+        u, r = simulated_pools(n, 100, np.random.default_rng(2), **population)
+        with pytest.raises(InputError, match=why):
+            predict_quality(u, r, attack=EXACT, n_simulated=200, n_refits=6)
+
+    def test_no_prediction_lies_above_what_is_attainable(self):
+        u, r = simulated_pools(16, 100, np.random.default_rng(3))
+        free = predict_quality(u, r, attack=EXACT, n_simulated=100, n_refits=4).quality
+        null = Interval(0.9 * free.value, 0.8 * free.value, 0.95 * free.high, 0.001)
+        found = predict_quality(u, r, attack=EXACT, n_simulated=100, n_refits=4, attainable=null).quality
+        assert (found.value, found.high) == (null.value, null.high) and found.low == min(free.low, null.value)
 
     def test_a_small_number_of_models_is_warned_of(self):
         assert ranking_warning(2).startswith("2 models are too few")

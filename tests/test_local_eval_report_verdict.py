@@ -47,7 +47,8 @@ def evidence(
     form = Form(
         quality=interval(quality, half),
         score=interval(score, half),
-        null=interval(NULL_F),
+        null=interval(1.2 * NULL_F),
+        null_at_512=interval(NULL_F),
         share=interval(score / NULL_F),
         predicted=interval(predicted, half),
     )

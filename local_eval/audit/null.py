@@ -18,7 +18,9 @@ class Null:
 
     quality: the estimate with its interval; at_half: mean F of the pool's halves against each other; n_effect: what
     was multiplied to get from half the pool to n_models; points (n_examples,): mean points of each example, n_effect
-    included. Each form of the attacks has its own null: compare scores with the null of the same form only.
+    included; epsilon (n_examples,): what chance gives each example at n_models, of one cut of the pool, brought from
+    half the pool to n_models by the quantiles of the drawn samples; mean_epsilon: their mean over all cuts. Each form
+    of the attacks has its own null: compare scores with the null of the same form only.
     """
 
     quality: Interval
@@ -27,6 +29,8 @@ class Null:
     n_effect_error: float
     points: np.ndarray
     n_models: int
+    epsilon: np.ndarray
+    mean_epsilon: float
 
 
 def null_quality(
@@ -57,22 +61,21 @@ def null_quality(
     rng = np.random.default_rng(seed)
     half = n_retrained // 2
 
-    def score(u, r):
-        return points(attack(u, r, spec).epsilon, n_models, spec)
-
     cuts = []
     for _ in range(n_halvings):
         rows = rng.permutation(n_retrained)
-        cuts.append(score(retrained[rows[:half]], retrained[rows[half : 2 * half]]))
-    cuts = np.stack(cuts)
+        cuts.append(attack(retrained[rows[:half]], retrained[rows[half : 2 * half]], spec).epsilon)
+    epsilon_cuts = np.stack(cuts)
+    cuts = points(epsilon_cuts, n_models, spec)
 
     chosen = rng.integers(n_examples, size=n_simulated)
     mean, spread = retrained.mean(axis=0)[chosen], retrained.std(axis=0, ddof=1)[chosen]
 
     def simulated(n):
-        return score(*(mean + spread * rng.normal(size=(2, n, n_simulated))))
+        return attack(*(mean + spread * rng.normal(size=(2, n, n_simulated))), spec).epsilon
 
-    at_half, at_n = simulated(half), simulated(n_models)
+    epsilon_at_half, epsilon_at_n = simulated(half), simulated(n_models)
+    at_half, at_n = (points(epsilon, n_models, spec) for epsilon in (epsilon_at_half, epsilon_at_n))
     if at_half.sum() == 0 or at_n.sum() == 0 or cuts.sum() == 0:
         raise InputError("no example of the null got a point: there are too few models to say what is attainable")
     n_effect = float(at_n.mean() / at_half.mean())
@@ -81,6 +84,7 @@ def null_quality(
     expected = cuts.mean(axis=0) * n_effect
     quality = float(expected.mean())
     variance = expected.var(ddof=1) / n_examples + (quality * relative_error) ** 2
+    brought = _brought(epsilon_cuts, epsilon_at_half, epsilon_at_n)
     return Null(
         quality=log_interval(quality, np.sqrt(variance), level, highest=1.0),
         at_half=float(cuts.mean()),
@@ -88,7 +92,19 @@ def null_quality(
         n_effect_error=float(relative_error),
         points=expected,
         n_models=n_models,
+        epsilon=brought[0],
+        mean_epsilon=float(brought.mean()),
     )
+
+
+def _brought(epsilon: np.ndarray, drawn_at_half: np.ndarray, drawn_at_n: np.ndarray) -> np.ndarray:
+    """Epsilons of halves (n_halvings, n_examples) as they would be at n_models: each at its own quantile of the drawn
+    ones. Equal epsilons have many quantiles; they are spread evenly over them."""
+    drawn = np.sort(drawn_at_half)
+    below, up_to = (drawn.searchsorted(epsilon, side) for side in ("left", "right"))
+    within = np.random.default_rng(0).random(epsilon.shape)
+    quantile = (below + within * np.maximum(up_to - below, 1)) / (len(drawn) + 1)
+    return np.quantile(drawn_at_n, np.clip(quantile, 0, 1))
 
 
 def share_of_attainable(

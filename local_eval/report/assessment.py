@@ -40,6 +40,11 @@ def assessment_lines(assessment: Assessment) -> list[str]:
         f"{assessment.name} (N = {assessment.n_models}, 95% intervals over models and examples)",
         *("  " + line for line in aligned([header, *rows])),
     ]
+    lines += [
+        f"  no prediction at N = {N_CHECKPOINTS} ({name}): {form.unpredicted}"
+        for name, form in assessment.forms.items()
+        if form.unpredicted
+    ]
     if assessment.retain_ratio and assessment.test_ratio:
         lines.append(
             f"  retain accuracy {interval_text(assessment.retain_ratio)} and test accuracy "

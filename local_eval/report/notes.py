@@ -26,8 +26,8 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
             )
     if null := by_name.get(NULL):
         notes.append(
-            f"a perfect unlearner scores about {null.forgetting_quality:.3f} here, not 1: the null row compares "
-            f"retrained models with each other ({null.n_models} against {null.n_models})"
+            f"a perfect unlearner scores about {null.forgetting_quality:.3f} here, not 1: so much do as "
+            f"many retrained models get against each other ({null.n_models} against {null.n_models})"
         )
     notes += [
         f"{row.name} takes {row.time_ratio:.0%} of the time of retraining here: the competition's report rejects "

@@ -68,10 +68,10 @@ def _answer(evidence: Evidence, name: str, form: Form, n_models: int) -> tuple[b
 
 
 def expected_share(form: Form) -> Interval | None:
-    """The score expected at 512 models as a share of the null; the share as measured where no prediction is made."""
-    if form.predicted is None or form.null is None:
+    """The score expected at 512 models as a share of the null at 512; as measured where no prediction is made."""
+    if form.predicted is None or form.null_at_512 is None:
         return form.share
-    p, null = form.predicted, form.null.value
+    p, null = form.predicted, form.null_at_512.value
     return Interval(p.value / null, p.low / null, p.high / null, p.standard_error / null, p.level)
 
 
@@ -92,7 +92,8 @@ def _about_score(evidence: Evidence, name: str, form: Form) -> list[str]:
     if form.predicted is not None and (share := expected_share(form)) is not None:
         reasons.append(
             f"With {N_CHECKPOINTS} models {interval_text(form.predicted)} is to be expected, {_percent(share)} of the "
-            f"attainable. An upload pays from about {kaggle.STARTER_SHARE:.0%} on: so much the starter's fine-tuning "
+            f"{form.null_at_512.value:.3f} attainable then. An upload pays from about "
+            f"{kaggle.STARTER_SHARE:.0%} on: so much the starter's fine-tuning "
             f"got on Kaggle ({kaggle.STARTER.score} of {kaggle.ATTAINABLE})."
         )
     if evidence.starter == name:
