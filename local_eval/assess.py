@@ -143,7 +143,7 @@ def _assessment(
     seed: int,
     n_models: int,
 ) -> Assessment:
-    diagnosis = diagnose(unlearned, retrained, spec)
+    diagnosis = diagnose(unlearned, retrained, spec, null=nulls["grid"][n_models])
     measured = grid_epsilon(unlearned, retrained, spec)
     a = accuracies
     return Assessment(

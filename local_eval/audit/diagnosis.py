@@ -4,8 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from local_eval.metric import MetricSpec, checked_samples, grid_epsilon
+from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
 from local_eval.metric.score import Attack
+
+from .findings import Findings, find
+from .null import Null
+
+_FEWEST = 16  # models: below these no all-clear is given
+_NEAR = 0.9  # of the null: what differs beyond chance is not worth a word from here on
+_FAR = 0.5  # of the null: no all-clear below, whatever the tests found
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,8 @@ class Diagnosis:
     from_shift, from_spread: what matching the mean, or the spread, takes away (below 0 where it makes things worse);
     rest: what is left with both matched, which is chance, as between two retrained samples, and other shape.
     shift: mean difference, unlearned less retrained, in retrained standard deviations; spread_ratio: standard
-    deviation of the unlearned over that of the retrained confidences.
+    deviation of the unlearned over that of the retrained confidences. findings: what differs beyond chance;
+    share: F as a share of the null's, None where no null was given.
     """
 
     epsilon: np.ndarray
@@ -25,13 +33,22 @@ class Diagnosis:
     shift: np.ndarray
     spread_ratio: np.ndarray
     n_models: int
+    findings: Findings
+    share: float | None
 
 
-def diagnose(unlearned, retrained, spec: MetricSpec | None = None, attack: Attack = grid_epsilon) -> Diagnosis:
+def diagnose(
+    unlearned,
+    retrained,
+    spec: MetricSpec | None = None,
+    attack: Attack = grid_epsilon,
+    null: Null | None = None,
+) -> Diagnosis:
     """Split the epsilon of each example by computing it again with the mean, the spread and both matched.
 
     unlearned, retrained: confidences (n_models, n_examples). A cause's part is the mean of what it takes away
     when matched first and when matched last (the Shapley value), so the parts add up. Takes four times the attack.
+    null: that of this attack at this number of models; no all-clear is given to what stays far below it.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
@@ -58,7 +75,9 @@ def diagnose(unlearned, retrained, spec: MetricSpec | None = None, attack: Attac
         rest=both_matched,
         shift=(mean_u - mean_r) / np.maximum(sd_r, tiny),
         spread_ratio=np.where(constant, 0.0, sd_u) / np.maximum(sd_r, tiny),
-        n_models=len(unlearned),
+        n_models=min(len(unlearned), len(retrained)),
+        findings=find(unlearned, retrained),
+        share=null and float(points(as_is, null.n_models, spec).mean()) / null.quality.value,
     )
 
 
@@ -72,26 +91,85 @@ def _unlike(values: np.ndarray) -> np.ndarray:
 
 def sentence(diagnosis: Diagnosis) -> str:
     """What keeps these checkpoints from the null, and what to try next, in one sentence for their author."""
-    d = diagnosis
-    shift, spread, rest = (float(part.mean()) for part in (d.from_shift, d.from_spread, d.rest))
-    avoidable = max(shift, 0.0) + max(spread, 0.0)
-    if avoidable < 0.25 * rest or _as_by_chance(d):
-        return (
-            f"your {d.n_models} checkpoints are near what retraining gives: of a mean epsilon of "
-            f"{d.epsilon.mean():.2f}, {rest:.2f} would be there with mean and spread matched; try next: nothing here, "
-            "but accuracy and time, or more models to see finer"
+    d, found = diagnosis, diagnosis.findings
+    yours = f"your {d.n_models} checkpoints"
+    copies = float(np.median(d.spread_ratio)) == 0
+    if found.kinds and not copies:
+        what, remedy = _about_kinds(found.kinds)
+    elif found.off.any() and not found.rest and found.off.mean() < 0.75:
+        what, remedy = _about_examples(d)
+    elif (found.shift or found.spread or copies) and not _near(d):
+        return _about_all(d, copies)
+    elif found.shape and not _near(d):
+        what, remedy = _about_shape(found)
+    elif d.share is not None and d.share < _FAR:
+        what = (
+            f"reach {d.share:.0%} of what retraining gets, though neither mean nor spread nor shape differ beyond "
+            "what chance gives with so many models"
         )
-    what, remedy = _about_spread(d) if spread >= shift else _about_shift(d)
-    share = max(shift, spread) / avoidable
-    return f"your {d.n_models} checkpoints {what}; that makes {share:.0%} of the avoidable epsilon; try next: {remedy}"
+        remedy = "more models, to see what differs"
+    elif d.n_models < _FEWEST:
+        what, remedy = f"show no fault, but fewer than {_FEWEST} could hide any", "more models, 64 or better 512"
+    else:
+        return (
+            f"{yours} are near what retraining gives: of a mean epsilon of {d.epsilon.mean():.2f}, "
+            f"{d.rest.mean():.2f} would be there with mean and spread matched; try next: nothing here, but accuracy "
+            "and time, or more models to see finer"
+        )
+    return f"{yours} {what}; try next: {remedy}"
 
 
-def _as_by_chance(d: Diagnosis) -> bool:
-    """Means and spreads differ no more than those of two retrained samples of this size do: normal samples of N differ
-    by sqrt(2 / N) in the mean and by sqrt(1 / N) in the logarithm of the spread; half of all by 0.67 times that."""
-    spread = np.log(np.maximum(d.spread_ratio, np.finfo(float).tiny))
-    sizes = ((d.shift, 2 / d.n_models), (spread, 1 / d.n_models))
-    return all(np.median(np.abs(values)) < 1.5 * 0.67 * np.sqrt(variance) for values, variance in sizes)
+def _near(d: Diagnosis) -> bool:
+    return d.share is not None and d.share >= _NEAR
+
+
+def _about_all(d: Diagnosis, copies: bool) -> str:
+    """Mean or spread are wrong for all examples together: the one that costs more of those that are beyond chance."""
+    shift, spread = (max(float(part.mean()), 0.0) for part in (d.from_shift, d.from_spread))
+    of_spread = copies or (d.findings.spread and (spread >= shift or not d.findings.shift))
+    what, remedy = _about_spread(d) if of_spread else _about_shift(d)
+    part, avoidable = spread if of_spread else shift, shift + spread
+    share = f"that makes {part / avoidable:.0%} of the avoidable epsilon; " if part > 0 else ""
+    return f"your {d.n_models} checkpoints {what}; {share}try next: {remedy}"
+
+
+def _about_kinds(kinds: tuple[int, int]) -> tuple[str, str]:
+    """The fault, and what to try against it."""
+    return (
+        f"are of two kinds, {kinds[0]} and {kinds[1]} of them, that lie apart on the same examples, where retrained "
+        "models are of one kind"
+    ), "look for what differs between the runs (a switch, a seed used twice, a step left out in some): all need one"
+
+
+def _about_examples(d: Diagnosis) -> tuple[str, str]:
+    """The fault, and what to try against it, where it is some examples' alone."""
+    off, n = d.findings.off, len(d.shift)
+    above, size = float(d.findings.above[off].mean()), float(np.median(np.abs(d.shift[off])))
+    if size < 0.5:
+        how = f"their confidences spread {np.median(d.spread_ratio[off]):.2f} times as widely (median)"
+    elif 0.25 < above < 0.75:
+        how = f"they are off by {size:.1f} standard deviations (median), some above and some below"
+    else:
+        mood = "too sure" if above > 0.5 else "not sure enough"
+        how = f"the checkpoints are {mood} of them, by {size:.1f} standard deviations (median)"
+    return (
+        f"do not treat {off.sum()} of {n} examples as retraining does: {how}; the others are near what retraining gives"
+    ), "look at these images (the report shows the worst), and at whether each run reaches all of the forget set"
+
+
+def _about_shape(found: Findings) -> tuple[str, str]:
+    """The fault, and what to try against it."""
+    if abs(found.skewness) > 0.4 and found.excess > -1:
+        shape = f"they are one-sided, with a longer tail {'above' if found.skewness > 0 else 'below'}"
+    elif found.excess < -0.5:
+        shape = "they come in two humps, or fill a span evenly, where retrained ones crowd in the middle"
+    elif found.excess > 0.5:
+        shape = "some runs lie far out and most crowd in the middle"
+    else:
+        shape = "runs fall elsewhere in the same span"
+    return (
+        "have the mean and the spread of retrained models, but their confidences have another shape: " + shape
+    ), "look for a choice that each run makes (which layers, which part of the data), and draw it more finely"
 
 
 def _about_spread(d: Diagnosis) -> tuple[str, str]:
@@ -102,6 +180,12 @@ def _about_spread(d: Diagnosis) -> tuple[str, str]:
             "vary too little between runs: they all give the same confidences",
             "look for a fixed seed or a step that changes nothing, then give each run chance of its own: noise on the "
             "weights, layers re-initialised, or another sample of the retain set per seed",
+        )
+    each = d.spread_ratio[d.findings.off] if d.findings.off.any() else d.spread_ratio
+    if 0.25 < np.mean(each > 1) < 0.75 and 0.8 < ratio < 1.25:
+        return (
+            "vary too little between runs on some examples and too much on others",
+            "more training on the retain set after the change, which all runs share",
         )
     fault = (
         f"vary too {'little' if ratio < 1 else 'much'} between runs: their confidences spread {ratio:.2f} times as "
@@ -115,7 +199,8 @@ def _about_spread(d: Diagnosis) -> tuple[str, str]:
 def _about_shift(d: Diagnosis) -> tuple[str, str]:
     """The fault, and what to try against it."""
     size = float(np.median(np.abs(d.shift)))
-    above = float(np.mean(d.shift > 0))
+    votes = d.shift[d.findings.off] if d.findings.off.any() else np.array([d.shift.mean()])  # chance has no vote
+    above = float(np.mean(votes > 0))
     if 0.25 < above < 0.75:
         return (
             f"are off by {size:.1f} standard deviations, too sure of some examples and not sure enough of others",
