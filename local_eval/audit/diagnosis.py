@@ -23,7 +23,7 @@ class Diagnosis:
     rest: what is left with both matched, which is chance, as between two retrained samples, and other shape.
     shift: mean difference, unlearned less retrained, in retrained standard deviations; spread_ratio: standard
     deviation of the unlearned over that of the retrained confidences. findings: what differs beyond chance;
-    share: F as a share of the null's, None where no null was given.
+    share, rest_share: F as a share of the null's, of all examples and of those that are not off; None without a null.
     """
 
     epsilon: np.ndarray
@@ -35,6 +35,7 @@ class Diagnosis:
     n_models: int
     findings: Findings
     share: float | None
+    rest_share: float | None
 
 
 def diagnose(
@@ -68,6 +69,13 @@ def diagnose(
     from_shift = (as_is - mean_matched + spread_matched - both_matched) / 2
     from_spread = (as_is - spread_matched + mean_matched - both_matched) / 2
     tiny = np.finfo(float).tiny
+    findings = find(unlearned, retrained)
+    share = rest_share = None
+    if null:
+        earned = points(as_is, null.n_models, spec)
+        share = float(earned.mean() / null.points.mean())
+        others = ~findings.off
+        rest_share = float(earned[others].mean() / max(null.points[others].mean(), tiny)) if others.any() else 0.0
     return Diagnosis(
         epsilon=as_is,
         from_shift=from_shift,
@@ -76,8 +84,9 @@ def diagnose(
         shift=(mean_u - mean_r) / np.maximum(sd_r, tiny),
         spread_ratio=np.where(constant, 0.0, sd_u) / np.maximum(sd_r, tiny),
         n_models=min(len(unlearned), len(retrained)),
-        findings=find(unlearned, retrained),
-        share=null and float(points(as_is, null.n_models, spec).mean()) / null.quality.value,
+        findings=findings,
+        share=share,
+        rest_share=rest_share,
     )
 
 
@@ -96,11 +105,11 @@ def sentence(diagnosis: Diagnosis) -> str:
     copies = float(np.median(d.spread_ratio)) == 0
     if found.kinds and not copies:
         what, remedy = _about_kinds(found.kinds)
-    elif found.off.any() and not found.rest and found.off.mean() < 0.75:
+    elif found.off.any() and (not found.rest or _near(d.rest_share)) and found.off.mean() < 0.75:
         what, remedy = _about_examples(d)
-    elif (found.shift or found.spread or copies) and not _near(d):
+    elif (found.shift or found.spread or copies) and not _near(d.share) and not _of_shape(d):
         return _about_all(d, copies)
-    elif found.shape and not _near(d):
+    elif found.shape and not _near(d.share):
         what, remedy = _about_shape(found)
     elif d.share is not None and d.share < _FAR:
         what = (
@@ -119,8 +128,15 @@ def sentence(diagnosis: Diagnosis) -> str:
     return f"{yours} {what}; try next: {remedy}"
 
 
-def _near(d: Diagnosis) -> bool:
-    return d.share is not None and d.share >= _NEAR
+def _near(share: float | None) -> bool:
+    return share is not None and share >= _NEAR
+
+
+def _of_shape(d: Diagnosis) -> bool:
+    """Another shape makes the spreads of samples vary: where it is the only other fault, the shape is the fault."""
+    avoidable = max(d.from_shift.mean(), 0.0) + max(d.from_spread.mean(), 0.0)
+    alike = not d.findings.shift and 0.8 < np.median(d.spread_ratio) < 1.25
+    return d.findings.shape and (alike or avoidable < 0.25 * d.rest.mean())
 
 
 def _about_all(d: Diagnosis, copies: bool) -> str:
@@ -147,7 +163,7 @@ def _about_examples(d: Diagnosis) -> tuple[str, str]:
     above, size = float(d.findings.above[off].mean()), float(np.median(np.abs(d.shift[off])))
     if size < 0.5:
         how = f"their confidences spread {np.median(d.spread_ratio[off]):.2f} times as widely (median)"
-    elif 0.25 < above < 0.75:
+    elif 0.1 <= above <= 0.9:  # only examples beyond chance vote
         how = f"they are off by {size:.1f} standard deviations (median), some above and some below"
     else:
         mood = "too sure" if above > 0.5 else "not sure enough"

@@ -5,7 +5,6 @@ together: mean, spread, shape. And the models: are they of one kind? Models are 
 examples of a model at once, so what pulls the examples of a model together counts as chance too.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ LEVEL = 0.01
 _EXCHANGES = 99
 _CUTS = norm.ppf(np.arange(1, 10) / 10)
 _ONE_KIND = 0.15  # of the variance left within the two parts of a sample cut best; 0.36 for a normal one
+_MOST_EXAMPLES = 300  # drawn for the test of the shape, which takes the longest
 _SMALLEST_KIND = 3  # models, or a twentieth of them: fewer are outliers
 
 
@@ -23,7 +23,7 @@ _SMALLEST_KIND = 3  # models, or a twentieth of them: fewer are outliers
 class Findings:
     """off (n_examples,): mean or spread differ for that example alone; above (n_examples,): its unlearned mean is the
     larger. shift, spread, shape: whether all examples together differ so; rest: whether those that are not off still
-    differ in mean or spread. kinds: sizes of the two kinds of unlearned models, the larger first; None for one kind.
+    differ. kinds: sizes of the two kinds of unlearned models, the larger first; None for one kind.
     skewness, excess: medians over examples, unlearned less retrained, of the third and the fourth moment."""
 
     off: np.ndarray
@@ -41,21 +41,27 @@ def find(unlearned: np.ndarray, retrained: np.ndarray, seed: int = 0) -> Finding
     """unlearned (n_unlearned, n_examples), retrained (n_retrained, n_examples): confidences, float64."""
     rng = np.random.default_rng(seed)
     both = (unlearned, retrained)
-    distances = tuple(np.abs(x - np.median(x, axis=0)) for x in both)  # Brown and Forsythe 1974
-    p = np.minimum(1, 2 * np.minimum(_p_of_means(*both), _p_of_means(*distances)))
-    off = _holm(p, LEVEL)
+    distances = tuple(np.abs(x - np.median(x, axis=0)) for x in both)
+    squares = tuple((x - x.mean(axis=0)) ** 2 for x in both)
+    off = _off(np.minimum(1, 2 * np.minimum(_p_of_means(*both), _p_of_spreads(both, distances)))) & _matters(*both)
     exchanges = _exchanges(len(unlearned), len(retrained), rng)
-    of_mean, of_spread = (_squares(exchanges, np.concatenate(x)) for x in (both, distances))
+    of_mean, *of_spread = (_squares(exchanges, np.concatenate(x)) for x in (both, distances, squares))
     standard = tuple(_standardised(x) for x in both)
-    of_shape = sum(_squares(exchanges, feature) for feature in _shape_features(np.concatenate(standard)))
+    chosen = np.sort(rng.permutation(len(off))[:_MOST_EXAMPLES])
+    of_shape = _shape_squares(np.concatenate(both)[:, chosen], exchanges > 0)
     skewness, third_r, excess, fourth_r = (np.median(np.mean(z**power, axis=0)) for power in (3, 4) for z in standard)
     return Findings(
         off=off,
         above=unlearned.mean(axis=0) > retrained.mean(axis=0),
         shift=_stands_out(of_mean),
-        spread=_stands_out(of_spread),
+        spread=all(map(_stands_out, of_spread)),
         shape=_stands_out(of_shape),
-        rest=bool((~off).any()) and (_stands_out(of_mean[:, ~off]) or _stands_out(of_spread[:, ~off])),
+        rest=bool((~off).any())
+        and (
+            _stands_out(of_mean[:, ~off])
+            or all(_stands_out(values[:, ~off]) for values in of_spread)
+            or _stands_out(of_shape[:, ~off[chosen]])
+        ),
         kinds=_kinds(unlearned, retrained),
         skewness=float(skewness - third_r),
         excess=float(excess - fourth_r),
@@ -75,13 +81,32 @@ def _p_of_means(u: np.ndarray, r: np.ndarray) -> np.ndarray:
     return np.where(constant, np.where(np.abs(difference) <= 1e-9, 1.0, 0.0), p)
 
 
-def _holm(p: np.ndarray, level: float) -> np.ndarray:
-    """Which hypotheses fall when one false alarm among all is as rare as `level`."""
-    order = np.argsort(p)
-    passed = np.minimum.accumulate(p[order] <= level / np.arange(len(p), 0, -1))
-    rejected = np.zeros(len(p), bool)
-    rejected[order] = passed
-    return rejected
+def _p_of_spreads(both: tuple[np.ndarray, np.ndarray], distances: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The larger p, (n_examples,), of two tests of equal spread: distances from the median (Brown and Forsythe 1974),
+    which few far runs do not sway, and variances with the fourth moment of all examples (Layard 1973), which another
+    shape of the same variance does not sway."""
+    tiny = np.finfo(float).tiny
+    variances = [np.maximum(x.var(axis=0, ddof=1), tiny) for x in both]
+    error = 0.0
+    for x in both:
+        standard = _standardised(x)
+        fourth = np.mean(standard**4, axis=0)
+        varies = fourth > 0
+        error += (max(fourth[varies].mean(), 1.5) - 1) / len(x) if varies.any() else 0.0
+    z = np.log(variances[0] / variances[1]) / np.sqrt(max(error, tiny))
+    return np.maximum(2 * norm.sf(np.abs(z)), _p_of_means(*distances))
+
+
+def _off(p: np.ndarray) -> np.ndarray:
+    """Which examples differ: none unless one does after correction for all of them (Bonferroni); then all whose share
+    of false alarms stays below LEVEL (Benjamini and Hochberg 1995)."""
+    n, order = len(p), np.argsort(p)
+    off = np.zeros(n, bool)
+    if p[order[0]] * n > LEVEL:
+        return off
+    passed = np.flatnonzero(p[order] <= LEVEL * np.arange(1, n + 1) / n)
+    off[order[: passed[-1] + 1]] = True
+    return off
 
 
 def _exchanges(n_u: int, n_r: int, rng: np.random.Generator) -> np.ndarray:
@@ -92,7 +117,7 @@ def _exchanges(n_u: int, n_r: int, rng: np.random.Generator) -> np.ndarray:
 
 def _squares(exchanges: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Squared differences of means over their variance, (1 + n_exchanges, n_examples); values (n_models, n_examples)
-    of both samples. The variance is that of both together, so one example cannot outweigh the others."""
+    of both samples. The variance is that of both together, so that one example cannot outweigh the others."""
     centred = values - values.mean(axis=0)
     variance = centred.var(axis=0)
     square = (exchanges @ centred) ** 2
@@ -109,15 +134,20 @@ def _standardised(sample: np.ndarray) -> np.ndarray:
     return (sample - sample.mean(axis=0)) / np.where(sd > 0, sd, 1.0)
 
 
-def _shape_features(z: np.ndarray) -> Iterable[np.ndarray]:
-    """Whether each standardised value lies below a cut, less what mean and variance say of it: those are matched in
-    either sample, and not when models are exchanged."""
-    clipped = np.clip(z, -4, 4)
-    moments = np.stack([np.ones(z.size), clipped.ravel(), clipped.ravel() ** 2], axis=1)
-    inverse = np.linalg.pinv(moments.T @ moments)
-    for cut in _CUTS:
-        below = (z <= cut).astype(float)
-        yield below - (moments @ (inverse @ (moments.T @ below.ravel()))).reshape(z.shape)
+def _shape_squares(values: np.ndarray, is_first: np.ndarray) -> np.ndarray:
+    """Squared distances of the two distributions, each with its own mean and spread taken out, (1 + n_exchanges,
+    n_examples), as sums over cuts; values (n_models, n_examples), is_first (1 + n_exchanges, n_models)."""
+    found = np.empty((len(is_first), values.shape[1]))
+    for i, first in enumerate(is_first):
+        u, r = _standardised(values[first]), _standardised(values[~first])
+        found[i] = sum((np.mean(u <= cut, axis=0) - np.mean(r <= cut, axis=0)) ** 2 for cut in _CUTS)
+    return found
+
+
+def _matters(u: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Whether mean or spread of an example are off by what costs points, (n_examples,): many models see less."""
+    sd_u, sd_r = (np.maximum(x.std(axis=0, ddof=1), np.finfo(float).tiny) for x in (u, r))
+    return (np.abs(u.mean(axis=0) - r.mean(axis=0)) > 0.3 * sd_r) | (np.abs(np.log(sd_u / sd_r)) > np.log(1.25))
 
 
 def _kinds(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[int, int] | None:
