@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
 def measure(kind: str, n_models: int, n_draws: int) -> dict:
     """The share of right sentences of a kind; the wrong ones, shortened to what they say."""
     draw, says, n_off = KINDS[kind]
-    rng = np.random.default_rng([list(KINDS).index(kind), n_models, 2])
+    rng = np.random.default_rng([list(KINDS).index(kind), n_models, 3])
     wrong, shares = Counter(), []
     for i in range(n_draws):
         u, r = draw(n_models, rng)

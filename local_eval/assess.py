@@ -1,7 +1,7 @@
 """How far a method's score can be trusted: intervals, null, share of it, prediction, diagnosis, other measures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -66,6 +66,7 @@ class Assessment:
     lower_bounds: LowerBounds
     discarded: np.ndarray
     too_tight: np.ndarray
+    n_independent: int | None = None
 
 
 def assess(
@@ -92,6 +93,7 @@ def assess(
         n_resamples=n_resamples,
         seed=seed,
         progress=progress,
+        groups=samples.groups,
     )
 
 
@@ -104,8 +106,12 @@ def assess_confidences(
     n_resamples: int = 40,
     seed: int = 0,
     progress: bool = False,
+    groups: np.ndarray | None = None,
 ) -> tuple[list[Assessment], dict[tuple[str, str], float]]:
-    """As `assess`, from confidences (n_models, n_examples) alone: name -> unlearned ones, and the retrained ones."""
+    """As `assess`, from confidences (n_models, n_examples) alone: name -> unlearned ones, and the retrained ones.
+
+    groups (n_examples,): the subject of each example, where several share one.
+    """
     n_models = min(map(len, (retrained, *unlearned.values())))
     if n_models < FEWEST:
         raise InputError(f"{n_models} models of each kind: intervals need at least {FEWEST}")
@@ -118,12 +124,15 @@ def assess_confidences(
     assessments, resampled = [], {}
     for name, sample in tqdm(unlearned.items(), desc="assessing", disable=not progress):
         parts = {
-            form: resample(sample, retrained, spec, attack, n_resamples=n_resamples, seed=seed)
+            form: resample(sample, retrained, spec, attack, n_resamples=n_resamples, seed=seed, groups=groups)
             for form, attack in FORMS.items()
         }
         resampled[name] = parts["grid"]
         assessments.append(
-            _assessment(name, sample, retrained, accuracies.get(name), parts, nulls, spec, seed, n_models)
+            replace(
+                _assessment(name, sample, retrained, accuracies.get(name), parts, nulls, spec, seed, n_models),
+                n_independent=retrained.shape[1] if groups is None else len(np.unique(groups)),
+            )
         )
     above = {
         (a, b): probability_above(resampled[a], resampled[b], accuracies.get(a), accuracies.get(b))
@@ -215,32 +224,56 @@ def _times(interval: Interval, factor: float) -> Interval:
 
 def measures(
     samples: Samples, apart: Mapping[str, Distance] | None = None, seed: int = 0
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Other measures of every method, of doing nothing and of retraining itself: name -> measure -> value.
 
-    apart: the samples' `distances`, where the caller has them already.
+    apart: the samples' `distances`, where the caller has them already. Retraining is measured half against half, but
+    for its epsilons, which grow as models get fewer: those are the null's at the number of models of the others.
     """
     apart = apart or distances(samples)
     half, retrained = samples.n_models // 2, samples.retrained
     pairs = {name: (sample, retrained) for name, sample in samples.methods.items()}
     pairs[DO_NOTHING] = samples.original.repeated(samples.n_models), retrained
-    pairs[NULL] = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
-    return {name: _attacks(*pair, seed) | _named(apart[name]) for name, pair in pairs.items()}
+    found = {name: _attacks(*pair, seed) | _epsilons(*pair) for name, pair in pairs.items()}
+    halves = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
+    found[NULL] = _attacks(*halves, seed) | _null_epsilons(retrained)
+    return {name: values | _named(apart[name]) for name, values in found.items()}
 
 
-def _attacks(unlearned: Sample, retrained: Sample, seed: int) -> dict[str, float]:
+def _attacks(unlearned: Sample, retrained: Sample, seed: int) -> dict[str, float | None]:
     u, r = unlearned.confidence, retrained.confidence
     lira = families.u_lira(u, r, seed)
-    curve = families.epsilon_of_delta(u, r, _DELTAS)
     return {
         "U-LiRA accuracy": float(lira.accuracy.mean()),
         "U-LiRA AUC": float(lira.auc.mean()),
         "TPR at 1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.01),
         "TPR at 0.1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.001),
+        NOT_NORMAL: families.share_not_normal(u, r) if min(len(u), len(r)) >= FEWEST else None,
         "KLOM (95th percentile)": float(np.percentile(families.klom(u, r), 95)),
         "starting kit's MIA": _logistic_mia(unlearned, seed),
-        **{f"epsilon at delta {delta:g}": float(row.mean()) for delta, row in zip(_DELTAS, curve, strict=True)},
     }
+
+
+def _epsilons(unlearned: Sample, retrained: Sample) -> dict[str, float]:
+    curve = families.epsilon_of_delta(unlearned.confidence, retrained.confidence, _DELTAS)
+    return {_at_delta(delta): float(row.mean()) for delta, row in zip(_DELTAS, curve, strict=True)}
+
+
+def _null_epsilons(retrained: Sample) -> dict[str, float | None]:
+    """As `_epsilons`, of as many retrained models; None where too few say nothing."""
+    found = {}
+    for delta in _DELTAS:
+        options = {} if delta == MetricSpec().delta else {"n_halvings": 4}
+        try:
+            null = null_quality(retrained.confidence, len(retrained), MetricSpec(delta=delta), **options)
+            found[_at_delta(delta)] = null.mean_epsilon
+        except InputError:
+            found[_at_delta(delta)] = None
+    return found
+
+
+def _at_delta(delta: float) -> str:
+    return f"epsilon at delta {delta:g}"
 
 
 def _named(distance: Distance) -> dict[str, float]:
@@ -249,6 +282,7 @@ def _named(distance: Distance) -> dict[str, float]:
     return {name: value for name, value in zip(DISTANCES, values, strict=True) if value is not None}
 
 
+NOT_NORMAL = "U-LiRA: examples not normal"  # a condition of the measure, no measure of unlearning
 DISTANCES = ("activation distance", "JS divergence", "KL divergence", "similarity ratio")
 SMALLER_IS_BETTER = ("epsilon", "KLOM", "activation", "JS", "KL", "TPR", "U-LiRA", "starting kit")
 
@@ -262,6 +296,8 @@ def agreement(scores: Mapping[str, float], measured: Mapping[str, Mapping[str, f
         return None
     columns = {"score": list(scores.values())}
     for measure in next(iter(measured.values())):
+        if measure == NOT_NORMAL:
+            continue
         sign = -1.0 if measure.startswith(SMALLER_IS_BETTER) else 1.0
         columns[measure] = [sign * measured[name][measure] for name in scores]
     return families.rank_agreement(columns)

@@ -142,11 +142,13 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
 
 @dataclass(frozen=True)
 class Samples:
-    """What an evaluation compares: methods by name, the retrained models and the original one, as samples."""
+    """What an evaluation compares: methods by name, the retrained models and the original one, as samples. groups
+    (n_forget,): the subject of each example of the forget set; None where each is its own."""
 
     methods: Mapping[str, Sample]
     retrained: Sample
     original: Sample
+    groups: np.ndarray | None = None
 
     @property
     def n_models(self) -> int:
@@ -169,7 +171,14 @@ def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models:
         methods={name: sample_of(pool, n_models, workspace) for name, pool in pools.items()},
         retrained=sample_of(retrained_pool(workspace), n_models, workspace),
         original=sample_of(original_pool(workspace), 1, workspace),
+        groups=_subjects(workspace.splits),
     )
+
+
+def _subjects(splits: Splits) -> np.ndarray | None:
+    """The subjects of the forget set where some have several examples, and there are two or more."""
+    groups = splits.forget.groups
+    return groups if 1 < len(np.unique(groups)) < len(groups) else None
 
 
 def evaluate(samples: Samples, spec: MetricSpec | None = None, attack: Attack = grid_epsilon) -> list[Row]:

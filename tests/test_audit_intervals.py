@@ -43,6 +43,10 @@ def flat_accuracies(n=10, value=0.8):
     return Accuracies(same, same, same, same)
 
 
+def test_a_bound_that_says_nothing_is_0_and_no_nan():
+    assert epsilon_of_rates(1.0, 1.0, 1e-5) == 0
+
+
 class TestVariance:
     def test_independent_examples_give_the_variance_of_a_plain_mean(self):
         rng = np.random.default_rng(0)
@@ -55,6 +59,31 @@ class TestVariance:
         values, pull = rng.random(2000), rng.normal(size=(400, 1))
         expected = values.var(ddof=1) / 2000 + 3 * pull.var(ddof=1) * (1 - 1 / 2000)
         assert variance_of_mean(values, values + pull, 3.0) == pytest.approx(expected)
+
+    def test_whole_subjects_are_drawn_where_they_are_known(self):
+        """Five subjects of 20 examples that share all their points are five observations, not a hundred."""
+        rng = np.random.default_rng(7)
+        each, groups = rng.random(40), np.repeat(np.arange(40), 20)
+        values = each[groups]
+        parts = np.repeat(values[None], 10, axis=0)
+        assert variance_of_mean(values, parts, 3.0, groups) == pytest.approx(each.var(ddof=1) / 40)
+        alone = variance_of_mean(values, parts, 3.0, np.arange(len(values)))
+        assert alone == pytest.approx(variance_of_mean(values, parts, 3.0))
+        with pytest.raises(InputError, match="one subject"):
+            variance_of_mean(values, parts, 3.0, np.zeros(len(values)))
+
+    def test_intervals_over_five_subjects_cover_what_those_over_their_examples_miss(self):
+        rng, groups, covered = np.random.default_rng(8), np.repeat(np.arange(5), 20), {True: 0, False: 0}
+        for _ in range(200):
+            values = 1 + 0.3 * rng.normal(size=5)[groups] + 0.1 * rng.normal(size=100)
+            parts = np.repeat(values[None], 10, axis=0)
+            for known in covered:
+                resamples = Resamples(values, parts, *np.zeros((2, 10, 2), int), 3.0, groups if known else None)
+                interval = log_interval(
+                    resamples.quality, np.sqrt(resamples.quality_variance), n_parts=resamples.n_parts
+                )
+                covered[known] += interval.low <= 1 <= interval.high
+        assert covered[False] < 120 and covered[True] > 180
 
     def test_it_matches_the_true_variance_of_a_mean_of_means(self):
         """An oracle with a known answer: points that are means over models, of a common and an own part."""

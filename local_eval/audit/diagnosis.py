@@ -105,7 +105,7 @@ def sentence(diagnosis: Diagnosis) -> str:
     copies = float(np.median(d.spread_ratio)) == 0
     if found.kinds and not copies:
         what, remedy = _about_kinds(found.kinds)
-    elif found.off.any() and (not found.rest or _near(d.rest_share)) and found.off.mean() < 0.75:
+    elif found.off.any() and (not found.rest or _near(d.rest_share)) and found.off.mean() <= 0.5:
         what, remedy = _about_examples(d)
     elif (found.shift or found.spread or copies) and not _near(d.share) and not _of_shape(d):
         return _about_all(d, copies)

@@ -121,8 +121,8 @@ def share_of_attainable(
     if share == 0:
         return Interval(0.0, 0.0, (1 - (1 - level) ** (1 / len(null.points))) / null.quality.value, 0.0, level)
     pull = resamples.points / resamples.quality - null.points / null.quality.value
-    relative = variance_of_mean(pull, resamples.part_points / resamples.quality, resamples.scale)
+    relative = variance_of_mean(pull, resamples.part_points / resamples.quality, resamples.scale, resamples.groups)
     relative += null.n_effect_error**2
     if accuracies is not None:
         relative += ratio_variance(accuracies)
-    return log_interval(share, share * np.sqrt(relative), level, n_parts=len(resamples.part_points))
+    return log_interval(share, share * np.sqrt(relative), level, n_parts=resamples.n_parts)
