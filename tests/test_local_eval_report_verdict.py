@@ -1,5 +1,6 @@
 """The answer of a page: upload or not, why, and what to try next."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -121,7 +122,10 @@ def test_reasons_name_time():
     assert not any("retraining here" in reason for reason in verdict(evidence(), "mine").reasons)
     slow = evidence()
     slow.rows["mine"] = row("mine", 0.1, 64, 1.0, 1.0, seconds=5.0)
-    assert any("takes 50% of the time of a retraining" in reason for reason in verdict(slow, "mine").reasons)
+    (short,) = [reason for reason in verdict(slow, "mine").reasons if "takes 50% of the time of retraining" in reason]
+    assert "takes 10.0 s only, so the share says nothing" in short and "rejects" not in short
+    slow.rows["mine"] = replace(slow.rows["mine"], seconds=300.0)
+    assert any("rejects methods above 20%" in reason for reason in verdict(slow, "mine").reasons)
 
 
 def test_shares_and_probabilities_in_words():

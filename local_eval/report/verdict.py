@@ -12,7 +12,7 @@ from local_eval.evaluate import DO_NOTHING
 from local_eval.report import kaggle
 from local_eval.report.assessment import interval_text
 from local_eval.report.evidence import Evidence
-from local_eval.report.notes import TIME_LIMIT
+from local_eval.report.notes import TIME_LIMIT, time_sentence
 
 _SURE = 0.95
 _ACCURACY_LOST = 0.05  # of the score: below this the accuracies are not worth a line
@@ -121,10 +121,7 @@ def _about_rest(evidence: Evidence, name: str, assessment: Assessment) -> list[s
             f"models' on the retain set, {row.test_ratio:.3f} times on the test set."
         )
     if (row.time_ratio or 0) > TIME_LIMIT:
-        reasons.append(
-            f"A checkpoint takes {row.time_ratio:.0%} of the time of a retraining here; the competition's report "
-            f"rejects methods above {TIME_LIMIT:.0%}, of a retraining of 30 epochs."
-        )
+        reasons.append(f"A checkpoint {time_sentence(row)}.")
     gap = nothing.retain_accuracy - nothing.test_accuracy
     if gap > _MEMORISES:
         reasons.append(
