@@ -128,6 +128,14 @@ def test_reasons_name_time():
     assert any("rejects methods above 20%" in reason for reason in verdict(slow, "mine").reasons)
 
 
+def test_the_share_expected_is_one_of_the_null_at_512_and_no_prediction_says_why():
+    e = evidence(predicted=0.085)
+    assert any("50%" in r and f"of the {NULL_F:.3f} attainable then" in r for r in verdict(e, "mine").reasons)
+    forms = {"grid": replace(e.assessments["mine"].forms["grid"], predicted=None, unpredicted="the fit is no fit")}
+    e.assessments["mine"] = replace(e.assessments["mine"], forms=forms)
+    assert "Nothing is predicted for 512 models: the fit is no fit." in verdict(e, "mine").reasons
+
+
 def test_shares_and_probabilities_in_words():
     form = evidence(predicted=0.085).assessments["mine"].forms["grid"]
     assert expected_share(form).value == pytest.approx(0.5)

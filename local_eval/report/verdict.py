@@ -89,7 +89,9 @@ def _about_score(evidence: Evidence, name: str, form: Form) -> list[str]:
             f"With {row.n_models} models it scores {interval_text(form.score)}, which is {_percent(form.share)} of "
             f"what a perfect unlearner gets here ({form.null.value:.3f})."
         )
-    if form.predicted is not None and (share := expected_share(form)) is not None:
+    if form.predicted is None and form.unpredicted and row.score > 0:
+        reasons.append(f"Nothing is predicted for {N_CHECKPOINTS} models: {form.unpredicted}.")
+    if form.predicted is not None and form.null_at_512 is not None and (share := expected_share(form)) is not None:
         reasons.append(
             f"With {N_CHECKPOINTS} models {interval_text(form.predicted)} is to be expected, {_percent(share)} of the "
             f"{form.null_at_512.value:.3f} attainable then. An upload pays from about "
