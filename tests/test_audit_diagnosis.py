@@ -1,7 +1,9 @@
 """The split of an epsilon and the sentence made of it."""
 
+import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,3 +134,10 @@ def test_no_all_clear_below_16_models_nor_far_below_the_null():
 def test_the_test_of_means_is_welchs():
     u, r = np.random.default_rng(6).normal(size=(2, 20, 7))
     np.testing.assert_allclose(_p_of_means(u, r[:15]), ttest_ind(u, r[:15], equal_var=False).pvalue)
+
+
+def test_the_record_of_known_truths_is_whole_and_right():
+    results = json.loads((Path(__file__).parents[1] / "benchmarks/results/diagnosis.json").read_text())["results"]
+    assert results["draws"] >= 20 and len({row["kind"] for row in results["kinds"]}) >= 12
+    assert {row["n_models"] for row in results["kinds"]} == {32, 512}
+    assert min(results["right"], results["right_at_32"], results["right_at_512"]) >= 0.95
