@@ -13,6 +13,7 @@ from local_eval.audit.lower_bounds import LowerBounds
 from local_eval.audit.simulate import simulated_pools
 from local_eval.evaluate import DO_NOTHING, Row
 from local_eval.metric import MetricSpec, exact_epsilon
+from local_eval.report.assessment import assessment_lines
 from local_eval.report.evidence import Evidence
 from local_eval.report.verdict import expected_share, percent, sure, verdict
 
@@ -141,3 +142,10 @@ def test_shares_and_probabilities_in_words():
     assert expected_share(form).value == pytest.approx(0.5)
     assert (percent(0.5), percent(0.034), percent(0.0)) == ("50%", "3.4%", "0%")
     assert (sure(1.0), sure(0.0), sure(0.5)) == ("over 99.9%", "under 0.1%", "50.0%")
+
+
+def test_few_subjects_and_bounds_that_say_nothing_are_told():
+    assessment = evidence().assessments["mine"]
+    text = "\n".join(assessment_lines(replace(assessment, n_independent=5)))
+    assert "rest on 5 independent examples" in text and "epsilon is at least: -" in text and "nan" not in text
+    assert "independent examples" not in "\n".join(assessment_lines(replace(assessment, n_independent=30)))
