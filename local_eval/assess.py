@@ -1,8 +1,7 @@
 """How far a method's score can be trusted: intervals, null, share of it, prediction, diagnosis, other measures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -21,16 +20,15 @@ from local_eval.audit.intervals import (
     score_interval,
 )
 from local_eval.audit.lower_bounds import LowerBounds, epsilon_lower_bounds
-from local_eval.audit.null import Null, share_of_attainable
+from local_eval.audit.null import Null, null_quality, share_of_attainable
 from local_eval.audit.predict import predict_quality
 from local_eval.audit.resampling import Resamples, resample
 from local_eval.distances import Distance, distances
-from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Sample, Samples, null_or_none
+from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Sample, Samples
 from local_eval.metric import MetricSpec, grid_epsilon
 from local_eval.metric.score import Attack
 
 FEWEST = 8  # models: the null row compares halves, and U-LiRA fits and tests on halves of those
-Nulls = tuple[Null | None, Null | None]  # at the number of models there are, and at the competition's
 _DELTAS = (1e-5, 1e-3, 1e-2, 0.1)
 
 
@@ -39,8 +37,8 @@ class Form:
     """One form of the attacks: F and the score with intervals, beside the null of the same form.
 
     score: None where no accuracies are known; null, share: None where too few models give any example a point;
-    predicted: the score (without accuracies, F) expected at 512 models; predicted_share: that as a share of the null at
-    512 models; None where nothing can be predicted, and unpredicted says why.
+    predicted: the score (without accuracies, F) expected at 512 models, None where nothing can be predicted, and why;
+    null_at_512: the null that it is compared with.
     """
 
     quality: Interval
@@ -48,8 +46,8 @@ class Form:
     null: Interval | None
     share: Interval | None
     predicted: Interval | None
-    predicted_share: Interval | None = None
-    unpredicted: str | None = None
+    null_at_512: Interval | None = None
+    unpredicted: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ class Assessment:
     lower_bounds: LowerBounds
     discarded: np.ndarray
     too_tight: np.ndarray
+    n_independent: int | None = None
 
 
 def assess(
@@ -94,7 +93,7 @@ def assess(
         n_resamples=n_resamples,
         seed=seed,
         progress=progress,
-        null=samples.null,
+        groups=samples.groups,
     )
 
 
@@ -107,31 +106,33 @@ def assess_confidences(
     n_resamples: int = 40,
     seed: int = 0,
     progress: bool = False,
-    null: Callable[[int, MetricSpec, Attack, int], Null | None] | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[list[Assessment], dict[tuple[str, str], float]]:
     """As `assess`, from confidences (n_models, n_examples) alone: name -> unlearned ones, and the retrained ones.
 
-    null: as `null_or_none` of these retrained models, where the caller keeps what it made.
+    groups (n_examples,): the subject of each example, where several share one.
     """
     n_models = min(map(len, (retrained, *unlearned.values())))
     if n_models < FEWEST:
         raise InputError(f"{n_models} models of each kind: intervals need at least {FEWEST}")
     spec = spec or MetricSpec()
     accuracies = accuracies or {}
-    null = null or partial(null_or_none, retrained)
     nulls = {
-        form: tuple(null(n, spec, attack, seed) for n in (n_models, max(n_models, N_CHECKPOINTS)))
+        form: {n: _null(retrained, n, spec, attack, seed) for n in (n_models, N_CHECKPOINTS)}
         for form, attack in FORMS.items()
     }
     assessments, resampled = [], {}
     for name, sample in tqdm(unlearned.items(), desc="assessing", disable=not progress):
         parts = {
-            form: resample(sample, retrained, spec, attack, n_resamples=n_resamples, seed=seed)
+            form: resample(sample, retrained, spec, attack, n_resamples=n_resamples, seed=seed, groups=groups)
             for form, attack in FORMS.items()
         }
         resampled[name] = parts["grid"]
         assessments.append(
-            _assessment(name, sample, retrained, accuracies.get(name), parts, nulls, spec, seed, n_models)
+            replace(
+                _assessment(name, sample, retrained, accuracies.get(name), parts, nulls, spec, seed, n_models),
+                n_independent=retrained.shape[1] if groups is None else len(np.unique(groups)),
+            )
         )
     above = {
         (a, b): probability_above(resampled[a], resampled[b], accuracies.get(a), accuracies.get(b))
@@ -146,12 +147,12 @@ def _assessment(
     retrained: np.ndarray,
     accuracies: Accuracies | None,
     parts: Mapping[str, Resamples],
-    nulls: Mapping[str, Nulls],
+    nulls: Mapping[str, Mapping[int, Null | None]],
     spec: MetricSpec,
     seed: int,
     n_models: int,
 ) -> Assessment:
-    diagnosis = diagnose(unlearned, retrained, spec)
+    diagnosis = diagnose(unlearned, retrained, spec, null=nulls["grid"][n_models])
     measured = grid_epsilon(unlearned, retrained, spec)
     a = accuracies
     return Assessment(
@@ -171,6 +172,13 @@ def _assessment(
     )
 
 
+def _null(retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack, seed: int) -> Null | None:
+    try:
+        return null_quality(retrained, n_models, spec=spec, attack=attack, seed=seed)
+    except InputError:  # too few models for any example to get a point
+        return None
+
+
 def _accuracies(unlearned: Sample, retrained: Sample) -> Accuracies:
     u, r = unlearned.correct, retrained.correct
     return Accuracies(*(x.astype(np.float64) for x in (u["retain"], r["retain"], u["test"], r["test"])))
@@ -179,64 +187,93 @@ def _accuracies(unlearned: Sample, retrained: Sample) -> Accuracies:
 def _form(
     pair: tuple[np.ndarray, np.ndarray],
     parts: Resamples,
-    nulls: Nulls,
+    nulls: Mapping[int, Null | None],
     accuracies: Accuracies | None,
     spec: MetricSpec,
     attack: Attack,
     seed: int,
 ) -> Form:
-    null, null_then = nulls
-    form = Form(
+    n_models = min(map(len, pair))
+    null, at_512 = nulls[n_models], nulls[N_CHECKPOINTS]
+    predicted, unpredicted = None, ""
+    if n_models < N_CHECKPOINTS:
+        attainable = at_512.quality if at_512 else None
+        options = {"resamples": parts, "seed": seed, "attainable": attainable}
+        try:
+            predicted = _times(
+                predict_quality(*pair, N_CHECKPOINTS, spec, attack, **options).quality,
+                accuracies.ratio if accuracies else 1.0,
+            )
+        except InputError as reason:
+            unpredicted = str(reason)
+    return Form(
         quality=quality_interval(parts),
         score=score_interval(parts, accuracies) if accuracies else None,
         null=null.quality if null else None,
         share=share_of_attainable(parts, null, accuracies) if null else None,
-        predicted=None,
+        predicted=predicted,
+        null_at_512=at_512.quality if at_512 else None,
+        unpredicted=unpredicted,
     )
-    if min(map(len, pair)) >= N_CHECKPOINTS:
-        return form
-    if parts.quality == 0:
-        return replace(form, unpredicted="F is 0: nothing can be predicted from it")
-    try:
-        attainable = null_then.quality if null_then else None
-        options = {"resamples": parts, "seed": seed, "attainable": attainable}
-        quality = predict_quality(*pair, N_CHECKPOINTS, spec, attack, **options).quality
-    except InputError as error:
-        return replace(form, unpredicted=str(error))
-    ratio = accuracies.ratio if accuracies else 1.0
-    predicted = quality.times(ratio)
-    share = predicted.times(1 / attainable.value) if attainable else None
-    return replace(form, predicted=predicted, predicted_share=share)
+
+
+def _times(interval: Interval, factor: float) -> Interval:
+    scaled = (factor * x for x in (interval.value, interval.low, interval.high, interval.standard_error))
+    return Interval(*scaled, interval.level)
 
 
 def measures(
     samples: Samples, apart: Mapping[str, Distance] | None = None, seed: int = 0
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Other measures of every method, of doing nothing and of retraining itself: name -> measure -> value.
 
-    apart: the samples' `distances`, where the caller has them already.
+    apart: the samples' `distances`, where the caller has them already. Retraining is measured half against half, but
+    for its epsilons, which grow as models get fewer: those are the null's at the number of models of the others.
     """
     apart = apart or distances(samples)
     half, retrained = samples.n_models // 2, samples.retrained
     pairs = {name: (sample, retrained) for name, sample in samples.methods.items()}
     pairs[DO_NOTHING] = samples.original.repeated(samples.n_models), retrained
-    pairs[NULL] = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
-    return {name: _attacks(*pair, seed) | _named(apart[name]) for name, pair in pairs.items()}
+    found = {name: _attacks(*pair, seed) | _epsilons(*pair) for name, pair in pairs.items()}
+    halves = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
+    found[NULL] = _attacks(*halves, seed) | _null_epsilons(retrained)
+    return {name: values | _named(apart[name]) for name, values in found.items()}
 
 
-def _attacks(unlearned: Sample, retrained: Sample, seed: int) -> dict[str, float]:
+def _attacks(unlearned: Sample, retrained: Sample, seed: int) -> dict[str, float | None]:
     u, r = unlearned.confidence, retrained.confidence
     lira = families.u_lira(u, r, seed)
-    curve = families.epsilon_of_delta(u, r, _DELTAS)
     return {
         "U-LiRA accuracy": float(lira.accuracy.mean()),
         "U-LiRA AUC": float(lira.auc.mean()),
         "TPR at 1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.01),
         "TPR at 0.1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.001),
+        NOT_NORMAL: families.share_not_normal(u, r) if min(len(u), len(r)) >= FEWEST else None,
         "KLOM (95th percentile)": float(np.percentile(families.klom(u, r), 95)),
         "starting kit's MIA": _logistic_mia(unlearned, seed),
-        **{f"epsilon at delta {delta:g}": float(row.mean()) for delta, row in zip(_DELTAS, curve, strict=True)},
     }
+
+
+def _epsilons(unlearned: Sample, retrained: Sample) -> dict[str, float]:
+    curve = families.epsilon_of_delta(unlearned.confidence, retrained.confidence, _DELTAS)
+    return {_at_delta(delta): float(row.mean()) for delta, row in zip(_DELTAS, curve, strict=True)}
+
+
+def _null_epsilons(retrained: Sample) -> dict[str, float | None]:
+    """As `_epsilons`, of as many retrained models; None where too few say nothing."""
+    found = {}
+    for delta in _DELTAS:
+        options = {} if delta == MetricSpec().delta else {"n_halvings": 4}
+        try:
+            null = null_quality(retrained.confidence, len(retrained), MetricSpec(delta=delta), **options)
+            found[_at_delta(delta)] = null.mean_epsilon
+        except InputError:
+            found[_at_delta(delta)] = None
+    return found
+
+
+def _at_delta(delta: float) -> str:
+    return f"epsilon at delta {delta:g}"
 
 
 def _named(distance: Distance) -> dict[str, float]:
@@ -245,6 +282,7 @@ def _named(distance: Distance) -> dict[str, float]:
     return {name: value for name, value in zip(DISTANCES, values, strict=True) if value is not None}
 
 
+NOT_NORMAL = "U-LiRA: examples not normal"  # a condition of the measure, no measure of unlearning
 DISTANCES = ("activation distance", "JS divergence", "KL divergence", "similarity ratio")
 SMALLER_IS_BETTER = ("epsilon", "KLOM", "activation", "JS", "KL", "TPR", "U-LiRA", "starting kit")
 
@@ -258,6 +296,8 @@ def agreement(scores: Mapping[str, float], measured: Mapping[str, Mapping[str, f
         return None
     columns = {"score": list(scores.values())}
     for measure in next(iter(measured.values())):
+        if measure == NOT_NORMAL:
+            continue
         sign = -1.0 if measure.startswith(SMALLER_IS_BETTER) else 1.0
         columns[measure] = [sign * measured[name][measure] for name in scores]
     return families.rank_agreement(columns)

@@ -6,14 +6,14 @@ of the retained classes alone; those of the forgotten ones are a part of their o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from data_stubs.splits import Splits
 from kit.errors import InputError
-from local_eval.audit.null import Null, null_quality
+from local_eval.audit.null import null_quality
 from local_eval.metric import MetricSpec, exact_epsilon, grid_epsilon, logit_scaled_confidence, score_samples
 from local_eval.metric.score import Attack
 from local_eval.pool import EVALUATED, ModelPool
@@ -22,7 +22,7 @@ from local_eval.setting import Workspace
 
 FORMS: dict[str, Attack] = {"grid": grid_epsilon, "exact": exact_epsilon}
 DO_NOTHING = "do nothing"
-NULL = "retrain (null: what a perfect unlearner gets)"
+NULL = "retrain (null: retrained against retrained)"
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
         attack=attack,
     )
     accuracy = {f"{part}_accuracy": float(values.mean()) for part, values in unlearned.accuracy.items()}
+    of_test = [correct for part, correct in unlearned.correct.items() if part.endswith("test")]
     seconds, retraining_s = float(np.mean(unlearned.seconds)), float(np.mean(retrained.seconds))
     return Row(
         name=name,
@@ -133,7 +134,7 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
         mean_epsilon=result.mean_epsilon,
         seconds=seconds,
         time_ratio=seconds / retraining_s if retraining_s > 0 else None,
-        whole_test_accuracy=_whole_test(unlearned),
+        whole_test_accuracy=float(np.concatenate(of_test, axis=1).mean()),
         epsilon=result.epsilons.epsilon,
         **accuracy,
     )
@@ -141,26 +142,17 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
 
 @dataclass(frozen=True)
 class Samples:
-    """What an evaluation compares: methods by name, the retrained models and the original one, as samples."""
+    """What an evaluation compares: methods by name, the retrained models and the original one, as samples. groups
+    (n_forget,): the subject of each example of the forget set; None where each is its own."""
 
     methods: Mapping[str, Sample]
     retrained: Sample
     original: Sample
+    groups: np.ndarray | None = None
 
     @property
     def n_models(self) -> int:
         return len(self.retrained)
-
-    def null(self, n_models: int, spec: MetricSpec, attack: Attack, seed: int = 0) -> Null | None:
-        """What retraining itself gets at n_models, made once for each form; None where too few models tell nothing."""
-        key = (n_models, spec, attack, seed)
-        if key not in self._nulls:
-            self._nulls[key] = null_or_none(self.retrained.confidence, n_models, spec, attack, seed)
-        return self._nulls[key]
-
-    @cached_property
-    def _nulls(self) -> dict[tuple, Null | None]:
-        return {}
 
 
 def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models: int) -> Samples:
@@ -179,48 +171,34 @@ def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models:
         methods={name: sample_of(pool, n_models, workspace) for name, pool in pools.items()},
         retrained=sample_of(retrained_pool(workspace), n_models, workspace),
         original=sample_of(original_pool(workspace), 1, workspace),
+        groups=_subjects(workspace.splits),
     )
+
+
+def _subjects(splits: Splits) -> np.ndarray | None:
+    """The subjects of the forget set where some have several examples, and there are two or more."""
+    groups = splits.forget.groups
+    return groups if 1 < len(np.unique(groups)) < len(groups) else None
 
 
 def evaluate(samples: Samples, spec: MetricSpec | None = None, attack: Attack = grid_epsilon) -> list[Row]:
     """A row for each method, then the two rows it has to be seen beside: doing nothing (the original N times, in no
-    time) and, where the models are enough, the null at the same N: what retraining itself gets."""
+    time) and, from four models on, the null: what retraining itself gets at this number of models."""
     spec = spec or MetricSpec()
     retrained = samples.retrained
     methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
     rows = [score_row(name, sample, retrained, spec, attack) for name, sample in methods.items()]
-    if null := samples.null(samples.n_models, spec, attack):
-        rows.append(_null_row(null, retrained))
+    if samples.n_models >= 4:
+        rows.append(_null_row(retrained, spec, attack))
     return rows
 
 
-def _null_row(null: Null, retrained: Sample) -> Row:
-    """The null as a row: retrained models against others of their kind, so that no accuracy is lost."""
-    accuracy = {f"{part}_accuracy": float(values.mean()) for part, values in retrained.accuracy.items()}
-    return Row(
-        name=NULL,
-        n_models=null.n_models,
-        score=null.quality.value,
-        forgetting_quality=null.quality.value,
-        retain_ratio=1.0,
-        test_ratio=1.0,
-        whole_test_accuracy=_whole_test(retrained),
-        mean_epsilon=float(null.epsilon.mean()),
-        seconds=float(np.mean(retrained.seconds)),
-        time_ratio=1.0,
-        epsilon=null.epsilon,
-        **accuracy,
-    )
-
-
-def _whole_test(sample: Sample) -> float:
-    of_test = [correct for part, correct in sample.correct.items() if part.endswith("test")]
-    return float(np.concatenate(of_test, axis=1).mean())
-
-
-def null_or_none(retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack, seed: int = 0) -> Null | None:
-    """`null_quality`, None where there are too few models, or no example gets a point."""
+def _null_row(retrained: Sample, spec: MetricSpec, attack: Attack) -> Row:
+    """Retrained against as many retrained models: the accuracies are equal, F and epsilon those of `null_quality`."""
+    row = score_row(NULL, retrained, retrained, spec, attack)
     try:
-        return null_quality(retrained, n_models, spec=spec, attack=attack, seed=seed)
-    except InputError:
-        return None
+        null = null_quality(retrained.confidence, len(retrained), spec, attack)
+    except InputError:  # one example, or too few models for any of them to get a point
+        return replace(row, score=0.0, forgetting_quality=0.0, mean_epsilon=spec.cap, epsilon=row.epsilon + spec.cap)
+    quality = null.quality.value
+    return replace(row, score=quality, forgetting_quality=quality, mean_epsilon=null.mean_epsilon, epsilon=null.epsilon)

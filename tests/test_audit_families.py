@@ -58,10 +58,25 @@ def test_klom_equals_a_loop_over_histograms():
     u, r = simulated_pools(50, 5, rng, shift=1.0)
     for i, found in enumerate(f.klom(u, r)):
         edges = np.linspace(min(u[:, i].min(), r[:, i].min()), max(u[:, i].max(), r[:, i].max()), 21)
-        p, q = (np.maximum(np.histogram(x[:, i], edges)[0] / 50, 1e-5) for x in (r, u))
-        assert found == pytest.approx(entropy(p, q))
+        p, q = (np.histogram(x[:, i], edges)[0] / 50 for x in (u, r))
+        assert found == pytest.approx(entropy(p, np.where(p > 0, np.maximum(q, 1e-5), q)))
     np.testing.assert_allclose(f.klom(r, r), 0, atol=1e-12)
     assert (f.klom(np.ones((4, 2)), np.ones((4, 2))) == 0).all()
+
+
+def test_klom_punishes_unlearned_models_where_no_retrained_one_is():
+    """The direction of the paper's own code: D(unlearned || retrained), so the wider pool is punished more."""
+    wide, narrow = (np.linspace(-x, x, 60)[:, None] for x in (4.0, 1.0))
+    assert f.klom(wide, narrow)[0] > 4 * f.klom(narrow, wide)[0]
+
+
+def test_the_share_that_is_not_normal():
+    rng = np.random.default_rng(5)
+    assert f.share_not_normal(*rng.normal(size=(2, 200, 400))) == pytest.approx(0.05, abs=0.035)
+    assert f.share_not_normal(rng.exponential(size=(200, 30)), rng.normal(size=(200, 30))) == 1
+    assert f.share_not_normal(np.ones((20, 3)), rng.normal(size=(20, 3))) == 1
+    with pytest.raises(InputError):
+        f.share_not_normal(np.ones((7, 3)), np.ones((7, 3)))
 
 
 def test_epsilon_falls_with_delta():

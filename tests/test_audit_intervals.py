@@ -11,6 +11,7 @@ from scipy.stats import binom
 from kit.errors import InputError
 from local_eval.audit import (
     Accuracies,
+    Interval,
     epsilon_lower_bounds,
     null_quality,
     predict_quality,
@@ -42,6 +43,10 @@ def flat_accuracies(n=10, value=0.8):
     return Accuracies(same, same, same, same)
 
 
+def test_a_bound_that_says_nothing_is_0_and_no_nan():
+    assert epsilon_of_rates(1.0, 1.0, 1e-5) == 0
+
+
 class TestVariance:
     def test_independent_examples_give_the_variance_of_a_plain_mean(self):
         rng = np.random.default_rng(0)
@@ -54,6 +59,31 @@ class TestVariance:
         values, pull = rng.random(2000), rng.normal(size=(400, 1))
         expected = values.var(ddof=1) / 2000 + 3 * pull.var(ddof=1) * (1 - 1 / 2000)
         assert variance_of_mean(values, values + pull, 3.0) == pytest.approx(expected)
+
+    def test_whole_subjects_are_drawn_where_they_are_known(self):
+        """Five subjects of 20 examples that share all their points are five observations, not a hundred."""
+        rng = np.random.default_rng(7)
+        each, groups = rng.random(40), np.repeat(np.arange(40), 20)
+        values = each[groups]
+        parts = np.repeat(values[None], 10, axis=0)
+        assert variance_of_mean(values, parts, 3.0, groups) == pytest.approx(each.var(ddof=1) / 40)
+        alone = variance_of_mean(values, parts, 3.0, np.arange(len(values)))
+        assert alone == pytest.approx(variance_of_mean(values, parts, 3.0))
+        with pytest.raises(InputError, match="one subject"):
+            variance_of_mean(values, parts, 3.0, np.zeros(len(values)))
+
+    def test_intervals_over_five_subjects_cover_what_those_over_their_examples_miss(self):
+        rng, groups, covered = np.random.default_rng(8), np.repeat(np.arange(5), 20), {True: 0, False: 0}
+        for _ in range(200):
+            values = 1 + 0.3 * rng.normal(size=5)[groups] + 0.1 * rng.normal(size=100)
+            parts = np.repeat(values[None], 10, axis=0)
+            for known in covered:
+                resamples = Resamples(values, parts, *np.zeros((2, 10, 2), int), 3.0, groups if known else None)
+                interval = log_interval(
+                    resamples.quality, np.sqrt(resamples.quality_variance), n_parts=resamples.n_parts
+                )
+                covered[known] += interval.low <= 1 <= interval.high
+        assert covered[False] < 120 and covered[True] > 180
 
     def test_it_matches_the_true_variance_of_a_mean_of_means(self):
         """An oracle with a known answer: points that are means over models, of a common and an own part."""
@@ -255,21 +285,24 @@ class TestPrediction:
         with pytest.raises(InputError, match="at least 8"):
             predict_quality(u[:4], r[:4], attack=EXACT)
 
-    def test_no_change_is_made_up_where_the_fitted_model_has_no_points(self):
-        """0.31 was once predicted from an F of 0.008, with 159 as the upper end."""
-        u, r = simulated_pools(8, 100, np.random.default_rng(0), shift=2.5, shift_sd=1.0, spread=0.5, common=0.05)
-        with pytest.raises(InputError, match=r"get no point at N = 8, where F is 0\.0"):
-            predict_quality(u, r)
+    @pytest.mark.parametrize(
+        ("n", "population", "why"),
+        [
+            (8, {"shift": 4.0}, "the model fitted to the confidences gives an F of"),
+            (12, {"shift": 4.0}, "uncertain by a factor"),
+        ],
+    )
+    def test_a_model_that_does_not_give_the_f_seen_predicts_nothing(self, n, population, why):
+        u, r = simulated_pools(n, 100, np.random.default_rng(2), **population)
+        with pytest.raises(InputError, match=why):
+            predict_quality(u, r, attack=EXACT, n_simulated=200, n_refits=6)
 
-    def test_no_prediction_is_above_what_is_attainable(self):
-        u, r = simulated_pools(32, 60, np.random.default_rng(0), common=0.05)
-        null = null_quality(r, 512, attack=EXACT).quality
-        free = predict_quality(u, r, attack=EXACT).quality
-        low_null = log_interval(0.5 * free.value, 0.01 * free.value)
-        for attainable in (null, low_null):
-            found = predict_quality(u, r, attack=EXACT, attainable=attainable).quality
-            assert found.value == min(free.value, attainable.value) and found.high <= attainable.high <= 1
-            assert found.low <= found.value
+    def test_no_prediction_lies_above_what_is_attainable(self):
+        u, r = simulated_pools(16, 100, np.random.default_rng(3))
+        free = predict_quality(u, r, attack=EXACT, n_simulated=100, n_refits=4).quality
+        null = Interval(0.9 * free.value, 0.8 * free.value, 0.95 * free.high, 0.001)
+        found = predict_quality(u, r, attack=EXACT, n_simulated=100, n_refits=4, attainable=null).quality
+        assert (found.value, found.high) == (null.value, null.high) and found.low == min(free.low, null.value)
 
     def test_a_small_number_of_models_is_warned_of(self):
         assert ranking_warning(2).startswith("2 models are too few")

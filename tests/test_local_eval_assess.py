@@ -10,7 +10,7 @@ from kit.errors import InputError
 from kit.methods import get_method
 from local_eval.__main__ import main
 from local_eval.archived import fill_from_archive
-from local_eval.assess import agreement, assess, assess_confidences, measures
+from local_eval.assess import NOT_NORMAL, agreement, assess, assess_confidences, measures
 from local_eval.audit import Interval
 from local_eval.evaluate import DO_NOTHING, NULL, Sample, Samples, evaluate
 from local_eval.metric import MetricSpec, bins_as_in_code, bins_as_in_report, forgetting_quality, grid_epsilon
@@ -22,6 +22,8 @@ from local_eval.report.assessment import (
     measure_lines,
     probability_lines,
 )
+from local_eval.report.notes import notes_on
+from local_eval.report.verdict import expected_share
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace
 from local_eval.unlearned import fill_unlearned
@@ -110,6 +112,23 @@ def test_other_measures_and_their_agreement_with_the_score(samples):
     assert ranks.spearman[0, epsilon] == pytest.approx(1.0)
     assert agreement(dict(list(scores.items())[:2]), measured) is None
     assert len(agreement_lines(ranks)) == len(ranks.names) + 1
+    assert measured["perfect"][NOT_NORMAL] < 0.3 and NOT_NORMAL not in ranks.names
+
+
+def test_one_null_at_the_number_of_models_it_is_compared_with(samples, assessed):
+    """The table's row, the assessment, the notes and the other measures all speak of the same null."""
+    row = evaluate(samples)[-1]
+    form = assessed[0][0].forms["grid"]
+    assert row.name == NULL and row.n_models == samples.n_models
+    assert row.score == row.forgetting_quality == form.null.value
+    assert (row.retain_ratio, row.test_ratio) == (1.0, 1.0)
+    assert measures(samples)[NULL]["epsilon at delta 1e-05"] == row.mean_epsilon
+    assert f"scores about {row.forgetting_quality:.3f} here" in "\n".join(notes_on([row]))
+    exact = assessed[0][0].forms["exact"]
+    assert exact.null_at_512.value < 0.75 * exact.null.value, "few models make the exact null easy"
+    assert exact.null_at_512.value == pytest.approx(0.046, abs=0.012)  # simulated with Gaussian confidences
+    with_512 = expected_share(exact)
+    assert with_512.value == pytest.approx(exact.predicted.value / exact.null_at_512.value)
 
 
 def test_what_is_printed_and_written_holds_it_all(samples, assessed):

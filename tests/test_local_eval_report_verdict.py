@@ -1,5 +1,6 @@
 """The answer of a page: upload or not, why, and what to try next."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from local_eval.audit.lower_bounds import LowerBounds
 from local_eval.audit.simulate import simulated_pools
 from local_eval.evaluate import DO_NOTHING, Row
 from local_eval.metric import MetricSpec, exact_epsilon
+from local_eval.report.assessment import assessment_lines
 from local_eval.report.evidence import Evidence
 from local_eval.report.verdict import expected_share, percent, sure, verdict
 
@@ -47,10 +49,10 @@ def evidence(
     form = Form(
         quality=interval(quality, half),
         score=interval(score, half),
-        null=interval(NULL_F),
+        null=interval(1.2 * NULL_F),
+        null_at_512=interval(NULL_F),
         share=interval(score / NULL_F),
         predicted=interval(predicted, half),
-        predicted_share=interval(predicted / NULL_F, half / NULL_F) if predicted is not None else None,
     )
     d = diagnose(*simulated_pools(64, 20, np.random.default_rng(0), **pools), attack=exact_epsilon)
     none = np.array([], int)
@@ -121,7 +123,18 @@ def test_reasons_name_time():
     assert not any("retraining here" in reason for reason in verdict(evidence(), "mine").reasons)
     slow = evidence()
     slow.rows["mine"] = row("mine", 0.1, 64, 1.0, 1.0, seconds=5.0)
-    assert any("takes 50% of the time of a retraining" in reason for reason in verdict(slow, "mine").reasons)
+    (short,) = [reason for reason in verdict(slow, "mine").reasons if "takes 50% of the time of retraining" in reason]
+    assert "takes 10.0 s only, so the share says nothing" in short and "rejects" not in short
+    slow.rows["mine"] = replace(slow.rows["mine"], seconds=300.0)
+    assert any("rejects methods above 20%" in reason for reason in verdict(slow, "mine").reasons)
+
+
+def test_the_share_expected_is_one_of_the_null_at_512_and_no_prediction_says_why():
+    e = evidence(predicted=0.085)
+    assert any("50%" in r and f"of the {NULL_F:.3f} attainable then" in r for r in verdict(e, "mine").reasons)
+    forms = {"grid": replace(e.assessments["mine"].forms["grid"], predicted=None, unpredicted="the fit is no fit")}
+    e.assessments["mine"] = replace(e.assessments["mine"], forms=forms)
+    assert "Nothing is predicted for 512 models: the fit is no fit." in verdict(e, "mine").reasons
 
 
 def test_shares_and_probabilities_in_words():
@@ -129,3 +142,10 @@ def test_shares_and_probabilities_in_words():
     assert expected_share(form).value == pytest.approx(0.5)
     assert (percent(0.5), percent(0.034), percent(0.0)) == ("50%", "3.4%", "0%")
     assert (sure(1.0), sure(0.0), sure(0.5)) == ("over 99.9%", "under 0.1%", "50.0%")
+
+
+def test_few_subjects_and_bounds_that_say_nothing_are_told():
+    assessment = evidence().assessments["mine"]
+    text = "\n".join(assessment_lines(replace(assessment, n_independent=5)))
+    assert "rest on 5 independent examples" in text and "epsilon is at least: -" in text and "nan" not in text
+    assert "independent examples" not in "\n".join(assessment_lines(replace(assessment, n_independent=30)))

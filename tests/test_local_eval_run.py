@@ -116,7 +116,7 @@ def test_the_table_has_the_method_and_the_two_rows_beside_it(filled):
     assert [row.name for row in rows] == ["finetune", "random_perturbation", DO_NOTHING, NULL]
     nothing, null = rows[2:]
     assert (nothing.score, nothing.mean_epsilon) == (0.0, 50.0)
-    assert null.n_models == N, "the null is taken at the N of the rows beside it"
+    assert null.n_models == N
     lines = aligned(table_of(rows))
     assert len({len(line) for line in lines}) == 1
     assert len(markdown(table_of(rows))) == 6

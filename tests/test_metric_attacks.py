@@ -74,6 +74,21 @@ def test_grid_form_equals_the_tiled_one(n):
         assert got == pytest.approx(tiled_grid_epsilon(u, r), abs=1e-6), name
 
 
+def test_of_equal_ranges_the_sample_with_the_smaller_median_is_the_peaky_one():
+    low, high = np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.0, 2.0])
+    for u, r in ((low, high), (high, low), (low, low[::-1]), (-low, -high), (-high, -low)):
+        got = grid_epsilon(u[:, None], r[:, None]).epsilon[0]
+        assert got == pytest.approx(tiled_grid_epsilon(u, r), abs=1e-6)
+    assert grid_epsilon(low[:, None], high[:, None]).epsilon[0] == 0  # the released code's value
+    rng = np.random.default_rng(0)
+    for _ in range(60):  # halves and quarters are exact in binary: the ranges are equal to the bit
+        u, r = (rng.integers(0, 5, size=8) / 2 for _ in range(2))
+        u[:2] = r[:2] = 0.0, 2.0
+        shift = rng.integers(-2, 3) / 4
+        got = grid_epsilon(u[:, None], r[:, None] + shift).epsilon[0]
+        assert got == pytest.approx(tiled_grid_epsilon(u, r + shift), abs=1e-6)
+
+
 @settings(max_examples=10, deadline=None)
 @given(two_samples())
 def test_grid_form_equals_the_tiled_one_on_odd_samples(case):
@@ -153,11 +168,3 @@ def test_thresholds_are_those_of_the_definition():
     np.testing.assert_allclose(single, torch.linspace(-1.31, 2.2, n).numpy(), rtol=0, atol=3e-7)
     assert single.dtype == np.float32 and single[0] == np.float32(-1.31) and single[-1] == np.float32(2.2)
     assert len(single_thresholds(1.0, 1.0, SPEC)) == 0 and len(single_thresholds(1.0, 1.001, SPEC)) == 1
-
-
-def test_of_equal_ranges_the_sample_with_the_smaller_median_counts_as_the_narrower():
-    """As in the released code, where the other choice gives 0.6931 here."""
-    u, r = np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.0, 2.0])
-    for pair in ((u, r), (r, u)):
-        found = grid_epsilon(*(x[:, None] for x in pair)).epsilon[0]
-        assert found == tiled_grid_epsilon(*pair) == 0.0

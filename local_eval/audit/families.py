@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import log_softmax, softmax
-from scipy.stats import kendalltau, rankdata, spearmanr
+from scipy.stats import kendalltau, normaltest, rankdata, spearmanr
 
 from kit.errors import InputError
 from local_eval.metric import MetricSpec, checked_samples, grid_epsilon
@@ -31,8 +31,10 @@ def u_lira(unlearned, retrained, seed: int = 0) -> MembershipAttack:
     """U-LiRA: the likelihood ratio of two Gaussians per example, fitted on some models and tested on others.
 
     The models of both pools are cut in two; each half is tested with the fits of the other, so every model counts.
-    0.5 is a perfect unlearner's accuracy and AUC. Source: Hayes et al. 2024, Inexact unlearning needs more careful
-    evaluations, per-example U-MIA.
+    0.5 is a perfect unlearner's accuracy and AUC. Its scores feed two statistics: the balanced accuracy at a ratio of 1
+    (as U-LiRA is reported), and the true positive rate at a low false positive one (as LiRA is: Carlini et al. 2022).
+    Both rest on normal confidences: `share_not_normal` says for how many examples they are not. Source: Hayes et al.
+    2024, Inexact unlearning needs more careful evaluations, per-example U-MIA.
     """
     unlearned, retrained = checked_samples(unlearned, retrained)
     if min(len(unlearned), len(retrained)) < 4:
@@ -47,6 +49,19 @@ def u_lira(unlearned, retrained, seed: int = 0) -> MembershipAttack:
             score[tested] = _gaussian_log_likelihood(sample[tested], u) - _gaussian_log_likelihood(sample[tested], r)
     accuracy = ((scores[0] > 0).mean(axis=0) + (scores[1] <= 0).mean(axis=0)) / 2
     return MembershipAttack(*scores, accuracy, auc(scores[0], scores[1]))
+
+
+def share_not_normal(unlearned, retrained, level: float = 0.05) -> float:
+    """Share of the examples of which either sample fails a test of normality at this level (D'Agostino and Pearson
+    1973; half the level for each sample): about `level` where all are normal. Constant samples fail."""
+    failed = np.zeros(np.shape(unlearned)[1], bool)
+    for sample in checked_samples(unlearned, retrained):
+        if len(sample) < 8:
+            raise InputError(f"{len(sample)} models: the test of normality needs 8")
+        constant = np.ptp(sample, axis=0) <= 1e-9 * np.maximum(1.0, np.abs(sample[0]))
+        failed |= constant
+        failed[~constant] |= normaltest(sample[:, ~constant], axis=0).pvalue < level / 2
+    return float(failed.mean())
 
 
 def _gaussian_log_likelihood(x: np.ndarray, sample: np.ndarray) -> np.ndarray:
@@ -73,11 +88,13 @@ def tpr_at_fpr(positives, negatives, fpr: float = 0.01) -> float:
 
 
 def klom(unlearned, retrained, n_bins: int = 20, smallest: float = 1e-5, limit: float = 100.0) -> np.ndarray:
-    """KLoM: KL(retrained || unlearned) of the histograms of margins, (n_examples,).
+    """KLoM: KL(unlearned || retrained) of the histograms of margins, (n_examples,).
 
     The margin is the logit-scaled confidence, clipped to +-limit; the bins of an example share the range of both
-    samples; empty bins count as `smallest`. Its 95th percentile over examples is the usual summary. Source: Georgiev
-    et al. 2024, Attribute-to-Delete, appendix E.1.
+    samples; bins without retrained models count as `smallest`. Its 95th percentile over examples is the usual summary.
+    Source: Georgiev et al. 2024, Attribute-to-Delete, appendix E.1; direction and `smallest` as in the code that an
+    author released (RoyRin/data-unlearning-bench, kl_from_margins), which leaves out the largest value of both
+    samples: here it counts in the last bin.
     """
     unlearned, retrained = (np.clip(x, -limit, limit) for x in checked_samples(unlearned, retrained))
     low = np.minimum(unlearned.min(axis=0), retrained.min(axis=0))
@@ -88,11 +105,12 @@ def klom(unlearned, retrained, n_bins: int = 20, smallest: float = 1e-5, limit: 
     def histogram(sample):
         bins = np.minimum(((sample - low) / span * n_bins).astype(int), n_bins - 1)
         counts = np.bincount((bins + n_bins * np.arange(n_examples)).ravel(), minlength=n_bins * n_examples)
-        share = np.maximum(counts.reshape(n_examples, n_bins) / len(sample), smallest)
-        return share / share.sum(axis=1, keepdims=True)
+        return counts.reshape(n_examples, n_bins) / len(sample)
 
-    p, q = histogram(retrained), histogram(unlearned)
-    return np.sum(p * np.log(p / q), axis=1)
+    p, q = histogram(unlearned), histogram(retrained)
+    q = np.where(p > 0, np.maximum(q, smallest), q)
+    q /= q.sum(axis=1, keepdims=True)
+    return np.sum(p * np.log(np.where(p > 0, p, 1.0) / np.where(p > 0, q, 1.0)), axis=1)
 
 
 def epsilon_of_delta(

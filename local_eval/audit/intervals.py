@@ -1,7 +1,8 @@
 """Intervals for F, the accuracy ratios and the final score; how sure one method is above another.
 
 Each holds for other models and other examples from where these came from: the truth it covers is the expected value at
-this number of models. Coverage is measured by benchmarks/bench_intervals.py.
+this number of models. Examples are taken as independent, or subjects where these are known; below 30 of either the
+intervals cover less than they say. Coverage is measured by benchmarks/bench_intervals.py.
 """
 
 from dataclasses import dataclass
@@ -28,10 +29,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-    def times(self, factor: float) -> "Interval":
-        """In another unit: that of a score, or as a share of something known."""
-        return Interval(*(factor * x for x in (self.value, self.low, self.high, self.standard_error)), self.level)
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def quality_interval(resamples: Resamples, level: float = 0.95) -> Interval:
     if resamples.quality == 0:
         return _zero_interval(len(resamples.points), level)
     error = np.sqrt(resamples.quality_variance)
-    return log_interval(resamples.quality, error, level, highest=1.0, n_parts=len(resamples.part_points))
+    return log_interval(resamples.quality, error, level, highest=1.0, n_parts=resamples.n_parts)
 
 
 def _zero_interval(n_examples: int, level: float) -> Interval:
@@ -115,7 +112,7 @@ def score_interval(resamples: Resamples, accuracies: Accuracies, level: float = 
     variance += (quality * ratio) ** 2 * ratio_variance(accuracies)
     total = variance + 2 * quality * ratio * covariance
     error = np.sqrt(max(total, variance / 2))
-    return log_interval(quality * ratio, error, level, n_parts=len(resamples.part_points))
+    return log_interval(quality * ratio, error, level, n_parts=resamples.n_parts)
 
 
 def probability_above(
@@ -135,7 +132,7 @@ def probability_above(
     ratios = [1.0 if a is None else a.ratio for a in (first_accuracies, second_accuracies)]
     difference = ratios[0] * first.points - ratios[1] * second.points
     parts = ratios[0] * first.part_points - ratios[1] * second.part_points
-    variance = variance_of_mean(difference, parts, first.scale)
+    variance = variance_of_mean(difference, parts, first.scale, first.groups)
     for resamples, accuracies, ratio in zip(
         (first, second), (first_accuracies, second_accuracies), ratios, strict=True
     ):

@@ -72,10 +72,10 @@ def upper_rate(errors, n: int, failure: float) -> np.ndarray:
 
 
 def epsilon_of_rates(fpr, fnr, delta: float) -> np.ndarray:
-    """The definition in float64 for rates above 0, not below 0; 0, which always holds, where both may be 1."""
+    """The definition in float64 for rates above 0, not below 0; 0 where both are 1 and say nothing."""
     with np.errstate(divide="ignore", invalid="ignore"):
         forms = [np.log(1 - delta - a) - np.log(b) for a, b in ((fpr, fnr), (fnr, fpr))]
-    return np.nan_to_num(np.fmax(np.fmax(*forms), 0.0), nan=0.0)
+    return np.nan_to_num(np.maximum(np.fmax(*forms), 0.0), nan=0.0)
 
 
 def bound_table(n_negatives: int, n_positives: int, delta: float, failure: float) -> np.ndarray:

@@ -18,8 +18,9 @@ class Null:
 
     quality: the estimate with its interval; at_half: mean F of the pool's halves against each other; n_effect: what
     was multiplied to get from half the pool to n_models; points (n_examples,): mean points of each example, n_effect
-    included; epsilon (n_examples,): of the first two halves. Each form of the attacks has its own null, and each
-    number of models: compare scores with the null of the same form and number only.
+    included; epsilon (n_examples,): what chance gives each example at n_models, of one cut of the pool, brought from
+    half the pool to n_models by the quantiles of the drawn samples; mean_epsilon: their mean over all cuts. Each form
+    of the attacks has its own null: compare scores with the null of the same form only.
     """
 
     quality: Interval
@@ -27,8 +28,9 @@ class Null:
     n_effect: float
     n_effect_error: float
     points: np.ndarray
-    epsilon: np.ndarray
     n_models: int
+    epsilon: np.ndarray
+    mean_epsilon: float
 
 
 def null_quality(
@@ -59,21 +61,21 @@ def null_quality(
     rng = np.random.default_rng(seed)
     half = n_retrained // 2
 
-    epsilons = []
+    cuts = []
     for _ in range(n_halvings):
         rows = rng.permutation(n_retrained)
-        epsilons.append(attack(retrained[rows[:half]], retrained[rows[half : 2 * half]], spec).epsilon)
-    epsilons = np.stack(epsilons)
-    cuts = points(epsilons, n_models, spec)
+        cuts.append(attack(retrained[rows[:half]], retrained[rows[half : 2 * half]], spec).epsilon)
+    epsilon_cuts = np.stack(cuts)
+    cuts = points(epsilon_cuts, n_models, spec)
 
     chosen = rng.integers(n_examples, size=n_simulated)
     mean, spread = retrained.mean(axis=0)[chosen], retrained.std(axis=0, ddof=1)[chosen]
 
     def simulated(n):
-        pair = mean + spread * rng.normal(size=(2, n, n_simulated))
-        return points(attack(*pair, spec).epsilon, n_models, spec)
+        return attack(*(mean + spread * rng.normal(size=(2, n, n_simulated))), spec).epsilon
 
-    at_half, at_n = simulated(half), simulated(n_models)
+    epsilon_at_half, epsilon_at_n = simulated(half), simulated(n_models)
+    at_half, at_n = (points(epsilon, n_models, spec) for epsilon in (epsilon_at_half, epsilon_at_n))
     if at_half.sum() == 0 or at_n.sum() == 0 or cuts.sum() == 0:
         raise InputError("no example of the null got a point: there are too few models to say what is attainable")
     n_effect = float(at_n.mean() / at_half.mean())
@@ -82,15 +84,27 @@ def null_quality(
     expected = cuts.mean(axis=0) * n_effect
     quality = float(expected.mean())
     variance = expected.var(ddof=1) / n_examples + (quality * relative_error) ** 2
+    brought = _brought(epsilon_cuts, epsilon_at_half, epsilon_at_n)
     return Null(
         quality=log_interval(quality, np.sqrt(variance), level, highest=1.0),
         at_half=float(cuts.mean()),
         n_effect=n_effect,
         n_effect_error=float(relative_error),
         points=expected,
-        epsilon=epsilons[0],
         n_models=n_models,
+        epsilon=brought[0],
+        mean_epsilon=float(brought.mean()),
     )
+
+
+def _brought(epsilon: np.ndarray, drawn_at_half: np.ndarray, drawn_at_n: np.ndarray) -> np.ndarray:
+    """Epsilons of halves (n_halvings, n_examples) as they would be at n_models: each at its own quantile of the drawn
+    ones. Equal epsilons have many quantiles; they are spread evenly over them."""
+    drawn = np.sort(drawn_at_half)
+    below, up_to = (drawn.searchsorted(epsilon, side) for side in ("left", "right"))
+    within = np.random.default_rng(0).random(epsilon.shape)
+    quantile = (below + within * np.maximum(up_to - below, 1)) / (len(drawn) + 1)
+    return np.quantile(drawn_at_n, np.clip(quantile, 0, 1))
 
 
 def share_of_attainable(
@@ -107,8 +121,8 @@ def share_of_attainable(
     if share == 0:
         return Interval(0.0, 0.0, (1 - (1 - level) ** (1 / len(null.points))) / null.quality.value, 0.0, level)
     pull = resamples.points / resamples.quality - null.points / null.quality.value
-    relative = variance_of_mean(pull, resamples.part_points / resamples.quality, resamples.scale)
+    relative = variance_of_mean(pull, resamples.part_points / resamples.quality, resamples.scale, resamples.groups)
     relative += null.n_effect_error**2
     if accuracies is not None:
         relative += ratio_variance(accuracies)
-    return log_interval(share, share * np.sqrt(relative), level, n_parts=len(resamples.part_points))
+    return log_interval(share, share * np.sqrt(relative), level, n_parts=resamples.n_parts)

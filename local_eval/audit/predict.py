@@ -1,6 +1,6 @@
 """The score at N = 512 from fewer models, and whether those are enough to rank methods at all."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from local_eval.metric.score import Attack
 
 from .intervals import Interval, log_interval
 from .resampling import Resamples, resample
+
+_MISFIT = 3.0  # times less than measured: from here on the fitted model speaks of other confidences
+_WIDEST = 30.0  # times the prediction: an interval that reaches further says nothing
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ def predict_quality(
     another spread of their own, and all residuals have the shapes seen. Part of the fitted shifts and spreads is
     chance, more so with few models; they are shrunk until only their true variation is left. Samples of both sizes
     are drawn from it, and the change of F between the sizes is applied to the F observed. resamples: those of these
-    samples, where the caller has them already. attainable: the null at n_models, above which no prediction goes.
+    samples, where the caller has them already. attainable: the null at n_models, where it is known: no prediction lies
+    above it, and no interval above its upper end.
 
-    Raises InputError, as `resample` does, and where nothing can be predicted: F is 0, or the fitted model has no
-    points at the observed number of models, so that there is no change to apply.
+    Raises InputError, as `resample` does, where F is 0, and where the fitted model does not give the F observed: a few
+    examples alone earn the points then, or the models are of several kinds, and no change between the sizes is known.
+    So it does where the interval would span more than a factor of 30 either way.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
@@ -68,15 +73,15 @@ def predict_quality(
         draw = fit(u, r, rng)
         sizes = (observed_at, n_models)
         now, then = (points(attack(*draw(n, n_simulated), spec).epsilon, n, spec).mean() for n in sizes)
-        if now == 0:
-            raise InputError(
-                f"models fitted to these confidences get no point at N = {observed_at}, where F is "
-                f"{resamples.quality:.2g}: a few examples carry it, and how they fare at {n_models} cannot be said"
-            )
         return float(np.log(max(then, floor) / max(now, floor))), float(now)
 
     # The doubt below counts chance in this step one and a half times: four draws halve it.
     step, fitted = np.mean([step_of(unlearned, retrained) for _ in range(4)], axis=0)
+    if fitted < resamples.quality / _MISFIT:
+        raise InputError(
+            f"the model fitted to the confidences gives an F of {fitted:.2g} at {observed_at} models, where "
+            f"{resamples.quality:.2g} was measured: nothing can be predicted from it"
+        )
     log_quality, of_halves = np.empty((2, n_refits))
     for i in range(n_refits):
         u, r = (x[rng.permutation(len(x))[: len(x) // 2]] for x in (unlearned, retrained))
@@ -90,15 +95,16 @@ def predict_quality(
     together = np.var(log_quality + of_halves, ddof=1) - np.var(log_quality, ddof=1)
     relative = resamples.quality_variance / resamples.quality**2
     relative += max(together, np.var(of_halves, ddof=1)) + doubt**2
-    interval = log_interval(float(quality), float(quality * np.sqrt(relative)), level, highest=1.0)
-    if attainable is not None:
-        interval = _at_most(interval, attainable)
+    interval = log_interval(float(quality), float(quality * np.sqrt(relative)), level)
+    if interval.high > _WIDEST * interval.value:
+        raise InputError(
+            f"the prediction from {observed_at} models is uncertain by a factor above {_WIDEST:.0f} either way: it "
+            "says nothing; make more models"
+        )
+    most, highest = (attainable.value, attainable.high) if attainable else (1.0, 1.0)
+    quality, low, high = np.minimum((interval.value, interval.low, interval.high), (most, most, min(highest, 1.0)))
+    interval = Interval(float(quality), float(low), float(high), interval.standard_error, level)
     return Prediction(interval, n_models, resamples.quality, observed_at, float(fitted))
-
-
-def _at_most(interval: Interval, attainable: Interval) -> Interval:
-    value, low = (min(x, attainable.value) for x in (interval.value, interval.low))
-    return replace(interval, value=value, low=low, high=min(interval.high, attainable.high))
 
 
 def fit(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random.Generator):

@@ -22,7 +22,8 @@ class Resamples:
     """Points with all models, and with random parts of them.
 
     points (n_examples,); part_points (n_resamples, n_examples); the models of each part: unlearned_rows and
-    retrained_rows, (n_resamples, n_kept). scale: variance between parts, times this, is variance between pools.
+    retrained_rows, (n_resamples, n_kept). scale: variance between parts, times this, is variance between pools. groups
+    (n_examples,): the subject of each example, where several may share one; None takes examples as independent.
     """
 
     points: np.ndarray
@@ -30,6 +31,13 @@ class Resamples:
     unlearned_rows: np.ndarray
     retrained_rows: np.ndarray
     scale: float = 3.0
+    groups: np.ndarray | None = None
+
+    @property
+    def n_parts(self) -> int:
+        """What the error was estimated from: as many parts of the models, or as few subjects."""
+        n_groups = len(self.points) if self.groups is None else len(np.unique(self.groups))
+        return max(2, min(len(self.part_points), n_groups))
 
     @property
     def quality(self) -> float:
@@ -39,7 +47,7 @@ class Resamples:
     @property
     def quality_variance(self) -> float:
         """Variance of F over models and examples."""
-        return variance_of_mean(self.points, self.part_points, self.scale)
+        return variance_of_mean(self.points, self.part_points, self.scale, self.groups)
 
 
 def resample(
@@ -50,12 +58,13 @@ def resample(
     *,
     n_resamples: int = 40,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Resamples:
     """Points of two samples (n_models, n_examples), and of n_resamples parts of their models.
 
-    The same seed draws the same parts, so that methods can be compared on equal terms. Parts are scored
-    with the bins of the whole. Takes n_resamples times the attack on three quarters of the models. Raises InputError
-    below four models or two examples.
+    The same seed draws the same parts, so that methods can be compared on equal terms. Parts are scored with the bins
+    of the whole. groups (n_examples,): the subjects, see `Resamples`. Takes n_resamples times the attack on three
+    quarters of the models. Raises InputError below four models or two examples.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
@@ -76,7 +85,7 @@ def resample(
     scale = max(
         rows.shape[1] / (len(sample) - rows.shape[1]) for rows, sample in ((u_rows, unlearned), (r_rows, retrained))
     )
-    return Resamples(score(unlearned, retrained), part_points, u_rows, r_rows, scale)
+    return Resamples(score(unlearned, retrained), part_points, u_rows, r_rows, scale, groups)
 
 
 def _parts(n_models: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -84,15 +93,27 @@ def _parts(n_models: int, n_resamples: int, rng: np.random.Generator) -> np.ndar
     return np.stack([rng.permutation(n_models)[:n_kept] for _ in range(n_resamples)])
 
 
-def variance_of_mean(values: np.ndarray, part_values: np.ndarray, scale: float) -> float:
+def variance_of_mean(
+    values: np.ndarray, part_values: np.ndarray, scale: float, groups: np.ndarray | None = None
+) -> float:
     """Variance of the mean over examples (n_examples,), when both models and examples had been other ones.
 
     Examples whose values moved apart would be a plain sample: variance / n_examples, which holds what each example
     owes to its models. What that leaves out is the models' common pull on all examples: the covariance between
     examples, measured on the parts (n_resamples, n_examples) as the variance of their mean less the share that
-    the examples' own variances explain.
+    the examples' own variances explain. groups (n_examples,): subjects, of whom other ones might have been drawn with
+    all their examples; then each subject's sum takes the place of an example.
     """
     n_examples = len(values)
+    if groups is not None:
+        of_group = np.unique(groups, return_inverse=True)[1].ravel()
+        member = np.eye(of_group.max() + 1)[of_group]
+        if member.shape[1] < 2:
+            raise InputError("all examples are of one subject: no interval over subjects")
+        # A ratio of sums: subjects with more examples weigh more, their number is chance too.
+        values = (values - values.mean()) @ member * (member.shape[1] / n_examples)
+        part_values = part_values @ member * (member.shape[1] / n_examples)
+        n_examples = member.shape[1]
     own = values.var(ddof=1) / n_examples
     of_mean = part_values.mean(axis=1).var(ddof=1)
     explained = part_values.var(axis=0, ddof=1).sum() / n_examples**2

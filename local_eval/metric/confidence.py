@@ -14,7 +14,7 @@ def logit_scaled_confidence(logits, labels) -> np.ndarray:
 
     logits (n_models, n_examples, n_classes), labels (n_examples,) -> (n_models, n_examples) float64.
     The exponentials keep the logits' own precision (at least float32) and everything after them is
-    float64, as in the released code, to the bit. The arguments are left as they are.
+    float64, as in the released code. The arguments are left as they are.
 
     Raises InputError: wrong shapes, labels that are no class, NaN or infinite logits.
     Source: Carlini et al. 2022 (LiRA), section VI.A; the competition's released scoring code.

@@ -1,8 +1,9 @@
 """The grid form: the thresholds and windows of the released scoring code, counted instead of tiled.
 
-Equal to the released code to the bit: the same thresholds in the same precision, the same comparisons (where window
-ends fall on confidences exactly, as with confidences on a grid of their own, processors may round an end to either
-side). Of the 160,000 windows of an example only those that may hold its best attack are counted.
+The same thresholds in the same precision and the same comparisons as the released code. Of the 160,000 windows of an
+example only those that may hold its best attack are counted. Where a confidence falls on the very end of a window, as
+with values on a grid of 0.1, processors round that end differently: there epsilon may differ between machines, as the
+released code's own does.
 """
 
 import numpy as np
@@ -35,15 +36,17 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None) -> Epsilo
     bounds = _largest_from(table)
     u_has_larger_median = np.median(unlearned, axis=0) >= np.median(retrained, axis=0)
     tight = too_tight(unlearned, retrained, spec)
+    # The peaky sample has the smaller range; of equal ranges, the smaller median: the released code exchanges the two
+    # where the range of the one with the larger median is not the smaller.
+    range_u, range_r = np.ptp(unlearned, axis=0), np.ptp(retrained, axis=0)
+    r_is_peaky = np.where(u_has_larger_median, range_u >= range_r, range_u > range_r)
 
     best = np.zeros(unlearned.shape[1], np.float32)
     for example in np.flatnonzero(~tight):
         u, r = np.sort(unlearned[:, example]), np.sort(retrained[:, example])
         u_positive, r_positive = (u, r, table, bounds), (r, u, table.T, bounds.T)
         best_single = _best_single(*(u_positive if u_has_larger_median[example] else r_positive)[:3], spec)
-        widths = np.ptp(u), np.ptp(r)  # of equal ones the sample with the smaller median counts as the narrower
-        r_is_peaky = u_has_larger_median[example] if widths[0] == widths[1] else widths[0] > widths[1]
-        best[example] = _best_double(*(r_positive if r_is_peaky else u_positive), spec, best_single)
+        best[example] = _best_double(*(r_positive if r_is_peaky[example] else u_positive), spec, best_single)
     return capped(best, tight, spec)
 
 
@@ -118,7 +121,7 @@ def _corners(n_rows: int, n_columns: int, size: int) -> tuple[np.ndarray, np.nda
 
 
 class LeftEnds:
-    """The left ends that go with each right end: n of them a row, laid out as np.linspace does, to the bit."""
+    """The left ends that go with each right end: n of them a row, laid out as np.linspace does."""
 
     def __init__(self, right: np.ndarray, width: float, spec: MetricSpec):
         self.n = int(np.ceil(2 * spec.grid_buffer * spec.grid_per_unit))

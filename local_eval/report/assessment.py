@@ -12,6 +12,7 @@ from local_eval.audit.families import Agreement
 from local_eval.audit.intervals import Interval
 from local_eval.report.table import aligned
 
+_FEW_EXAMPLES = 30
 _LISTED = 10  # examples named in a line
 
 
@@ -40,21 +41,31 @@ def assessment_lines(assessment: Assessment) -> list[str]:
         f"{assessment.name} (N = {assessment.n_models}, 95% intervals over models and examples)",
         *("  " + line for line in aligned([header, *rows])),
     ]
+    lines += [
+        f"  no prediction at N = {N_CHECKPOINTS} ({name}): {form.unpredicted}"
+        for name, form in assessment.forms.items()
+        if form.unpredicted
+    ]
     if assessment.retain_ratio and assessment.test_ratio:
         lines.append(
             f"  retain accuracy {interval_text(assessment.retain_ratio)} and test accuracy "
             f"{interval_text(assessment.test_ratio)} times the retrained models'"
         )
-    lines += [
-        f"  no prediction ({name}): {its.unpredicted}" for name, its in assessment.forms.items() if its.unpredicted
-    ]
-    held_out = f"counted on {bounds.n_held_out[0]} held-out models"
-    lines.append(
-        f"  epsilon is at least {bounds.epsilon.mean():.2f} on average (each bound holds with "
-        f"{1 - bounds.failure:.0%}, {held_out})"
-        if bounds.epsilon.any()
-        else f"  epsilon is at least: - (no attack {held_out} shows more than 0)"
-    )
+    if bounds.epsilon.any():
+        lines.append(
+            f"  epsilon is at least {bounds.epsilon.mean():.2f} on average (each bound holds with "
+            f"{1 - bounds.failure:.0%}, counted on {bounds.n_held_out[0]} held-out models)"
+        )
+    else:
+        lines.append(
+            f"  epsilon is at least: - (no attack chosen on half of the models holds on the other "
+            f"{bounds.n_held_out[0]} with {1 - bounds.failure:.0%})"
+        )
+    if assessment.n_independent is not None and assessment.n_independent < _FEW_EXAMPLES:
+        lines.append(
+            f"  the intervals rest on {assessment.n_independent} independent examples (subjects, where these are "
+            f"known): below {_FEW_EXAMPLES} they cover less than they say"
+        )
     for examples, why in (
         (assessment.discarded, "every attack on them is discarded"),
         (assessment.too_tight, "one sample is a hundred times as narrow as the other"),
@@ -69,12 +80,12 @@ def _share(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
 
 
-def measure_lines(measured: Mapping[str, Mapping[str, float]], without: Sequence[str] = ()) -> list[str]:
+def measure_lines(measured: Mapping[str, Mapping[str, float | None]], without: Sequence[str] = ()) -> list[str]:
     """One table: a row a measure (less those named in `without`), a column a method."""
     names = list(measured)
     header = ("measure", *(name.split(" (")[0] for name in names))
     rows = [
-        (measure, *(f"{measured[name][measure]:.4g}" for name in names))
+        (measure, *("-" if (value := measured[name][measure]) is None else f"{value:.4g}" for name in names))
         for measure in next(iter(measured.values()))
         if measure not in without
     ]
@@ -99,7 +110,7 @@ def agreement_lines(agreement: Agreement) -> list[str]:
 def assessment_facts(
     assessments: Sequence[Assessment],
     above: Mapping[tuple[str, str], float],
-    measured: Mapping[str, Mapping[str, float]],
+    measured: Mapping[str, Mapping[str, float | None]],
     agreement: Agreement | None,
 ) -> dict[str, Any]:
     """The same as plain JSON values, with the parts of each epsilon."""

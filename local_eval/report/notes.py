@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from kit.budget import format_duration
 from local_eval.audit.predict import ranking_warning
 from local_eval.evaluate import DO_NOTHING, NULL, Row
 
+_SHORT_S = 60.0  # a retraining on a stand-in: start-up and loading count as much as training
 TIME_LIMIT = 0.2  # of retraining's time, in the competition's technical report
 
 
@@ -26,15 +28,26 @@ def notes_on(rows: Sequence[Row]) -> list[str]:
             )
     if null := by_name.get(NULL):
         notes.append(
-            f"a perfect unlearner scores about {null.forgetting_quality:.3f} here with {null.n_models} models, not 1: "
-            "the null row is what retrained models get against each other"
+            f"a perfect unlearner scores about {null.forgetting_quality:.3f} here, not 1: so much do as "
+            f"many retrained models get against each other ({null.n_models} against {null.n_models})"
         )
     notes += [
-        f"{row.name} takes {row.time_ratio:.0%} of the time of retraining here: the competition's report rejects "
-        f"methods above {TIME_LIMIT:.0%}, of a retraining of 30 epochs"
+        f"{row.name} {time_sentence(row)}"
         for row in rows
         if row.name not in (DO_NOTHING, NULL) and (row.time_ratio or 0) > TIME_LIMIT
     ]
     if warning := ranking_warning(max(row.n_models for row in rows)):
         notes.append(warning)
     return notes
+
+
+def time_sentence(row: Row) -> str:
+    """What a share of the time of retraining means: nothing of the competition's, where retraining takes seconds."""
+    share, retraining_s = f"takes {row.time_ratio:.0%} of the time of retraining here", row.seconds / row.time_ratio
+    limit = f"the competition's report rejects methods above {TIME_LIMIT:.0%}"
+    if retraining_s < _SHORT_S:
+        return (
+            f"{share}, but that takes {format_duration(retraining_s)} only, so the share says nothing of the "
+            f"competition's limit ({TIME_LIMIT:.0%} of a retraining of 30 epochs on its data)"
+        )
+    return f"{share}: {limit}, of a retraining of 30 epochs"

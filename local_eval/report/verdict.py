@@ -12,7 +12,7 @@ from local_eval.evaluate import DO_NOTHING
 from local_eval.report import kaggle
 from local_eval.report.assessment import interval_text
 from local_eval.report.evidence import Evidence
-from local_eval.report.notes import TIME_LIMIT
+from local_eval.report.notes import TIME_LIMIT, time_sentence
 
 _SURE = 0.95
 _ACCURACY_LOST = 0.05  # of the score: below this the accuracies are not worth a line
@@ -68,8 +68,11 @@ def _answer(evidence: Evidence, name: str, form: Form, n_models: int) -> tuple[b
 
 
 def expected_share(form: Form) -> Interval | None:
-    """The score expected at 512 models as a share of the null there; as measured where no prediction is made."""
-    return form.predicted_share if form.predicted_share is not None else form.share
+    """The score expected at 512 models as a share of the null at 512; as measured where no prediction is made."""
+    if form.predicted is None or form.null_at_512 is None:
+        return form.share
+    p, null = form.predicted, form.null_at_512.value
+    return Interval(p.value / null, p.low / null, p.high / null, p.standard_error / null, p.level)
 
 
 def _above_starter(evidence: Evidence, name: str) -> float | None:
@@ -86,10 +89,13 @@ def _about_score(evidence: Evidence, name: str, form: Form) -> list[str]:
             f"With {row.n_models} models it scores {interval_text(form.score)}, which is {_percent(form.share)} of "
             f"what a perfect unlearner gets here ({form.null.value:.3f})."
         )
-    if form.predicted is not None and (share := expected_share(form)) is not None:
+    if form.predicted is None and form.unpredicted and row.score > 0:
+        reasons.append(f"Nothing is predicted for {N_CHECKPOINTS} models: {form.unpredicted}.")
+    if form.predicted is not None and form.null_at_512 is not None and (share := expected_share(form)) is not None:
         reasons.append(
             f"With {N_CHECKPOINTS} models {interval_text(form.predicted)} is to be expected, {_percent(share)} of the "
-            f"attainable. An upload pays from about {kaggle.STARTER_SHARE:.0%} on: so much the starter's fine-tuning "
+            f"{form.null_at_512.value:.3f} attainable then. An upload pays from about "
+            f"{kaggle.STARTER_SHARE:.0%} on: so much the starter's fine-tuning "
             f"got on Kaggle ({kaggle.STARTER.score} of {kaggle.ATTAINABLE})."
         )
     if evidence.starter == name:
@@ -117,10 +123,7 @@ def _about_rest(evidence: Evidence, name: str, assessment: Assessment) -> list[s
             f"models' on the retain set, {row.test_ratio:.3f} times on the test set."
         )
     if (row.time_ratio or 0) > TIME_LIMIT:
-        reasons.append(
-            f"A checkpoint takes {row.time_ratio:.0%} of the time of a retraining here; the competition's report "
-            f"rejects methods above {TIME_LIMIT:.0%}, of a retraining of 30 epochs."
-        )
+        reasons.append(f"A checkpoint {time_sentence(row)}.")
     gap = nothing.retain_accuracy - nothing.test_accuracy
     if gap > _MEMORISES:
         reasons.append(
