@@ -18,6 +18,10 @@ from local_eval.setting import Setting
 
 RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "validity.json"
 MEASURE = "expected at 512"  # of the record's, what the verdict rests on
+NOT_VALIDATED = (
+    "Not validated: how scores of this kind of setting relate to Kaggle's has not been measured; they rank methods on "
+    "this data only (docs/validity.md; --like competition is the setting made for that)."
+)
 _SAME = ("source", "n_train", "forget", "architecture", "recipe", "epochs", "passes")  # seeds may differ
 _LEAST = 1e-4  # scores below are told from each other neither here nor there
 

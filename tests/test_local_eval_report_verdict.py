@@ -16,6 +16,7 @@ from local_eval.metric import MetricSpec, exact_epsilon
 from local_eval.report.assessment import assessment_lines
 from local_eval.report.evidence import Evidence
 from local_eval.report.verdict import expected_share, percent, sure, verdict
+from local_eval.setting import Setting
 
 NULL_F = 0.17
 
@@ -64,7 +65,7 @@ def evidence(
     if starter:
         rows[starter] = row(starter, 0.006, n_models, 1.0, 1.0)
     return Evidence(
-        workspace=SimpleNamespace(folder=Path("runs/abc")),
+        workspace=SimpleNamespace(folder=Path("runs/abc"), setting=Setting("synthetic")),
         pools={"mine": None},
         faults={},
         spec=MetricSpec(),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from local_eval.audit.expected import expected_at_512, expected_quality
 from local_eval.audit.simulate import simulated_pools
 from local_eval.commands.options import LIKE
 from local_eval.metric import MetricSpec, grid_epsilon, points
+from local_eval.report import verdict
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace
-from local_eval.validity import validation_of
+from local_eval.validity import NOT_VALIDATED, validation_of
 
 # -- the score expected at 512 models ----------------------------------------------------------------------------------
 
@@ -164,3 +166,18 @@ def test_the_forecast_is_the_regressions_with_the_interval_of_a_new_observation(
     assert 0.6 < np.mean(inside) <= 1
     assert found.forecast(0.0).value == found.forecast(1e-5).value  # below the least score all are alike
     assert found.forecast(0.5).high <= 1
+
+
+def test_the_verdict_says_what_the_setting_is_worth(monkeypatch, record):
+    """Whether validated or not; with a forecast where there are models to make it from."""
+    rng = np.random.default_rng(0)
+    u, r = simulated_pools(32, 60, rng, common=0.05)
+    samples = SimpleNamespace(methods={"mine": SimpleNamespace(confidence=u)}, retrained=SimpleNamespace(confidence=r))
+    row = SimpleNamespace(retain_ratio=1.0, test_ratio=0.9)
+    setting = Setting(**LIKE["competition"])
+    evidence = SimpleNamespace(workspace=SimpleNamespace(setting=setting), samples=samples, rows={"mine": row})
+    monkeypatch.setattr(verdict, "validation_of", lambda its: validation_of(its, record))
+    said = verdict._about_validity(evidence, "mine")
+    assert "ranked 16 submissions as Kaggle did" in said and "on Kaggle (80% of new ones" in said
+    evidence.workspace.setting = replace(setting, source="gtsrb:super")
+    assert verdict._about_validity(evidence, "mine") == NOT_VALIDATED

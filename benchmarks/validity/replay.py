@@ -29,7 +29,7 @@ from local_eval.distances import distances
 from local_eval.evaluate import DO_NOTHING, Samples, evaluate, read_samples
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, Workspace, open_workspace
-from local_eval.unlearned import broken_reason, fill_points
+from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
 
 # Each changes one thing of the first.
 STAND_INS = {
@@ -56,12 +56,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("runs"))
     parser.add_argument("--n-models", type=int, default=24)
     parser.add_argument("--n-retrained", type=int, help="where they are more (as many)")
+    parser.add_argument("--kept", action="store_true", help="only submissions whose models are there already")
     parser.add_argument("--few", action="store_true", help="eight of the sweep's points, for the ablation")
     options = parser.parse_args(argv[1:])
     fields = CIFAR10 if options.stand_in == "cifar10" else LIKE["competition"] | STAND_INS[options.stand_in]
     fields = fields | ({"source": options.source} if options.source else {})
     workspace = open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
     points = [point for point in known_points() if not options.few or point.name in FEW]
+    if options.kept:
+        points = [point for point in points if len(unlearned_pool(workspace, point.method)) >= options.n_models]
     fill_retrained(workspace, max(options.n_models, options.n_retrained or 0))
     found = replay(workspace, points, options.n_models)
     found["setting"] = found["setting"] | ({"source": "cifar10 as image folder"} if options.source else {})

@@ -6,6 +6,7 @@ import numpy as np
 
 from kit.competition import N_CHECKPOINTS
 from local_eval.assess import FEWEST, Assessment, Form
+from local_eval.audit.expected import expected_at_512
 from local_eval.audit.intervals import Interval
 from local_eval.audit.predict import RANKABLE
 from local_eval.evaluate import DO_NOTHING
@@ -13,6 +14,7 @@ from local_eval.report import kaggle
 from local_eval.report.assessment import interval_text
 from local_eval.report.evidence import Evidence
 from local_eval.report.notes import TIME_LIMIT, time_sentence
+from local_eval.validity import NOT_VALIDATED, validation_of
 
 _SURE = 0.95
 _ACCURACY_LOST = 0.05  # of the score: below this the accuracies are not worth a line
@@ -46,6 +48,7 @@ def verdict(evidence: Evidence, name: str) -> Verdict:
     assessment = evidence.assessments[name]
     form = assessment.forms[evidence.attacks]
     reasons = [*_about_score(evidence, name, form), *_about_rest(evidence, name, assessment)]
+    reasons.append(_about_validity(evidence, name))
     upload, headline = _answer(evidence, name, form, n_models)
     return Verdict(upload, headline, tuple(reasons), main_fault(assessment, form))
 
@@ -131,6 +134,22 @@ def _about_rest(evidence: Evidence, name: str, assessment: Assessment) -> list[s
             f"{kaggle.GENERALISATION_GAP:.1%}): mild methods score lower here than they would there."
         )
     return reasons
+
+
+def _about_validity(evidence: Evidence, name: str) -> str:
+    """What the score says of Kaggle's."""
+    validation = validation_of(evidence.workspace.setting)
+    if validation is None:
+        return NOT_VALIDATED
+    if evidence.samples is None:
+        return validation.sentence
+    samples, row = evidence.samples, evidence.rows[name]
+    local = expected_at_512(samples.methods[name].confidence, samples.retrained.confidence)
+    forecast = validation.forecast(local * row.retain_ratio * row.test_ratio)
+    return (
+        f"{validation.sentence} By it, a submission like this one gets {interval_text(forecast)} on Kaggle "
+        f"({forecast.level:.0%} of new ones lie in there)."
+    )
 
 
 def main_fault(assessment: Assessment, form: Form) -> str:
