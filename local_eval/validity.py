@@ -41,11 +41,21 @@ class Validation:
     kaggle: np.ndarray
 
     @property
+    def predicts(self) -> bool:
+        """Is the correlation above 0 for certain?"""
+        return self.interval[0] > 0
+
+    @property
     def sentence(self) -> str:
         low, high = self.interval
+        found = (
+            f"a Spearman correlation of {self.spearman:.2f} (95% interval {low:.2f} to {high:.2f}; docs/validity.md)"
+        )
+        if self.predicts:
+            return f"This kind of setting ranked {self.n_points} submissions as Kaggle did with {found}."
         return (
-            f"This kind of setting ranked {self.n_points} submissions as Kaggle did with a Spearman correlation of "
-            f"{self.spearman:.2f} (95% interval {low:.2f} to {high:.2f}; docs/validity.md)."
+            f"This kind of setting does not predict Kaggle's order yet: over {self.n_points} submissions the scores "
+            f"expected at 512 models have {found}."
         )
 
     def forecast(self, local: float, level: float = 0.8) -> Interval:

@@ -181,3 +181,11 @@ def test_the_verdict_says_what_the_setting_is_worth(monkeypatch, record):
     assert "ranked 16 submissions as Kaggle did" in said and "on Kaggle (80% of new ones" in said
     evidence.workspace.setting = replace(setting, source="gtsrb:super")
     assert verdict._about_validity(evidence, "mine") == NOT_VALIDATED
+
+
+def test_a_correlation_that_may_be_none_carries_no_forecast(record):
+    facts = json.loads(record.read_text())
+    facts["results"]["competition"]["fine-tuning"]["expected at 512"]["interval"] = [-0.4, 0.6]
+    record.write_text(json.dumps(facts))
+    found = validation_of(Setting(**LIKE["competition"]), record)
+    assert not found.predicts and "does not predict Kaggle's order yet" in found.sentence

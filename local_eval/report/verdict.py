@@ -141,7 +141,7 @@ def _about_validity(evidence: Evidence, name: str) -> str:
     validation = validation_of(evidence.workspace.setting)
     if validation is None:
         return NOT_VALIDATED
-    if evidence.samples is None:
+    if evidence.samples is None or not validation.predicts:
         return validation.sentence
     samples, row = evidence.samples, evidence.rows[name]
     local = expected_at_512(samples.methods[name].confidence, samples.retrained.confidence)
