@@ -215,9 +215,9 @@ def plot(found: Mapping, path: Path) -> Path:
         title = {"expected at 512": "score expected at 512 models"}.get(measure, f"accuracy of the {measure}")
         axes.set(xlabel=title, title=f"Spearman {rank['spearman']:.2f} [{low:.2f}, {high:.2f}]")
         axes.grid(alpha=0.3)
-        axes.margins(x=0.16)
+        axes.margins(x=0.22)
     panels[0].set_ylabel("score on Kaggle")
-    panels[0].legend(loc="lower right", frameon=False)
+    panels[0].legend(loc="upper left", frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
