@@ -37,7 +37,7 @@ def unlearn(
     reset_parameters(bad)
     bad.train()  # an untrained net has no statistics of its own: it takes each batch's
     n_forget, n_retain = len(forget_loader.dataset), retain_share * len(retain_loader.dataset)
-    share, batches = n_forget / max(1.0, n_forget + n_retain), cycle(forget_loader)
+    share, batches = n_forget / max(1.0, n_forget + n_retain), cycle(forget_loader, net)
 
     def distance(teacher: nn.Module, student: nn.Module, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -30,7 +30,7 @@ def unlearn(
     """Train for `epochs` epochs of the retain set, each of its batches beside one of the forget set."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(retain_loader))
-    batches = cycle(forget_loader)
+    batches = cycle(forget_loader, net)
 
     def both(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         forget, theirs = unpack(next(batches), images.device)
