@@ -18,6 +18,8 @@ from kit.plan import Plan, planned_phases
 from kit.surgery import first_layer, last_layer
 from kit.training import constant, cosine_per_epoch, fine_tune, frozen_copy, kl_divergence
 
+RANGES = {"temperature": (1.0, 10.0), "warm_up_epochs": (0.5, 4.0), "lr": (1e-4, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

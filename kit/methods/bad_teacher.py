@@ -16,6 +16,8 @@ from kit.plan import Plan, planned_steps
 from kit.surgery import reset_parameters
 from kit.training import cycle, fine_tune, frozen_copy, kl_divergence, unpack
 
+RANGES = {"retain_share": (0.1, 1.0), "temperature": (0.5, 5.0), "lr": (1e-4, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

@@ -15,6 +15,8 @@ from kit.plan import Plan, planned_steps
 from kit.surgery import names_of_last, training_only
 from kit.training import fine_tune
 
+RANGES = {"k": (1, 20), "epochs": (1.0, 5.0), "lr": (1e-3, 1e-1)}
+
 
 def unlearn(
     net: nn.Module,

@@ -16,6 +16,8 @@ from kit.plan import Plan, planned_steps
 from kit.surgery import names_of_last, reset_parameters, training_only
 from kit.training import fine_tune, one_cycle
 
+RANGES = {"k": (1, 20), "epochs": (1.0, 5.0), "lr": (5e-3, 5e-1)}
+
 
 def unlearn(
     net: nn.Module,

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from kit.plan import Plan, planned_phases
 from kit.training import constant, contrast, cosine_to, cycle, part, rebatched, sgd, train, unpack
 
+RANGES = {"uniform_lr": (5e-4, 5e-2), "contrast_lr": (3e-5, 3e-3), "retain_lr": (4e-4, 4e-2), "reverse_kl": (0.0, 1.0)}
+
 
 def unlearn(
     net: nn.Module,

@@ -15,6 +15,8 @@ from torch import nn
 from kit.plan import Plan, planned_steps
 from kit.training import fine_tune
 
+RANGES = {"epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
+
 
 def unlearn(
     net: nn.Module,

@@ -22,6 +22,8 @@ from kit.fisher.per_sample import evaluating
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
+RANGES = {"alpha": (1e-8, 1e-4), "epochs": (0.0, 1.0), "lr": (1e-4, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

@@ -20,6 +20,8 @@ from kit.plan import Plan, planned_phases
 from kit.surgery import in_shortcut, layers
 from kit.training import fine_tune, frozen_copy
 
+RANGES = {"cycles": (1, 4), "n_layers": (3, 12), "noise": (0.0, 0.3), "lr": (1e-4, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

@@ -20,6 +20,8 @@ from kit.fisher.streamed import streamed_inverse_product
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
+RANGES = {"alpha": (0.1, 30.0), "damping": (1e-2, 10.0), "epochs": (0.0, 1.0)}
+
 
 def unlearn(
     net: nn.Module,

@@ -19,6 +19,8 @@ from kit.plan import Plan, planned_phases
 from kit.surgery import convolutions, replace_where, smallest
 from kit.training import cross_entropy, cycle, fine_tune, per_epoch, unpack
 
+RANGES = {"share": (0.1, 0.6), "kept_factor": (0.0, 1.0), "epochs": (2, 6), "lr": (1e-4, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from kit.plan import Plan, planned_steps
 from kit.training import cross_entropy, fine_tune, per_epoch
 
+RANGES = {"alpha": (1e-5, 1e-2), "epochs": (1, 5), "lr": (1e-3, 1e-1)}
+
 
 def unlearn(
     net: nn.Module,

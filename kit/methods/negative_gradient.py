@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from kit.plan import Plan, planned_steps
 from kit.training import cross_entropy, fine_tune
 
+RANGES = {"epochs": (0.1, 2.0), "lr": (1e-5, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

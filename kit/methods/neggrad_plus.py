@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from kit.plan import Plan, planned_steps
 from kit.training import cross_entropy, cycle, fine_tune, unpack
 
+RANGES = {"alpha": (0.8, 0.999), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
+
 
 def unlearn(
     net: nn.Module,

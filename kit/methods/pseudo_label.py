@@ -18,6 +18,8 @@ from kit.plan import Plan, planned_phases
 from kit.surgery import transpose_kernels
 from kit.training import cosine_per_epoch, fine_tune, interleaved, relabelled
 
+RANGES = {"label_epochs": (1, 4), "epochs": (1, 5), "lr": (1e-4, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

@@ -16,6 +16,8 @@ from kit.plan import Plan, planned_steps
 from kit.surgery import n_classes
 from kit.training import fine_tune, interleaved, other_labels, relabelled
 
+RANGES = {"epochs": (0.5, 3.0), "lr": (1e-5, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

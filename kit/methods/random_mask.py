@@ -14,6 +14,8 @@ from kit.plan import Plan, planned_steps
 from kit.surgery import norm_names, zero_at_random
 from kit.training import cosine_to, train
 
+RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 6.0), "lr": (1e-5, 1e-3)}
+
 
 def unlearn(
     net: nn.Module,

@@ -15,6 +15,8 @@ from kit.plan import Plan, planned_steps
 from kit.surgery import reset_parameters
 from kit.training import fine_tune, one_cycle
 
+RANGES = {"epochs": (2.0, 8.0), "lr": (1e-2, 5e-1)}
+
 
 def unlearn(
     net: nn.Module,

@@ -16,6 +16,8 @@ from kit.plan import Plan, planned_phases
 from kit.surgery import n_classes, smallest
 from kit.training import cross_entropy, cycle, fine_tune, interleaved, other_labels, relabelled, unpack
 
+RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
+
 
 def unlearn(
     net: nn.Module,

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from kit.plan import Plan, planned_phases
 from kit.training import constant, cosine_per_epoch, fine_tune, frozen_copy, kl_divergence
 
+RANGES = {"alpha": (0.1, 1.0), "gamma": (0.1, 1.0), "max_lr": (5e-5, 5e-3), "lr": (5e-5, 5e-3)}
+
 
 def unlearn(
     net: nn.Module,

@@ -20,6 +20,8 @@ from kit.plan import Plan, planned_steps
 from kit.surgery import layers, replace_where, round_to, smallest
 from kit.training import class_counts, constant, fine_tune, frozen_copy
 
+RANGES = {"share": (0.3, 0.999), "epochs": (2.0, 5.0), "entropy_weight": (0.0, 3.0), "lr": (5e-5, 5e-3)}
+
 
 def unlearn(
     net: nn.Module,

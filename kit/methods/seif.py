@@ -16,6 +16,8 @@ from kit.plan import Plan, planned_phases
 from kit.surgery import add_normal, first_layer
 from kit.training import cosine_per_epoch, cross_entropy, part, sgd, train
 
+RANGES = {"noise": (0.1, 1.0), "late_noise": (1e-3, 0.1), "epochs": (2, 5), "lr": (7e-5, 7e-3)}
+
 
 def unlearn(
     net: nn.Module,

@@ -19,6 +19,8 @@ from kit.fisher.streamed import streamed_inverse_product
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
+RANGES = {"eps": (0.1, 30.0), "damping": (1e-5, 1e-1), "epochs": (0.0, 2.0)}
+
 
 def unlearn(
     net: nn.Module,

@@ -16,6 +16,8 @@ from kit.plan import Plan, planned_phases
 from kit.surgery import add_normal, last_layer, norm_names, training_only
 from kit.training import constant, fine_tune
 
+RANGES = {"partial_epochs": (1, 5), "n_tensors": (4, 20), "noise": (0.0, 0.2), "lr": (2e-5, 2e-3)}
+
 
 def unlearn(
     net: nn.Module,

@@ -15,6 +15,8 @@ from kit.plan import Plan, planned_steps
 from kit.surgery import transpose_kernels
 from kit.training import cosine_per_epoch, fine_tune
 
+RANGES = {"epochs": (1, 5), "lr": (1e-4, 1e-2)}
+
 
 def unlearn(
     net: nn.Module,

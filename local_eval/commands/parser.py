@@ -47,6 +47,26 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     n_models_option(sub, default=8)
     sub.add_argument("--best-by", choices=CRITERIA, default="accuracy", help="what the best point is chosen by")
 
+    sub = command("tune", "search a method's hyper-parameters, then check the best on another forget set")
+    sub.set_defaults(interrupted="what is measured is kept, the same command goes on")
+    setting_options(sub)
+    method_options(sub)
+    sub.add_argument(
+        "--range",
+        action="append",
+        default=[],
+        metavar="NAME=LOW:HIGH",
+        help="or NAME=a,b,c; RANGES beside the function else",
+    )
+    n_models_option(sub, default=32)
+    sub.add_argument("--limit", help="time of the search, of all calls together, such as 2h")
+    sub.add_argument("--trials", type=positive_int, help="at most so many (27 without --limit)")
+    sub.add_argument(
+        "--fits", metavar="8h", help="only what makes 512 checkpoints on a T4 with the hidden data in that time"
+    )
+    sub.add_argument("--search-seed", type=int, default=0, help="of the draw of trials (0)")
+    sub.add_argument("--check-models", type=int, default=8, help="models on the other forget set, 0 for no check (8)")
+
     sub = command("train", "train the original model", "steps.train")
     setting_options(sub)
     sub = command("retrain", "train N models without the forget set (and the original)", "steps.retrain")
