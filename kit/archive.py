@@ -140,7 +140,8 @@ def check_tensors(
     faults, twins, first_of, types = [], [], {}, set()
     for info, state in tqdm(checkpoints, total=n_checkpoints, desc="verifying", disable=not progress):
         if isinstance(state, Exception):
-            faults.append(f"{info.filename}: does not load ({printable(first_line(state), 200)})")
+            why = printable(first_line(state), 200)
+            faults.append(f"{info.filename}: {why if isinstance(state, InputError) else f'does not load ({why})'}")
             continue
         if difference := state_difference(state, like):
             faults.append(f"{info.filename}: {printable(difference, 200)}")

@@ -276,7 +276,8 @@ def load_original(root: Path = INPUT_DIR, architecture: Callable[[], nn.Module] 
 def state_difference(state: Any, expected: dict[str, Tensor]) -> str | None:
     """What makes `state` differ from a state dict of the expected names, shapes and finite values; None if nothing.
 
-    Floating-point entries may have another floating-point type (float16 checkpoints are valid).
+    Floating-point entries may have another floating-point type (float16 checkpoints are valid), and so may counts, such
+    as BatchNorm's of batches: `load_state_dict` converts them.
     """
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         return "it is no dict of tensors"
@@ -288,7 +289,7 @@ def state_difference(state: Any, expected: dict[str, Tensor]) -> str | None:
         value = state[name]
         if value.shape != tensor.shape:
             return f"{name} has shape {tuple(value.shape)}, expected {tuple(tensor.shape)}"
-        if value.dtype not in (_FLOATS if tensor.is_floating_point() else _INTEGERS):
+        if value.dtype not in (_FLOATS if tensor.is_floating_point() else (*_INTEGERS, *_FLOATS)):
             return f"{name} is {value.dtype}, expected {tensor.dtype}"
         if value.layout != torch.strided or value.device.type == "meta":
             return f"{name} is no tensor with its entries in memory"

@@ -8,15 +8,26 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from kit.archive import Check, check_names, check_tensors, complete, incomplete, read_checkpoints
-from kit.competition import MEMBER_NAME
-from kit.errors import printable
+from kit.competition import ARCHIVE_NAME, MEMBER_NAME, WORKING_DIR
+from kit.errors import InputError, printable
 
-_MEMBER = re.compile(re.escape(MEMBER_NAME).replace(r"\{index\}", r"(0|[1-9][0-9]*)"))
+_FOLDER, _, _FILE = MEMBER_NAME.rpartition("/")
+_MEMBER, _BARE = (
+    re.compile(re.escape(name).replace(r"\{index\}", r"(0|[1-9][0-9]*)")) for name in (MEMBER_NAME, _FILE)
+)
+ZIP_AGAIN = f"zip {WORKING_DIR}/{ARCHIVE_NAME} /{_FOLDER}/*.pth"  # gives the members their names
+_PREFIXES = {
+    "module.": "of DataParallel: save net.module.state_dict()",
+    "_orig_mod.": "of torch.compile: save the state_dict() of the net before it was compiled",
+}
 # What zipfile raises for a broken file, by its kind of damage.
 BROKEN_ZIP = (zipfile.BadZipFile, EOFError, OSError, ValueError, struct.error, zlib.error, RuntimeError, OverflowError)
 
@@ -42,10 +53,18 @@ def verify(
                 raise zipfile.BadZipFile("its table of contents is missing: the writing was cut off")
         except BROKEN_ZIP as error:
             return [incomplete(path, error)]
+        folders, members = _parted(members)
         names = check_names([info.filename for info in members], n_checkpoints, _faults(members, n_checkpoints))
         if not names.ok:
-            return [complete(path), names]
+            bare = members and all(_BARE.fullmatch(info.filename.rpartition("/")[2]) for info in members)
+            misplaced = bare and not any(_MEMBER.fullmatch(info.filename) for info in members)
+            return [complete(path), replace(names, remedy=f"{names.remedy}: {ZIP_AGAIN}") if misplaced else names]
+        if folders:
+            entry = printable(folders[0].filename, 100)
+            note = f"; and {len(folders)} entries of folders such as {entry}, which the starter's archive has not"
+            names = replace(names, found=names.found + note)
         states = read_checkpoints(archive, members, largest_checkpoint(like))
+        states = ((info, _explained(state, like)) for info, state in states)
         tensors = check_tensors(states, like, n_checkpoints, is_original=is_original, progress=progress)
         return [complete(path), names, *tensors]
 
@@ -70,6 +89,42 @@ def open_archive(path: Path, table_bytes: int = 1 << 24) -> Iterator[zipfile.Zip
         with zipfile.ZipFile(file) as archive:
             file.limit = max([4096, *(info.file_size for info in archive.infolist())])
             yield archive
+
+
+def _parted(entries: Sequence[zipfile.ZipInfo]) -> tuple[list[zipfile.ZipInfo], list[zipfile.ZipInfo]]:
+    """The entries of folders that `zip -r` and `shutil.make_archive` write, which hold nothing, and all others."""
+
+    def is_folder(info: zipfile.ZipInfo) -> bool:
+        return info.is_dir() and not info.file_size and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFDIR)
+
+    return [info for info in entries if is_folder(info)], [info for info in entries if not is_folder(info)]
+
+
+def _explained(state: Any, like: Mapping[str, Tensor]) -> Any:
+    """A member as it was read, or the InputError that says what is the matter with one of a kind that is known."""
+    if isinstance(state, Exception):
+        if numpy := re.search(r"numpy[\w.]*", str(state)):
+            return InputError(
+                f"does not load with weights_only, as torch 2.6 and later load: it holds a {printable(numpy[0], 40)}: "
+                "save net.state_dict() alone"
+            )
+        return state
+    if not isinstance(state, dict):
+        return state
+    names = [str(name) for name in state]
+    for key, inner in state.items():
+        if isinstance(inner, dict) and set(like) & set(inner):
+            wrapped = printable(repr(key), 60)
+            return InputError(f"its state dict is wrapped in {{{wrapped}: ...}}: save what is under that key alone")
+    for prefix, remedy in _PREFIXES.items():
+        if names and all(name.startswith(prefix) for name in names):
+            return InputError(f"all names begin with {prefix!r}, first {printable(repr(names[0]), 60)}, {remedy}")
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.dtype == torch.float16 and tensor.isinf().any():
+            return InputError(
+                f"{printable(name, 60)} is infinite in float16, which ends at 65,504: store this tensor in float32"
+            )
+    return state
 
 
 def _faults(members: Sequence[zipfile.ZipInfo], n_checkpoints: int) -> list[str]:

@@ -48,7 +48,7 @@ def fill_from_archive(
 def _count(archive: Path) -> int:
     try:
         with open_archive(archive) as file:
-            return len(file.infolist())
+            return sum(not info.is_dir() for info in file.infolist())
     except BROKEN_ZIP as error:
         raise InputError(f"{archive}: is no archive of checkpoints ({error})") from error
 

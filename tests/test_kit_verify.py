@@ -3,6 +3,7 @@
 import io
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -151,6 +152,92 @@ def test_wrong_checkpoints(model, good, tmp_path):
         assert names[2] in found
     path = write(tmp_path / "a.zip", [*list(good.items())[:2], (names[2], b"garbage")])
     assert "does not load" in failed(path, model)["tensors"]
+
+
+def folder_entries(path, contents):
+    """An archive as `zip -r` and `shutil.make_archive(root_dir="/")` make it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("kaggle/", "kaggle/tmp/"):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o40755 << 16) | 0x10
+            archive.writestr(info, b"")
+        for name, data in contents:
+            archive.writestr(name, data)
+    return path
+
+
+def test_the_entry_of_a_folder_is_no_member(model, good, tmp_path):
+    checks = verify(folder_entries(tmp_path / "a.zip", good.items()), 3, model.state_dict())
+    assert all(check.ok for check in checks), checks
+    assert "2 entries of folders such as kaggle/" in checks[1].found
+    short = folder_entries(tmp_path / "b.zip", list(good.items())[:2])
+    assert failed(short, model)["members"].startswith("2 members instead of 3, 1 missing")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:  # a link with a folder's name is none
+        link = zipfile.ZipInfo("kaggle/tmp/")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc")
+        for name, data in good.items():
+            archive.writestr(name, data)
+    assert "4 members instead of 3" in failed(tmp_path / "c.zip", model)["members"]
+
+
+@pytest.mark.parametrize("folder", ["", "tmp/", "working/kaggle/tmp/"])
+def test_names_in_another_folder_are_told_with_the_line_that_mends_them(model, good, tmp_path, folder):
+    contents = [(folder + name.rpartition("/")[2], data) for name, data in good.items()]
+    names = verify(write(tmp_path / "a.zip", contents), 3, model.state_dict())[1]
+    assert not names.ok
+    assert names.remedy.endswith("nothing else: zip /kaggle/working/submission.zip /kaggle/tmp/*.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_whole_state_dict_in_another_type_loads_as_kaggle_loads_it(model, tmp_path, dtype):
+    contents = []
+    for index, state in states(model):
+        whole = {name: tensor.to(dtype) for name, tensor in state.items()}
+        assert any(whole[name].is_floating_point() > state[name].is_floating_point() for name in state)
+        contents.append((MEMBER_NAME.format(index=index), saved(whole)))
+    assert failed(write(tmp_path / "a.zip", contents), model) == {}
+    counter = next(name for name in whole if not model.state_dict()[name].is_floating_point())
+    whole[counter] = whole[counter] + float("inf")
+    contents[-1] = (contents[-1][0], saved(whole))
+    assert f"{counter} " in failed(write(tmp_path / "b.zip", contents), model)["tensors"]
+
+
+def with_numpy_scalar(state, numpy_1):
+    """A file with a numpy scalar in it, by the name that numpy 1 or 2 gives its constructor."""
+    data, renamed = saved({**state, "accuracy": np.float32(0.9)}), io.BytesIO()
+    ours, wanted = (b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")[:: -1 if not numpy_1 else 1]
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(renamed, "w") as new:
+        for info in old.infolist():
+            content = old.read(info)
+            new.writestr(info.filename, content.replace(ours, wanted))
+            named = content.replace(ours, wanted) if info.filename.endswith(".pkl") else b""
+            assert not named or wanted in named
+    return renamed.getvalue()
+
+
+def foreign_states(state):
+    variance = next(name for name in state if name.endswith("running_var"))
+    half = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+    yield saved({**half, variance: (0 * half[variance].float() + 70_000).half()}), [variance, "65,504", "in float32"]
+    for word in ("model_state_dict", "state_dict", "net"):
+        yield saved({word: state, "epoch": 3}), [f"wrapped in {{{word!r}: ...}}", "save what is under that key"]
+    yield saved({f"module.{name}": t for name, t in state.items()}), ["begin with 'module.'", "net.module.state_dict()"]
+    compiled = {f"_orig_mod.{name}": t for name, t in state.items()}
+    yield saved(compiled), ["begin with '_orig_mod.', first '_orig_mod.", "before it was compiled"]
+    yield (
+        with_numpy_scalar(state, True),
+        ["does not load", "numpy.core.multiarray.scalar", "state_dict() alone"],
+    )
+    yield with_numpy_scalar(state, False), ["does not load", "numpy._core.multiarray.scalar", "alone"]
+
+
+def test_archives_of_other_makers_are_told_with_member_tensor_and_remedy(model, good, tmp_path):
+    names = list(good)
+    for data, texts in foreign_states(model.state_dict()):
+        found = failed(write(tmp_path / "a.zip", [*list(good.items())[:2], (names[2], data)]), model)["tensors"]
+        assert found.startswith(f"{names[2]}: ")
+        assert all(text in found for text in texts), found
 
 
 def test_checkpoints_that_equal_each_other_or_the_original(model, good, tmp_path):
