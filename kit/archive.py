@@ -58,18 +58,20 @@ def pack(archive: Path, checkpoints: Iterable[BinaryIO]) -> list[int]:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a verdict: what was checked, whether it holds, what was found, and the remedy where it does not."""
+    """One line of a verdict: what was checked, whether it holds (None: could not be decided), what was found, and the
+    remedy where it does not."""
 
     name: str
-    ok: bool
+    ok: bool | None
     found: str
     remedy: str = ""
 
 
 def verdict_lines(checks: Iterable[Check]) -> list[str]:
-    """A line a check, `ok` or `FAIL` first, the remedy last."""
+    """A line a check, `ok`, `FAIL` or `?` first, the remedy last."""
+    words = {True: "ok  ", False: "FAIL", None: "?   "}
     return [
-        f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}" + (f": {check.remedy}" if check.remedy else "")
+        f"{words[check.ok]}  {check.name}: {check.found}" + (f": {check.remedy}" if check.remedy else "")
         for check in checks
     ]
 

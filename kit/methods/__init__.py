@@ -124,7 +124,7 @@ def get_method(spec: str, settings: Iterable[str] = ()) -> Method:
     hyper-parameter or a value of another type than its default.
     """
     if spec.partition(":")[0].endswith(".py"):
-        method = method_from_file(spec)
+        method = importlib.import_module("kit.batches").adapted(method_from_file(spec))  # which stands on this module
     elif spec in method_names():
         method = method_of(importlib.import_module(f"{__name__}.{spec}").unlearn, spec)
     else:

@@ -1,15 +1,19 @@
 """The command dry-run: execute a notebook or script as if on Kaggle, say what Kaggle would have said, score it."""
 
 import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import nbformat
 
 from kit.budget import parse_duration
 from kit.cli import answer
-from kit.competition import N_CHECKPOINTS
+from kit.competition import INPUT_DIR, N_CHECKPOINTS
 from kit.errors import InputError
 from local_eval.devices import devices_of
 from local_eval.dry_run.judge import dry_run, facts_of, lines_of
+from local_eval.dry_run.kaggle_image import install, missing_packages
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import stand_in
 
@@ -21,7 +25,9 @@ def execute(args: argparse.Namespace) -> int:
     n_models = N_CHECKPOINTS if args.full else args.n_models
     if n_models < 2:
         raise InputError(f"--n-models {n_models}: one checkpoint says nothing of the runs after it: take at least 2")
-    timeout_s = parse_duration(args.timeout)
+    timeout_s, inputs = parse_duration(args.timeout), inputs_of(args.input)
+    if args.install_kaggle_packages and (missing := missing_packages(program)):
+        install(missing)
     devices = devices_of(args.device, args.slots)
     data = stand_in(
         args.data,
@@ -43,6 +49,7 @@ def execute(args: argparse.Namespace) -> int:
         device=args.device,
         timeout_s=timeout_s,
         namespaces=ISOLATION[args.isolation],
+        inputs=inputs,
         devices=devices,
         score=not args.no_score,
         progress=not args.quiet,
@@ -51,3 +58,18 @@ def execute(args: argparse.Namespace) -> int:
         nbformat.write(result.outcome.notebook, args.keep)
     answer(args, facts_of(result), lines_of(result, brief=args.brief))
     return result.exit_code
+
+
+def inputs_of(options: Sequence[str]) -> dict[str, Path]:
+    """Folders by the name that they have in /kaggle/input, of texts NAME=FOLDER."""
+    found: dict[str, Path] = {}
+    for option in options:
+        name, _, folder = option.partition("=")
+        if not folder or not re.fullmatch(r"\w[\w.-]*", name):
+            raise InputError(f"--input {option}: expected NAME=FOLDER, NAME as it stands in /kaggle/input/NAME")
+        if name in found or name == INPUT_DIR.name:
+            raise InputError(f"--input {option}: /kaggle/input/{name} is there already: give another name")
+        if not Path(folder).is_dir():
+            raise InputError(f"--input {option}: {folder} is no folder: give one with the files of {name}")
+        found[name] = Path(folder)
+    return found

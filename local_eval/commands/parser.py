@@ -178,6 +178,10 @@ def dry_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--setting", type=Path, help="the folder of an earlier run with resnet18, instead of --data")
     sub.add_argument("--n-models", type=positive_int, default=8, help="checkpoints instead of 512 (8)")
     sub.add_argument("--full", action="store_true", help="all 512")
+    attached = "data attached to the notebook, which finds FOLDER as /kaggle/input/NAME; may be given several times"
+    sub.add_argument("--input", action="append", default=[], metavar="NAME=FOLDER", help=attached)
+    install = "install what Kaggle's image has, the program imports and this environment lacks"
+    sub.add_argument("--install-kaggle-packages", action="store_true", help=install)
     sub.add_argument("--timeout", default="30m", help="time after which the program is ended (30m)")
     sub.add_argument("--isolation", choices=ISOLATION, default="auto", help="how /kaggle comes about (what works)")
     sub.add_argument("--no-score", action="store_true", help="the verdict only: no retrained models")

@@ -1,6 +1,6 @@
 """A dry run: a notebook or script executed as if on Kaggle, what Kaggle would have said of it, and its score."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from kit.submission import largest_checkpoint, verify
 from local_eval.archived import fill_from_archive
 from local_eval.assess import FEWEST, assess
 from local_eval.dry_run import verdict
+from local_eval.dry_run.causes import excuse, with_causes
 from local_eval.dry_run.constants import Change, reduce
 from local_eval.dry_run.outcome import Outcome
 from local_eval.dry_run.program import Program
@@ -45,13 +46,23 @@ class DryRun:
     checks: Sequence[Check]
     projection: Projection | None
     samples: Samples | None
+    own_stand_in: bool = True  # the small one that is made for the checks
 
     @property
     def exit_code(self) -> int:
-        """0 where Kaggle would take it, 2 where nothing usable came out, 1 where another check failed."""
-        failed = {check.name for check in self.checks if not check.ok}
-        unusable = {"run", "archive", "members", "tensors", "outputs", "writes", "processes"}
-        return 2 if failed & unusable else 1 if failed else 0
+        """0 where Kaggle would take it, 1 where a check failed or could not be decided."""
+        return 0 if all(check.ok for check in self.checks) else 1
+
+    @property
+    def unusable(self) -> bool:
+        """Did nothing come out that could be scored?"""
+        words = {"run", "archive", "members", "tensors", "outputs", "writes", "processes"}
+        return any(check.name in words and not check.ok for check in self.checks) and not self.outcome.stopped
+
+    @property
+    def kaggles_word(self) -> str | None:
+        """What Kaggle would have shown instead of a score."""
+        return verdict.kaggles_word(self.checks, self.outcome)
 
 
 def dry_run(
@@ -62,29 +73,40 @@ def dry_run(
     device: str = "auto",
     timeout_s: float = 1800.0,
     namespaces: bool | None = None,
+    inputs: Mapping[str, Path] = {},
     devices: Sequence[str] = (),
     score: bool = True,
     progress: bool = True,
 ) -> DryRun:
     """Execute `program` on the stand-in with `n_models` checkpoints instead of 512 (unless 512 are asked for) and look
     at what it wrote. device: what the program finds; devices: where its checkpoints are read, an entry a process;
-    namespaces: see `sandbox`."""
+    namespaces, inputs: see `sandbox`."""
     program, changes = reduce(program, n_models) if n_models != N_CHECKPOINTS else (program, [])
     on_cpu = choose_device(device).type != "cuda"
     # Checkpoints, an archive being written and the one it replaces, all in float32; and something over.
     limit_bytes = 4 * n_models * largest_checkpoint(data.original) + _SPARE_BYTES
-    script = program.name if program.notebook is None else None
-    with sandbox(data.tree, map_cuda=on_cpu, limit_bytes=limit_bytes, namespaces=namespaces, script=script) as box:
+    limit_bytes += sum(path.stat().st_size for folder in inputs.values() for path in folder.rglob("*"))
+    options = {
+        "map_cuda": on_cpu,
+        "limit_bytes": limit_bytes,
+        "namespaces": namespaces,
+        "script": program.name if program.notebook is None else None,
+        "inputs": inputs,
+    }
+    with sandbox(data.tree, **options) as box:
         # Without a number in its text the program goes on until enough was seen.
         most_saves = 2 * n_models + 8 if changes or n_models == N_CHECKPOINTS else n_models
         limits = {"timeout_s": timeout_s, "limit_bytes": limit_bytes, "most_saves": most_saves}
         outcome = execute(program, box, **limits, progress=progress)
         archive = _pack_seen(box, n_models) if outcome.stopped else box.archive
         checks = verdict.program_checks(outcome, box.kaggle, n_models, sum(data.sizes.values()))
-        archive_checks, readable = [Check("archive", True, "not seen: no checkpoint under its name to look at")], False
-        if archive is not None:
+        excused = excuse(outcome, box.kaggle / "input") is not None and not box.archive.exists()
+        not_seen = "the run ended before it" if excused else "no checkpoint under its name to look at"
+        archive_checks, readable = [Check("archive", None, f"not seen: {not_seen}")], False
+        if archive is not None and not excused:
             archive_checks = verify(archive, n_models, data.original, progress=progress)
             readable = all(check.ok or check.name == "all different" for check in archive_checks)
+            archive_checks = with_causes(archive_checks, outcome)
         samples = None
         if readable:
             statistics = archive_statistics(archive, data.original, data.images, progress=progress)
@@ -96,9 +118,9 @@ def dry_run(
             archive_checks.append(verdict.spread_check(_spread(samples), n_models))
         projection = project(outcome, data.sizes, n_models)
         closing = [verdict.time_check(projection), verdict.size_check(box.kaggle / "working", box.archive, n_models)]
-    checks = [checks[0], *archive_checks, *checks[1:], *closing]
+    checks = [checks[0], verdict.tables_check(data.sizes), *archive_checks, *checks[1:], *closing]
     checks = [replace(check, found=check.found.replace(str(box.kaggle), "/kaggle")) for check in checks]
-    return DryRun(program, n_models, changes, outcome, checks, projection, samples)
+    return DryRun(program, n_models, changes, outcome, checks, projection, samples, data.own)
 
 
 def _pack_seen(box: Sandbox, n_models: int) -> Path | None:
@@ -138,7 +160,7 @@ def lines_of(result: DryRun, brief: bool = False) -> list[str]:
         lines.append(f"{result.n_models} instead of 512 checkpoints, as the text says at {places}")
     lines += verdict_lines(result.checks)
     outcome = result.outcome
-    if result.exit_code == 2:
+    if result.unusable:
         if outcome.saves:
             lines.append(
                 f"last checkpoint: number {len(outcome.saves)}, at {outcome.where(outcome.saves[-1]['where'])}"
@@ -146,11 +168,18 @@ def lines_of(result: DryRun, brief: bool = False) -> list[str]:
         lines += ["last output:", *(f"    {line}" for line in outcome.output or ("(none)",))]
     if result.samples is not None:
         rows = evaluate(result.samples)
-        lines += ["", *aligned(table_of(rows)), "", *notes_on(rows)]
-        if result.n_models >= FEWEST and not brief:
+        lines += ["", *aligned(table_of(rows)), ""]
+        if result.own_stand_in:
+            lines.append(
+                f"{result.n_models} models on the dry run's own stand-in, which is made for the checks above: this "
+                "score ranks nothing and predicts nothing; --setting FOLDER scores on a setting of yours"
+            )
+        else:
+            lines += notes_on(rows)
+        if result.n_models >= FEWEST and not brief and not result.own_stand_in:
             assessments, _ = assess(result.samples)
             lines += ["", *assessment_lines(assessments[0])]
-    return [*lines, "", verdict.counted(result.checks)]
+    return [*lines, "", verdict.counted(result.checks, result.kaggles_word)]
 
 
 def _place(change: Change) -> str:
@@ -164,6 +193,7 @@ def facts_of(result: DryRun) -> dict[str, Any]:
         "program": result.program.name,
         "n_models": result.n_models,
         "ok": result.exit_code == 0,
+        "kaggles_word": result.kaggles_word,
         "checks": [asdict(check) for check in result.checks],
         "fault": asdict(outcome.fault) if outcome.fault else None,
         "output": list(outcome.output),

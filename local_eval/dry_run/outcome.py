@@ -23,7 +23,8 @@ _CHATTER = re.compile(  # the kernel's own, not the program's
 )
 _UNSEEN = {
     **{"reads": 0, "first_read": None, "drawn": [], "seen": {}, "largest": None},
-    **{"datasets": [], "replaced": [], "altered": None},
+    **{"datasets": [], "replaced": [], "altered": None, "nested": []},
+    **{"steps": None, "in_train_mode": None, "stored_is_trained": None, "first_nan": None},
 }
 
 
@@ -57,7 +58,7 @@ class Outcome:
     @cached_property
     def saves(self) -> list[Event]:
         """The savings that made checkpoints."""
-        return checkpoints([{**_UNSEEN, **event} for event in self.of("save")])
+        return checkpoints([{**_UNSEEN, **event} for event in savings(self.events)])
 
     @property
     def stopped(self) -> bool:
@@ -74,6 +75,25 @@ class Outcome:
         text = self.program.line(number, line)
         head = f"cell {number}, line {line}" if number is not None else f"line {line}"
         return f"{head}: {text}" if text else head
+
+    def at(self, place: Event | None) -> str:
+        """The same behind a sentence; empty where nothing is known."""
+        where = self.where(place)
+        return f" at {where}" if where else ""
+
+
+def savings(events: Sequence[Event]) -> list[Event]:
+    """Every saving; one into memory has the path of the member's file that the same process writes after it."""
+    found: list[Event] = []
+    last: dict[int, int] = {}  # process -> its last saving, where that was into memory
+    for event in events:
+        if event["event"] == "save":
+            last[event["pid"]] = -1 if event.get("path") else len(found)
+            found.append(event)
+        elif event["event"] == "member" and (index := last.get(event["pid"], -1)) >= 0:
+            found[index] = {**found[index], "path": f"/kaggle/{event['name']}"}
+            last[event["pid"]] = -1
+    return found
 
 
 def checkpoints(saves: Sequence[Event]) -> list[Event]:

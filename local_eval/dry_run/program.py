@@ -1,6 +1,7 @@
 """A notebook or script as a list of cells, and their text as plain Python where it has magics."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ def read_program(path: Path) -> Program:
         return Program(path, None, (Code(None, text),))
     if path.suffix != ".ipynb":
         raise InputError(f"{path}: is neither .ipynb nor .py: give a notebook or a script")
+    _check_shape(path, text)
     try:
         notebook = nbformat.reads(text, as_version=4)
     except Exception as error:  # nbformat raises many kinds for a broken file
@@ -99,6 +101,21 @@ def read_program(path: Path) -> Program:
         raise InputError(f"{path}: is a notebook in {language}: only Python is run")
     cells = enumerate(_code_cells(notebook), start=1)
     return Program(path, notebook, tuple(Code(number, cell.source) for number, cell in cells))
+
+
+def _check_shape(path: Path, text: str) -> None:
+    """InputError that tells JSON which is no whole notebook as what it is; other files are nbformat's to tell."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return
+    if not isinstance(content, dict) or not {"cells", "worksheets"} & set(content):
+        raise InputError(f"{path}: is JSON, but no notebook: it has no cells")
+    if not isinstance(content.get("metadata"), dict):
+        raise InputError(
+            f"{path}: is a notebook without `metadata`, in which its kernel is named: Kaggle cannot run it; open it in "
+            "Jupyter, choose Python 3 and save it"
+        )
 
 
 def _code_cells(notebook: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:

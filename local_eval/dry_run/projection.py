@@ -1,5 +1,6 @@
 """What a dry run says about the real one: 512 checkpoints, the hidden data, other devices."""
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,19 +22,21 @@ class Projection:
     """Seconds for 512 checkpoints on the hidden data: on the device of the dry run, and on devices by name.
 
     epochs: passes of training over the hidden retain set that one checkpoint costs, forward passes counted a third.
+    law: how it grows, where a pass over one loader lies within each batch of another; else empty.
     """
 
     here_s: float
     on: Mapping[str, float]
     epochs: float
     checkpoint_s: float
+    law: str = ""
 
 
 def project(outcome: Outcome, sizes: Mapping[str, int], n_models: int) -> Projection | None:
     """From the last `n_models` checkpoints; None where fewer than two were saved.
 
     sizes: split -> number of examples of the stand-in. A pass over a split is taken to cost as much more on the
-    hidden data as the split is larger there.
+    hidden data as the split is larger there; one within each batch of another as much more as both have more batches.
     """
     saves = outcome.saves[-n_models:]
     if len(saves) < 2:
@@ -47,7 +50,7 @@ def project(outcome: Outcome, sizes: Mapping[str, int], n_models: int) -> Projec
     if 10 * images < (before := _images(saves[0])):  # all runs came first, all savings last
         gap_s, setup_s = (saves[-1]["t"] - outcome.start_s) / len(saves), 0.0
         images = before / len(saves)
-    scale = _scale(saves, sizes)
+    scale, law = _scale_and_law(saves, sizes)
     closing_s = max(0.0, outcome.end_s - saves[-1]["t"]) * N_CHECKPOINTS / n_models
     here = max(0.0, gap_s - saving_s) * scale + saving_s
 
@@ -56,12 +59,32 @@ def project(outcome: Outcome, sizes: Mapping[str, int], n_models: int) -> Projec
 
     epochs = images * scale / (_TRAINED * HIDDEN["retain"])
     on = {name: whole(epochs * epoch_s / n_processes + saving_s) for name, epoch_s in EPOCH_S.items()}
-    return Projection(whole(here), on, epochs, here)
+    return Projection(whole(here), on, epochs, here, law)
 
 
 def _images(event: Event) -> float:
     seen = event["seen"]
     return _TRAINED * seen.get("trained", 0) + _EVALUATED * seen.get("evaluated", 0)
+
+
+def _scale_and_law(saves: list[Event], sizes: Mapping[str, int]) -> tuple[float, str]:
+    """How many times more images nets see on the hidden data, and the law where it is not each loader's own size."""
+    named = {size: split for split, size in reversed(sizes.items())}
+    plain, all_images = _scale(saves, sizes), sum(map(_images, saves))
+    nested, weighted, laws = 0.0, 0.0, []
+    for event in saves:
+        for pair in event["nested"]:
+            loaders = [(named.get(size, "retain"), size, batch) for size, batch in (pair["outer"], pair["inner"])]
+            growth = [
+                math.ceil(HIDDEN[name] / batch) / math.ceil(size / batch) for name, size, batch in loaders if size
+            ]
+            nested += (images := _images(pair))
+            weighted += images * math.prod(growth)
+            laws.append(" x ".join(name for name, *_ in loaders))
+    if not laws or not all_images:
+        return plain, ""
+    rest = max(0.0, all_images - nested)
+    return (weighted + rest * plain) / max(all_images, nested), max(set(laws), key=laws.count)
 
 
 def _scale(saves: list[Event], sizes: Mapping[str, int]) -> float:

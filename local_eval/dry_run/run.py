@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from kit.budget import format_duration
 from kit.competition import N_CHECKPOINTS
-from local_eval.dry_run.outcome import Fault, Outcome, checkpoints, last_lines, place_in_stacks, read_events
+from local_eval.dry_run.outcome import Fault, Outcome, checkpoints, last_lines, place_in_stacks, read_events, savings
 from local_eval.dry_run.program import Program
 from local_eval.dry_run.sandbox import Sandbox
 
@@ -197,8 +197,7 @@ class _Watch:
                 self.end_program()
 
     def _exceeded(self) -> tuple[str, str] | None:
-        saves = [event for event in read_events(self.box.events) if event.get("event") == "save"]
-        n_saves = len(checkpoints(saves))
+        n_saves = len(checkpoints(savings(read_events(self.box.events))))
         self._bar.update(n_saves - self._bar.n)
         if time.monotonic() > self._until:
             return "timeout", f"it did not end within {format_duration(self.timeout_s)}{self._pace(n_saves)}"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,19 @@ class Sandbox:
 
 @contextmanager
 def sandbox(
-    tree: Path, *, map_cuda: bool, limit_bytes: int, namespaces: bool | None = None, script: str | None = None
+    tree: Path,
+    *,
+    map_cuda: bool,
+    limit_bytes: int,
+    namespaces: bool | None = None,
+    script: str | None = None,
+    inputs: Mapping[str, Path] = {},
 ) -> Iterator[Sandbox]:
     """A sandbox with the input tree in place.
 
     map_cuda: programs that ask for CUDA get the CPU. limit_bytes: of all files together and of each one. namespaces:
     None for where the system offers them; True raises InputError where it does not. script: name of a script to be
-    run, which belongs to /kaggle/src.
+    run, which belongs to /kaggle/src. inputs: other data that is attached, folders by their names in /kaggle/input.
     """
     long = len(tempfile.gettempdir()) > _LONGEST_TEMPORARY
     folder = Path(tempfile.mkdtemp(prefix="dry-run-", dir="/tmp" if long else None)).resolve()
@@ -93,6 +99,8 @@ def sandbox(
         result = Sandbox(folder, namespaces, _environment(folder, hide_cuda=map_cuda))
         if tree.exists():
             shutil.copytree(tree, result.tree)
+        for name, source in inputs.items():
+            shutil.copytree(source, result.kaggle / "input" / name)
         yield result
     finally:
         _remove(folder)

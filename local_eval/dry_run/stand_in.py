@@ -23,13 +23,15 @@ N_CHECKED = 256  # retain images on which BatchNorm statistics are looked at
 @dataclass(frozen=True)
 class StandIn:
     """An input tree. sizes: split -> number of examples; original: state dict; images: some of the retain set, uint8
-    (n, 3, height, width); workspace: None where there is nothing to score against."""
+    (n, 3, height, width); workspace: None where there is nothing to score against; own: is it the small one that is
+    made for the checks, on which a score says little?"""
 
     tree: Path
     sizes: Mapping[str, int]
     original: Mapping[str, Tensor]
     images: Tensor
     workspace: Workspace | None
+    own: bool = False
 
 
 def stand_in(
@@ -60,7 +62,7 @@ def stand_in(
     tree = workspace.folder / "tree"
     if not tree.exists():
         write_tree(workspace.splits, workspace.original().state_dict(), tree)
-    return described(tree, workspace)
+    return replace(described(tree, workspace), own=setting is None)
 
 
 def _small_workspace(

@@ -1,14 +1,14 @@
 """What Kaggle would have said of a dry run: one check a line, with the remedy where it fails."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kit.archive import Check
 from kit.budget import format_duration
-from kit.competition import MEMBER_NAME, N_CHECKPOINTS, TIME_LIMIT_S
-from local_eval.dry_run.kaggle_image import PACKAGES as KAGGLE_PACKAGES
+from kit.competition import MEMBER_NAME, N_CHECKPOINTS, SPLITS, TIME_LIMIT_S
+from local_eval.dry_run.causes import excuse, missing_module
 from local_eval.dry_run.outcome import MEMBER, Event, Outcome
 from local_eval.dry_run.projection import Projection
 from local_eval.dry_run.weights import Statistics
@@ -25,7 +25,8 @@ READ_AGAIN = 0.5  # of the images, in one run
 def program_checks(outcome: Outcome, kaggle: Path, n_models: int, n_images: int) -> list[Check]:
     """What was seen while the program ran. kaggle: the folder that stands for /kaggle; n_images: of the input tree."""
     return [
-        _ended(outcome),
+        _ended(outcome, excuse(outcome, kaggle / "input")),
+        _kernel(outcome),
         _stray_files(kaggle / "tmp", n_models, any_number=outcome.stopped),
         _seeds(outcome),
         _reading(outcome, n_images),
@@ -46,29 +47,30 @@ def _check(name: str, faults: Sequence[str], fine: str, remedy: str) -> Check:
     return Check(name, False, faults[0] + more, remedy)
 
 
-def _at(outcome: Outcome, place: Event | None) -> str:
-    where = outcome.where(place)
-    return f" at {where}" if where else ""
-
-
-def _ended(outcome: Outcome) -> Check:
+def _ended(outcome: Outcome, excused: str | None) -> Check:
     if outcome.stopped:
         return Check(
             "run",
-            True,
+            None,
             f"{outcome.fault.message}: how many it makes in all is not written as 512 in its text; what comes after "
             "them (the count of files, the archive) was not seen: --full runs all",
         )
     if outcome.fault is None:
         return Check("run", True, f"ended after {format_duration(outcome.end_s - outcome.start_s)}")
     where = f" at {outcome.fault.where}" if outcome.fault.where else ""
-    return Check("run", False, f"{outcome.fault.message}{where}", REMEDIES[outcome.fault.kind](outcome))
+    remedy = excused or REMEDIES[outcome.fault.kind](outcome)
+    return Check("run", None if excused else False, f"{outcome.fault.message}{where}", remedy)
 
 
 def _crash_remedy(outcome: Outcome) -> str:
     message = outcome.fault.message
-    if missing := re.search(r"No module named '?([\w.]+)", message):
-        return _missing_package(missing[1].partition(".")[0])
+    if name := missing_module(outcome):
+        return f"Kaggle's image has no {name}, and the internet is off: add it as a data set, or do without"
+    if _PAIR_OF_A_DICT.search(message):
+        return (
+            "the competition's batches are dicts, this line takes a tuple: in the loop, "
+            'for sample in loader: inputs, targets = sample["image"], sample["age_group"]'
+        )
     if "Read-only" in message or "Permission denied" in message:
         return "write to /kaggle/working, /kaggle/tmp or /tmp"
     if "No space left" in message or "File too large" in message:
@@ -76,14 +78,18 @@ def _crash_remedy(outcome: Outcome) -> str:
     return "Kaggle would show no log of it: mend it and run again"
 
 
-def _missing_package(name: str) -> str:
-    if name in KAGGLE_PACKAGES:
-        package = KAGGLE_PACKAGES[name] or name
-        return (
-            f"no fault of the notebook: Kaggle's image has {name}, this machine has not: "
-            f"python -m pip install {package}, then run the dry run again"
-        )
-    return f"Kaggle's image has no {name}, and the internet is off: add it as a data set, or do without"
+# The starter's batch has five keys: as a pair it cannot be unpacked, by number it has nothing, its keys are texts.
+_PAIR_OF_A_DICT = re.compile(
+    r"too many values to unpack \(expected [2-4]|^KeyError: [01]$|KeyError: [01] \(|'str' object has no attribute 'to'"
+)
+
+
+def _kernel(outcome: Outcome) -> Check:
+    notebook = outcome.program.notebook
+    named = notebook is None or notebook.metadata.get("kernelspec", {}).get("name")
+    faults = [] if named else ["the notebook names no kernel (metadata.kernelspec): Kaggle ends it at once"]
+    remedy = "open it in Jupyter or on Kaggle, choose Python 3 and save it"
+    return _check("kernel", faults, "a script needs none" if notebook is None else f"{named}", remedy)
 
 
 REMEDIES: Mapping[str, Callable[[Outcome], str]] = {
@@ -118,7 +124,7 @@ def _seeds(outcome: Outcome) -> Check:
         events = [run[key] for run in last if key in run]
         if len(events) == len(last) and len({event["value"] for event in events}) == 1:
             faults.append(
-                f"{key[1]} is seeded with {events[-1]['value']} in every run{_at(outcome, events[-1]['where'])}"
+                f"{key[1]} is seeded with {events[-1]['value']} in every run{outcome.at(events[-1]['where'])}"
             )
     remedy = "512 checkpoints would draw the same noise: take another seed in each run, or none"
     return _check("seeds", faults, "no generator is seeded alike in every run", remedy)
@@ -139,9 +145,7 @@ def _runs(outcome: Outcome, kind: str) -> list[list[Event]]:
 
 def _reading(outcome: Outcome, n_images: int) -> Check:
     again = [event for event in outcome.saves[1:] if event["reads"] >= READ_AGAIN * n_images]
-    faults = [
-        f"{event['reads']} images are read again in one run{_at(outcome, event['first_read'])}" for event in again
-    ]
+    faults = [f"{event['reads']} images are read again in one run{outcome.at(event['first_read'])}" for event in again]
     remedy = "read the data once, before the loop: reading 30,000 images 512 times takes hours"
     return _check("data", faults, "read once", remedy)
 
@@ -157,7 +161,7 @@ def _cached_images(outcome: Outcome) -> Check:
                 where[key] = data["where"]
     changed = [key for key, found in prints.items() if len(found) > 1 and len(set(found[-2:])) > 1]
     faults = [
-        f"the images that {name} keeps change from run to run{_at(outcome, where[pid, name, serial])}"
+        f"the images that {name} keeps change from run to run{outcome.at(where[pid, name, serial])}"
         for pid, name, serial in changed
     ]
     remedy = "what augments or normalises must work on a copy: the cached images are those of all later runs"
@@ -177,7 +181,7 @@ def _shared_net(outcome: Outcome) -> Check:
     faults = []
     for event in outcome.saves:
         faults += [
-            f"{one['module']} of the net that all runs share is replaced{_at(outcome, one['where'])}"
+            f"{one['module']} of the net that all runs share is replaced{outcome.at(one['where'])}"
             for one in event["replaced"]
         ]
     altered = [event["altered"] for event in outcome.saves if event["altered"]]
@@ -193,9 +197,9 @@ def _offline(outcome: Outcome) -> Check:
     for event in outcome.of("network"):
         before = [command for command in commands if command["t"] <= event["t"]]
         if event["where"]:
-            faults.append(f"{event['host']} is asked for{_at(outcome, event['where'])}")
+            faults.append(f"{event['host']} is asked for{outcome.at(event['where'])}")
         elif before:
-            faults.append(f"`{_shortened(before[-1]['text'])}` needs the internet{_at(outcome, before[-1]['where'])}")
+            faults.append(f"`{_shortened(before[-1]['text'])}` needs the internet{outcome.at(before[-1]['where'])}")
         else:
             faults.append(f"{event['host'] or event['program']} is asked for")
     remedy = "the internet is off when a submission is scored: add what is needed as a data set, or leave it out"
@@ -208,7 +212,7 @@ def _shortened(command: str) -> str:
 
 
 def _writes(outcome: Outcome) -> Check:
-    faults = [f"{event['path']} is written{_at(outcome, event['where'])}" for event in outcome.of("write")]
+    faults = [f"{event['path']} is written{outcome.at(event['where'])}" for event in outcome.of("write")]
     remedy = "it would be lost: write to /kaggle/working, /kaggle/tmp or /tmp"
     return _check("writes", faults, "only below /kaggle and /tmp", remedy)
 
@@ -219,7 +223,7 @@ def _processes(outcome: Outcome) -> Check:
         first_word = (line.split() or ["?"])[0].rpartition("/")[2]
         started = [event for event in outcome.of("command") if first_word in event["text"]]
         faults.append(
-            f"`{_shortened(line)}` still runs at the end{_at(outcome, started[-1]['where']) if started else ''}"
+            f"`{_shortened(line)}` still runs at the end{outcome.at(started[-1]['where']) if started else ''}"
         )
     remedy = "wait for the processes that the notebook starts, or end them"
     return _check("processes", faults, "none left running", remedy)
@@ -250,12 +254,14 @@ def statistics_check(reference: Statistics, found: Sequence[tuple[str, Statistic
 
 def time_check(projection: Projection | None) -> Check:
     if projection is None:
-        return Check("time", True, "not projected: fewer than two checkpoints were saved")
+        return Check("time", None, "not projected: fewer than two checkpoints were saved")
     named = ", ".join(f"about {format_duration(seconds)} on a {name}" for name, seconds in projection.on.items())
     found = (
         f"{N_CHECKPOINTS} checkpoints of {projection.epochs:.1f} epochs on the hidden data: {named}, "
         f"{format_duration(projection.here_s)} here; the limit is {format_duration(TIME_LIMIT_S)}"
     )
+    if projection.law:
+        found += f"; it grows with {projection.law}, as a whole pass over one lies within each batch of the other"
     fastest = min(projection.on.values())
     late = [name for name, seconds in projection.on.items() if seconds > TIME_LIMIT_S >= fastest]
     found += f": too long for a {late[0]}, and which of the two it will be is not known" if late else ""
@@ -272,6 +278,8 @@ def size_check(working: Path, archive: Path, n_models: int) -> Check:
     grows = sum(size for path, size in bytes_of.items() if path == archive or path.suffix in (".pth", ".pt"))
     projected = grows * N_CHECKPOINTS / n_models + sum(bytes_of.values()) - grows
     found = f"{projected / 2**30:.1f} GiB in /kaggle/working for {N_CHECKPOINTS} checkpoints; it holds 20 GiB"
+    if beside := [path for path in bytes_of if path.suffix in (".pth", ".pt")]:
+        found += f"; {len(beside)} checkpoints are left beside the archive, such as {beside[0].relative_to(working)}"
     if TIGHT_BYTES < projected <= DISK_LIMIT_BYTES:
         found += ", which just fits: float16 halves it"
     remedy = (
@@ -280,7 +288,46 @@ def size_check(working: Path, archive: Path, n_models: int) -> Check:
     return _check("size", [found] if projected > DISK_LIMIT_BYTES else [], found, remedy)
 
 
-def counted(checks: Sequence[Check]) -> str:
-    """The last line: how many checks failed."""
-    failed = Counter(check.ok for check in checks)[False]
-    return "Kaggle would take it" if not failed else f"{failed} of {len(checks)} checks failed"
+def tables_check(sizes: Mapping[str, int]) -> Check:
+    """sizes: split -> number of examples of the input tree."""
+    retain, forget = sizes[SPLITS[0]], sizes[SPLITS[1]]
+    found = f"{retain} images to retain, {forget} to forget"
+    if forget > retain:
+        found += ": the forget set is the larger one; are retain.csv and forget.csv swapped?"
+    return Check("tables", True, found)
+
+
+# What a participant sees, and nothing else, where one of these checks fails; the first that fails tells.
+WORDS = {
+    "kernel": "Notebook Threw Exception",
+    "run": "Submission CSV Not Found",  # of a notebook that raises while it is scored
+    "time": "Notebook Timeout",
+    "size": "Submission CSV Not Found",
+    "archive": "Submission CSV Not Found",
+    **dict.fromkeys(("members", "tensors", "outputs"), "Submission Scoring Error"),
+}
+_WORDS_OF_FAULTS = {
+    "timeout": "Notebook Timeout",
+    **dict.fromkeys(("died", "disk", "processes"), "Notebook Exceeded Allowed Compute"),
+}
+
+
+def kaggles_word(checks: Sequence[Check], outcome: Outcome) -> str | None:
+    """The word that Kaggle would have shown for the first check that fails so that nothing is scored; None without."""
+    failed = {check.name for check in checks if check.ok is False}
+    name = next((name for name in WORDS if name in failed), None)
+    if name == "run" and outcome.fault is not None:
+        return _WORDS_OF_FAULTS.get(outcome.fault.kind, WORDS["run"])
+    return WORDS[name] if name else None
+
+
+def counted(checks: Sequence[Check], word: str | None = None) -> str:
+    """The last line: how many checks failed, and what could not be decided. word: Kaggle's own for it."""
+    failed = sum(check.ok is False for check in checks)
+    open_ = [check.name for check in checks if check.ok is None]
+    parts = [f"{failed} of {len(checks)} checks failed"] if failed else []
+    if open_:
+        parts.append(f"{'' if failed else 'no check failed, but '}not decided: {', '.join(open_)}")
+    if word:
+        parts.append(f'Kaggle would have shown "{word}" and no more')
+    return "; ".join(parts) or "Kaggle would take it"

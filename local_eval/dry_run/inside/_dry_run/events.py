@@ -14,6 +14,7 @@ class Recorder:
         self.settings = settings
         self.cells: dict[str, int] = {}  # file name of a compiled cell -> its execution count
         self.current_cell = 0
+        self.in_save = False  # within torch.save
         self._open()
         self._reads = os.open(f"{settings.sandbox}/reads", os.O_RDWR | os.O_APPEND | os.O_CREAT)
         self.forget_reads()

@@ -5,6 +5,7 @@ An audit hook sees every file, socket and command that Python touches, however i
 
 import errno
 import os
+import re
 import socket
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from _dry_run.events import Recorder
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "", None)
 _MEASURE_EVERY_S = 0.2
+_MEMBER = re.compile(r"unlearned_checkpoint_\d+\.pth")
 
 
 def install(settings: SimpleNamespace, recorder: Recorder) -> None:
@@ -65,6 +67,8 @@ class _Guard:
         if flags & _WRITING:
             self.on_change(path, -1)
             self._check_space()
+            if not self.recorder.in_save and (member := _MEMBER.search(os.path.basename(os.fsdecode(path)))):
+                self.recorder.record("member", name=member[0])  # what was saved into memory is written down
         elif os.fsdecode(path).endswith(".png") and self._absolute(path).startswith(self.input):
             self.recorder.note_read()
 

@@ -22,11 +22,33 @@ def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
     return {
         "torch": watch.on_torch,
         "torch.serialization": watch.on_serialization,
+        "torch.optim.optimizer": watch.on_optimizer,
         "torch.utils.data.dataloader": watch.on_dataloader,
         "torch.utils.data.sampler": watch.on_sampler,
         "torchvision.io.image": watch.on_image_reading,
         "cv2": watch.on_image_reading,
     }
+
+
+class _Pass:
+    """One iteration over a loader. parent: the one in whose batch it began; seen: images that nets saw since then;
+    inner: what began and ended within one of its batches."""
+
+    def __init__(self, iterator, parent: "_Pass | None"):
+        try:
+            size, batch_size = len(iterator._dataset), iterator._index_sampler.batch_size
+        except (AttributeError, TypeError):  # a stream has no length, a sampler of one's own no size of batches
+            size, batch_size = 0, 0
+        self.loader = (size, batch_size or 1)
+        self.parent, self.parents_batch = parent, parent.n_batches if parent else 0
+        self.n_batches, self.done = 0, False
+        self.seen: Counter[str] = Counter()
+        self.inner: list[_Pass] = []
+
+    def is_outer(self) -> bool:
+        """Does at least every second of its batches hold a whole pass over another loader? Rarer ones evaluate."""
+        batches = {one.parents_batch for one in self.inner}
+        return (self.done or self.n_batches > 1) and len(batches) >= max(1, self.n_batches / 2)
 
 
 class _Watch:
@@ -39,9 +61,15 @@ class _Watch:
         self.loaded: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # net -> [description, times loaded]
         self.stored: weakref.ref | None = None  # the net whose state dict was asked for last
         self.replaced: list[tuple] = []
+        self.open: list[_Pass] = []
         self._forget()
 
     def _forget(self) -> None:
+        self.passes: list[_Pass] = []
+        self.optimizers: weakref.WeakSet = weakref.WeakSet()
+        self.optimized: list[weakref.ref] = []  # parameters that an optimiser changed
+        self.n_steps, self.n_in_train_mode = 0, 0
+        self.first_nan: dict | None = None
         self.drawn: Counter[int] = Counter()
         self.seen: Counter[str] = Counter()
         self.largest = 0.0
@@ -55,10 +83,13 @@ class _Watch:
 
         @wraps(plain)
         def save(obj, f, *args, **kwargs):
-            if isinstance(f, str | os.PathLike):  # torch opens files where no audit hook sees it
-                sys.audit("open", os.fspath(f), "wb", os.O_WRONLY | os.O_CREAT)
-            start = time.monotonic()
-            result = plain(obj, f, *args, **kwargs)
+            start, self.recorder.in_save = time.monotonic(), True
+            try:
+                if isinstance(f, str | os.PathLike):  # torch opens files where no audit hook sees it
+                    sys.audit("open", os.fspath(f), "wb", os.O_WRONLY | os.O_CREAT)
+                result = plain(obj, f, *args, **kwargs)
+            finally:
+                self.recorder.in_save = False
             self._record_saving(f, time.monotonic() - start)
             return result
 
@@ -81,6 +112,16 @@ class _Watch:
             "first_read": self.recorder.first_read,
             "drawn": list(self.drawn.items()),
             "seen": dict(self.seen),
+            "nested": [
+                {"outer": outer.loader, "inner": inner.loader, "seen": dict(inner.seen)}
+                for outer in self.passes
+                if outer.is_outer()
+                for inner in outer.inner
+            ],
+            "steps": self.n_steps,
+            "in_train_mode": self.n_in_train_mode,
+            "stored_is_trained": self._stored_is_trained(),
+            "first_nan": self.first_nan,
             "largest": self.largest if self.n_ranges else None,
             "datasets": [self._print_of(n, data) for n, ref in enumerate(self.datasets) if (data := ref()) is not None],
             "replaced": self._replaced_in_shared_net(),
@@ -101,6 +142,37 @@ class _Watch:
                     self.datasets.append(weakref.ref(base))
 
         module.DataLoader.__init__ = init
+        self._watch_passes(module._BaseDataLoaderIter)
+
+    def _watch_passes(self, kind: type) -> None:
+        """Which loaders are run through within one batch of another."""
+        plain, known = kind.__next__, weakref.WeakKeyDictionary()
+
+        @wraps(plain)
+        def advance(iterator):
+            one = known.get(iterator)
+            if one is None or one.done:  # workers that persist hand out the same iterator again
+                one = known[iterator] = _Pass(iterator, self.open[-1] if self.open else None)
+                self.open.append(one)
+                self.passes.append(one)
+                weakref.finalize(iterator, self._close, one)
+            try:
+                batch = plain(iterator)
+            except StopIteration:
+                one.done = True
+                self._close(one)
+                parent = one.parent  # one that was advanced in the meantime is drawn beside this one, as by zip
+                if parent is not None and not parent.done and parent.n_batches == one.parents_batch:
+                    parent.inner.append(one)
+                raise
+            one.n_batches += 1
+            return batch
+
+        kind.__next__ = kind.next = advance
+
+    def _close(self, one: _Pass) -> None:
+        if one in self.open:
+            self.open.remove(one)
 
     def on_sampler(self, module: ModuleType) -> None:
         """Every loader that shuffles draws its indices through a BatchSampler."""
@@ -161,19 +233,47 @@ class _Watch:
 
         def before_forward(net, inputs) -> None:
             if isinstance(net, conv) and net.in_channels == 3 and inputs:
-                self._see(torch, inputs[0])
+                self._see(torch, inputs[0], net.training)
 
         torch.nn.modules.module.register_module_forward_pre_hook(before_forward)
 
-    def _see(self, torch: ModuleType, images) -> None:
+    def _see(self, torch: ModuleType, images, in_train_mode: bool) -> None:
         """Images on their way into a net's first layer."""
         try:
-            self.seen["trained" if torch.is_grad_enabled() else "evaluated"] += len(images)
+            kind, n_images = "trained" if torch.is_grad_enabled() else "evaluated", len(images)
+            for counter in (self.seen, *(one.seen for one in self.open)):
+                counter[kind] += n_images
+            self.n_in_train_mode += n_images * in_train_mode
             if self.n_ranges < _N_RANGES:
                 self.largest = max(self.largest, float(images.detach().abs().max()))
                 self.n_ranges += 1
         except (RuntimeError, TypeError, ValueError):  # inside vmap and the like there are no values to look at
             return
+
+    def on_optimizer(self, module: ModuleType) -> None:
+        register = getattr(module, "register_optimizer_step_post_hook", None)
+        if register is not None:  # torch 2.0 and later
+            register(lambda optimizer, *_: self._note_step(optimizer))
+
+    def _note_step(self, optimizer) -> None:
+        """Which parameters are trained, and when the first of them stops to be a number."""
+        self.n_steps += 1
+        parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        if optimizer not in self.optimizers:
+            self.optimizers.add(optimizer)
+            self.optimized += map(weakref.ref, parameters)
+        if self.first_nan is None:
+            torch = self.torch
+            sums = [tensor.detach().sum(dtype=torch.float32) for tensor in parameters if tensor.is_floating_point()]
+            if sums and not torch.isfinite(torch.stack([one.cpu() for one in sums])).all():
+                self.first_nan = {"step": self.n_steps, "where": self.recorder.where()}
+
+    def _stored_is_trained(self) -> bool | None:
+        """Is a parameter of the net that was stored among those that an optimiser changed? None: neither is known."""
+        net, optimized = self._stored_net(), {id(tensor) for ref in self.optimized if (tensor := ref()) is not None}
+        if net is None or not optimized:
+            return None
+        return any(id(tensor) in optimized for tensor in net.parameters())
 
     def _watch_loading(self, module: type) -> None:
         plain = module.load_state_dict

@@ -1,0 +1,129 @@
+"""Why something failed, as far as the record of the run tells: what this machine lacks, how a checkpoint came about."""
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kit.archive import Check
+from kit.competition import ARCHIVE_NAME, MEMBER_NAME, WORKING_DIR
+from kit.submission import ZIP_AGAIN
+from local_eval.dry_run.kaggle_image import PACKAGES, pip_install
+from local_eval.dry_run.outcome import Event, Outcome
+
+_FOLDER = MEMBER_NAME.rpartition("/")[0]
+_INPUT = re.compile(r"/kaggle/input/([\w.-]+)(?=[/'\"\s]|$)")
+
+
+def excuse(outcome: Outcome, inputs: Path) -> str | None:
+    """Why a run ended for want of something that Kaggle would have had, and how to give it; None where the fault is the
+    program's. inputs: the folder that stands for /kaggle/input."""
+    if outcome.fault is None or outcome.fault.kind != "crash":
+        return None
+    name = missing_module(outcome)
+    if name in PACKAGES:
+        return (
+            f"no fault of the notebook: Kaggle's image has {name}, this machine has not: "
+            f"{pip_install([name])}, then run the dry run again, or give it --install-kaggle-packages"
+        )
+    text = "\n".join(code.text for code in outcome.program.codes)
+    asked = [name for name in _INPUT.findall(outcome.fault.message) if not (inputs / name).exists()]
+    if name is not None and not asked:  # a module that may lie in a data set
+        asked = [folder for folder in _INPUT.findall(text) if not (inputs / folder).exists()]
+    if asked:
+        return (
+            f"/kaggle/input/{asked[0]} is no data of the competition: if it is attached to the notebook on Kaggle, "
+            f"give the dry run its folder: --input {asked[0]}=FOLDER"
+        )
+    return None
+
+
+def missing_module(outcome: Outcome) -> str | None:
+    missing = re.search(r"No module named '?([\w.]+)", outcome.fault.message)
+    return missing[1].partition(".")[0] if missing else None
+
+
+def with_causes(checks: Sequence[Check], outcome: Outcome) -> list[Check]:
+    """The checks of an archive, with what was seen of how a faulty checkpoint came about."""
+    return [_with_cause(check, outcome) for check in checks]
+
+
+def _with_cause(check: Check, outcome: Outcome) -> Check:
+    if check.ok is not False:
+        return check
+    event = _saving_of(check.found, outcome)
+    event = event if event and event["steps"] is not None else None
+    if check.name == "members" and ZIP_AGAIN in check.remedy:
+        return replace(check, remedy=check.remedy.replace(ZIP_AGAIN, _archiving(outcome)))
+    if check.name == "tensors" and event and "NaN" in check.found:
+        return replace(check, found=check.found + _first_nan(event, outcome))
+    if check.name == "all different" and event and "equals the original" in check.found:
+        found, remedy = _why_original(event, outcome)
+        return replace(check, found=f"{check.found}: {found}", remedy=remedy)
+    return check
+
+
+def _saving_of(found: str, outcome: Outcome) -> Event | None:
+    """The last saving of the checkpoint that is named first."""
+    name = re.search(r"unlearned_checkpoint_(\d+)\.pth", found)
+    named = [event for event in outcome.saves if name and (event["path"] or "").endswith(name[0])]
+    index = int(name[1]) if name else len(outcome.saves)
+    return named[-1] if named else outcome.saves[index] if index < len(outcome.saves) else None
+
+
+def _archiving(outcome: Outcome) -> str:
+    """The line that makes an archive with the right names, by the means that the program uses."""
+    text = "\n".join(code.text for code in outcome.program.codes)
+    if "make_archive" in text:
+        stem = f"{WORKING_DIR}/{ARCHIVE_NAME.partition('.')[0]}"
+        return f'shutil.make_archive("{stem}", "zip", root_dir="/", base_dir="{_FOLDER}")'
+    if "ZipFile" in text:
+        return f'archive.write(path, "{_FOLDER}/" + os.path.basename(path))'
+    return ZIP_AGAIN
+
+
+def _first_nan(event: Event, outcome: Outcome) -> str:
+    run, first = outcome.saves.index(event), event["first_nan"]
+    if first is None:
+        return f"; no step of an optimiser in run {run} made it"
+    return (
+        f"; the first NaN of run {run} came with step {first['step']} of {event['steps']}{outcome.at(first['where'])}"
+    )
+
+
+def _why_original(event: Event, outcome: Outcome) -> tuple[str, str]:
+    """What a checkpoint that equals the original looks like, and the remedy."""
+    if event["stored_is_trained"] is False:
+        return (
+            f"in that run {event['steps']} steps of an optimiser changed another net than the one that was saved",
+            "save the state_dict() of the net that the function trained or returned",
+        )
+    if event["steps"] == 0 and not event["in_train_mode"]:
+        swallowing = _swallowing(outcome)
+        return (
+            "in that run nothing was trained: no step of an optimiser, no forward pass in training mode",
+            f"look whether an exception is swallowed{swallowing}, or the training is skipped",
+        )
+    if event["steps"]:
+        return (
+            f"in that run {event['steps']} steps of an optimiser left the weights as they were",
+            "look for a learning rate of 0, frozen parameters, or the original loaded again before the net is saved",
+        )
+    return (
+        "in that run nothing was changed: forward passes, but no step of an optimiser",
+        "call optimizer.step(), or change the weights themselves",
+    )
+
+
+def _swallowing(outcome: Outcome) -> str:
+    """Where the program catches exceptions and goes on."""
+    for code in outcome.program.codes:
+        tree = code.tree()
+        tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try)] if tree is not None else []
+        for one in tries:
+            imports = all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in one.body)
+            for handler in () if imports else one.handlers:
+                if not any(isinstance(node, ast.Raise) for node in ast.walk(handler)):
+                    return outcome.at({"cell": code.number, "line": handler.lineno})
+    return ""
