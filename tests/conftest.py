@@ -1,14 +1,16 @@
 """What several test files need: small data, a small model, a small input tree."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import data_stubs
 from data_stubs.kaggle_tree import write_tree
-from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
+from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders, resnet18
 from local_eval.models import tinyconv
 
 
@@ -63,3 +65,21 @@ def participant(tmp_path: Path):
         return str(tmp_path / name)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A stand-in of few images; its ResNet-18 is untrained but for the BatchNorm statistics."""
+    from local_eval.dry_run.stand_in import described  # here: it takes seconds
+
+    splits = data_stubs.load("synthetic", forget="random:16", n_train=80)
+    splits = replace(splits, validation=splits.validation.take(np.arange(24)), test=splits.test.take(np.arange(24)))
+    torch.manual_seed(0)
+    net = resnet18()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        net.train()(torch.tensor(splits.retain.images).float())
+    tree = write_tree(splits, net.state_dict(), tmp_path_factory.mktemp("dry-run") / "tree")
+    return described(tree, None)

@@ -5,19 +5,12 @@ import signal
 import tempfile
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-import data_stubs
-from data_stubs.kaggle_tree import write_tree
-from kit.competition import resnet18
 from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
-from local_eval.dry_run.stand_in import described
 from notebooks.starter import STARTER, write_program
 from tests.dry_run_programs import BAD, FAULTS, STYLES, UNCOUNTED
 
@@ -28,22 +21,6 @@ ISOLATION = ["as the system allows", "hooks alone"]
 def some_slow(names, quick):
     """Names as parameters: those of whole programs take minutes together, so that all but one are marked slow."""
     return [name if name == quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A stand-in of few images; its ResNet-18 is untrained but for the BatchNorm statistics."""
-    splits = data_stubs.load("synthetic", forget="random:16", n_train=80)
-    splits = replace(splits, validation=splits.validation.take(np.arange(24)), test=splits.test.take(np.arange(24)))
-    torch.manual_seed(0)
-    net = resnet18()
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches
-    with torch.no_grad():
-        net.train()(torch.tensor(splits.retain.images).float())
-    tree = write_tree(splits, net.state_dict(), tmp_path_factory.mktemp("dry-run") / "tree")
-    return described(tree, None)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ class DryRun:
     def unusable(self) -> bool:
         """Did nothing come out that could be scored?"""
         words = {"run", "archive", "members", "tensors", "outputs", "writes", "processes"}
-        return any(check.name in words and not check.ok for check in self.checks) and not self.outcome.stopped
+        return any(check.name in words and check.ok is False for check in self.checks)
 
     @property
     def kaggles_word(self) -> str | None:
@@ -117,7 +117,9 @@ def dry_run(
                 archive_checks.append(outputs)
             archive_checks.append(verdict.spread_check(_spread(samples), n_models))
         projection = project(outcome, data.sizes, n_models)
-        closing = [verdict.time_check(projection), verdict.size_check(box.kaggle / "working", box.archive, n_models)]
+        closing = [verdict.size_check(box.kaggle / "working", box.archive, n_models)]
+        if projection or outcome.fault is None or outcome.stopped:
+            closing.insert(0, verdict.time_check(projection))
     checks = [checks[0], verdict.tables_check(data.sizes), *archive_checks, *checks[1:], *closing]
     checks = [replace(check, found=check.found.replace(str(box.kaggle), "/kaggle")) for check in checks]
     return DryRun(program, n_models, changes, outcome, checks, projection, samples, data.own)

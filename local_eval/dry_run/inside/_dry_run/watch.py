@@ -271,7 +271,7 @@ class _Watch:
     def _stored_is_trained(self) -> bool | None:
         """Is a parameter of the net that was stored among those that an optimiser changed? None: neither is known."""
         net, optimized = self._stored_net(), {id(tensor) for ref in self.optimized if (tensor := ref()) is not None}
-        if net is None or not optimized:
+        if net is None or not self.optimized:
             return None
         return any(id(tensor) in optimized for tensor in net.parameters())
 
