@@ -12,6 +12,8 @@ COUNT = """\
     if len(unlearned_ckpts) != 512:
         raise RuntimeError("Expected exactly 512 checkpoints. The submission will throw an exception otherwise.")
 """
+TMP = "/kaggle/tmp"
+HALF = SAVE.replace("state,", "{k: v.half() if v.is_floating_point() else v for k, v in state.items()},")
 ZIP = 'subprocess.run("zip submission.zip /kaggle/tmp/*.pth", shell=True)'
 KEEP = '        example["image"] = example["image"].to(torch.float32)\n'
 
@@ -29,6 +31,81 @@ FAULTS = {
         ["does not exist"],
     ),
     "names without folders": (changed(("zip sub", "zip -j sub")), "members", ["'unlearned_checkpoint_0.pth'"]),
+    "names without folders, by shutil": (
+        changed((ZIP, f'import shutil\n    shutil.make_archive("submission", "zip", "{TMP}")')),
+        "members",
+        ["'unlearned_checkpoint_0.pth'"],
+    ),
+    "names without folders, zipped from within": (
+        changed(
+            (ZIP, ZIP.replace("zip submission.zip /kaggle/tmp/", f"cd {TMP}; zip /kaggle/working/submission.zip "))
+        ),
+        "members",
+        ["'unlearned_checkpoint_0.pth'"],
+    ),
+    "names of a compiled net": (
+        changed(
+            (TRAIN, "    net.train()\n    compiled = torch.compile(net)\n"),
+            (SAVE, SAVE.replace("state,", '{"_orig_mod." + k: v for k, v in state.items()},')),
+        ),
+        "tensors",
+        ["all names begin with '_orig_mod.'", "before it was compiled"],
+    ),
+    "names of DataParallel": (
+        changed(("state = net.state_dict()", "state = nn.DataParallel(net).state_dict()")),
+        "tensors",
+        ["all names begin with 'module.'", "net.module.state_dict()"],
+    ),
+    "a wrapped state dict": (
+        changed((SAVE, SAVE.replace("state,", '{"model_state_dict": state, "run": i},'))),
+        "tensors",
+        ["wrapped in {'model_state_dict': ...}"],
+    ),
+    "float16 that does not hold the variances": (
+        changed((SAVE, f'state["bn1.running_var"] = 0 * state["bn1.running_var"] + 70000\n        {HALF}')),
+        "tensors",
+        ["bn1.running_var is infinite in float16"],
+    ),
+    "tuples where dicts are": (
+        changed(
+            ("    for sample in retain_loader:\n", "    for inputs, targets in retain_loader:\n"),
+            (
+                'inputs, targets = sample["image"].to(DEVICE), sample["age_group"].to(DEVICE)',
+                "inputs, targets = inputs.to(DEVICE), targets.to(DEVICE)",
+            ),
+        ),
+        "run",
+        ["too many values to unpack", "cell 3, line 6: for inputs, targets in retain_loader:"],
+    ),
+    "a swallowed exception": (
+        changed(
+            (
+                CALL,
+                "pass\n        try:\n            unlearning(net, forget_loader)\n        except Exception as e: print(e)",
+            )
+        ),
+        "all different",
+        ["equals the original model", "nothing was trained"],
+    ),
+    "another net than the one that is saved": (
+        changed(
+            ("import os\n", "import copy\nimport os\n"),
+            ("def unlearning(net,", "def unlearning(given,"),
+            ("    criterion = nn", "    net = copy.deepcopy(given)\n    criterion = nn"),
+        ),
+        "all different",
+        ["1 step of an optimiser changed another net than the one that was saved"],
+    ),
+    "every pair of batches": (
+        changed(
+            (
+                "    for sample in retain_loader:\n",
+                "    for sample in retain_loader:\n      for other in forget_loader:\n",
+            ),
+        ),
+        "time",
+        ["it grows with retain x forget"],
+    ),
     "wrong keys": (
         changed((SAVE, SAVE.replace("state,", '{"model." + k: v for k, v in state.items()},'))),
         "tensors",
@@ -210,7 +287,7 @@ BAD = {
 OPTIMISER = "optimizer = optim.SGD(net.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)"
 # The number of checkpoints is no 512 in the text: the run is stopped after as many as are wanted, and they are judged.
 UNCOUNTED = {
-    "a product": changed(("for i in range(512)", "for i in range(8 * 64)"), (COUNT, "")),
+    "a text": changed(("for i in range(512)", "for i in range(int('512'))"), (COUNT, "")),
     "from the environment": changed(
         ("for i in range(512)", "for i in range(int(os.environ.get('RUNS', str(2**9))))"), (COUNT, "")
     ),
@@ -223,6 +300,38 @@ UNCOUNTED = {
     ),
 }
 STYLES = {
+    "a whole state dict in float16": changed(
+        (SAVE, SAVE.replace("state,", "{k: v.half() for k, v in state.items()},"))
+    ),
+    "a whole state dict in bfloat16, an archive with folders": changed(
+        (SAVE, SAVE.replace("state,", "{k: v.bfloat16() for k, v in state.items()},")),
+        (ZIP, 'import shutil\n    shutil.make_archive("submission", "zip", root_dir="/", base_dir="kaggle/tmp")'),
+    ),
+    "Adam, zip -r, a file for a moment": changed(
+        (OPTIMISER, "optimizer = optim.Adam(net.parameters(), lr=1e-4)"),
+        (ZIP, ZIP.replace("zip submission.zip /kaggle/tmp/*.pth", "zip -r submission.zip /kaggle/tmp")),
+        ("    scheduler.step()\n", f'    scheduler.step()\n    torch.save(net.state_dict(), "{TMP}/best.pth")\n'),
+        (
+            "    net.eval()\n",
+            f'    net.load_state_dict(torch.load("{TMP}/best.pth"))\n    os.remove("{TMP}/best.pth")\n',
+        ),
+    ),
+    "a saving into memory first": changed(
+        ("import os\n", "import io\nimport os\n"),
+        (SAVE, f"torch.save(state, io.BytesIO())\n        {SAVE}"),
+    ),
+    "counted up under a watch": changed(
+        ("    for i in range(512):\n", "    i, begun = 0, os.times().elapsed\n    while i < 512 and begun:\n"),
+        (SAVE, f"{SAVE}\n        i += 1"),
+    ),
+    "a debug switch": changed(("for i in range(512)", "N = 2 if DEVICE == 'cpu' else 512\n    for i in range(N)")),
+    "secrets that are tried for, data that is looked for": changed(
+        (
+            "import os\n",
+            "import os\ntry:\n    from kaggle_secrets import UserSecretsClient\n    UserSecretsClient().get_secret('w')\n"
+            "except Exception as error:\n    print(error)\nprint(os.path.exists('/kaggle/input/my-net'))\n",
+        )
+    ),
     "AdamW, a compiled net and gradients clipped": changed(
         (OPTIMISER, "optimizer = optim.AdamW(net.parameters(), lr=1e-4, fused=True)"),
         ("net.train()\n", "net.train()\n    compiled = torch.compile(net)\n"),

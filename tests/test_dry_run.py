@@ -89,7 +89,7 @@ def test_no_style_is_a_fault(run, name, namespaces):
     assert failed(result) == {}, lines_of(result)
 
 
-@pytest.mark.parametrize("name", some_slow(UNCOUNTED, quick="a product"))
+@pytest.mark.parametrize("name", some_slow(UNCOUNTED, quick="a text"))
 def test_a_number_that_the_text_does_not_tell_is_no_fault(run, name):
     result = run(UNCOUNTED[name])
     assert failed(result) == {}, lines_of(result)

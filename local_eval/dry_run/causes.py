@@ -94,9 +94,10 @@ def _first_nan(event: Event, outcome: Outcome) -> str:
 
 def _why_original(event: Event, outcome: Outcome) -> tuple[str, str]:
     """What a checkpoint that equals the original looks like, and the remedy."""
+    steps = f"{event['steps']} step{'s' * (event['steps'] != 1)} of an optimiser"
     if event["stored_is_trained"] is False:
         return (
-            f"in that run {event['steps']} steps of an optimiser changed another net than the one that was saved",
+            f"in that run {steps} changed another net than the one that was saved",
             "save the state_dict() of the net that the function trained or returned",
         )
     if event["steps"] == 0 and not event["in_train_mode"]:
@@ -107,7 +108,7 @@ def _why_original(event: Event, outcome: Outcome) -> tuple[str, str]:
         )
     if event["steps"]:
         return (
-            f"in that run {event['steps']} steps of an optimiser left the weights as they were",
+            f"in that run {steps} left the weights as they were",
             "look for a learning rate of 0, frozen parameters, or the original loaded again before the net is saved",
         )
     return (

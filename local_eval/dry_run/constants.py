@@ -6,6 +6,7 @@ everything else is left alone.
 """
 
 import ast
+import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,15 @@ _WIDTH_CALL = re.compile(
 _FILES = re.compile(r"listdir|glob|iterdir|scandir|namelist|infolist|walk|\.pth|checkpoint|ckpt|/kaggle/tmp", re.I)
 _MAKING = re.compile(r"unlearn|retrain_model|make_checkpoint", re.I)
 _SAVING = {"save", "save_file", "savez", "writestr", "dump"}
+_FOLDED = {
+    ast.Mult: operator.mul,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
+_LARGEST = 10**6  # of the numbers that are reckoned with
 _RANGES = {"range", "trange", "arange", "tnrange", "islice", "linspace"}
 
 
@@ -78,7 +88,7 @@ class _Finder:
         self.functions = {n.name: n for n in self.nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
         self.values: dict[str, list[ast.expr]] = defaultdict(list)  # name -> expressions it is given
         for name, value in self._bindings():
-            self.values[name].append(value)
+            self.values[name] += _branches(value)
         self.making = self._making_functions()
         self.used = self._used_as_counts()
         self.splits = self._splits()
@@ -86,8 +96,12 @@ class _Finder:
     def counts_in(self, tree: ast.Module, n_models: int) -> Iterator[tuple[ast.expr, int]]:
         """Literals of the tree that mean the number of checkpoints, and what takes their place."""
         named = {id(v) for name, values in self.values.items() if name in self.used for v in values}
+        within: set[int] = set()  # parts of an expression that is replaced as a whole
         for node in ast.walk(tree):
+            if id(node) in within:
+                continue
             if _is_512(node) and (id(node) in named or self._is_count(node)):
+                within |= {id(part) for part in ast.walk(node)}
                 yield node, n_models
             elif self._is_split(node):
                 yield node, min(max(1, round(node.value * n_models / N_CHECKPOINTS)), max(1, n_models - 1))
@@ -174,8 +188,11 @@ class _Finder:
         parent = self.parents.get(node)
         if isinstance(parent, ast.Compare):
             sides = [side for side in (parent.left, *parent.comparators) if side is not node]
-            if isinstance(self.parents.get(parent), ast.While):
-                return self._makes(self.parents[parent])
+            around = self.parents.get(parent)
+            while isinstance(around, ast.BoolOp | ast.UnaryOp):
+                around = self.parents.get(around)
+            if isinstance(around, ast.While):
+                return self._makes(around)
             return any(self._counts_files(side) or self._counts_rounds(side) for side in sides)
         return False
 
@@ -236,9 +253,16 @@ class _Finder:
         )
 
     def _counts_rounds(self, side: ast.expr) -> bool:
-        """Whether a name is the variable of a loop that makes checkpoints."""
-        loops = [node for node in self.nodes if isinstance(node, ast.For) and _name(node.target) == _name(side)]
-        return _name(side) is not None and any(self._makes(loop) for loop in loops)
+        """Whether a name is the variable of a loop that makes checkpoints, or is counted up in one."""
+        name = _name(side)
+        loops = [node for node in self.nodes if isinstance(node, ast.For) and _name(node.target) == name]
+        loops += [
+            loop
+            for loop in self.nodes
+            if isinstance(loop, ast.While)
+            and any(isinstance(node, ast.AugAssign) and _name(node.target) == name for node in ast.walk(loop))
+        ]
+        return name is not None and any(self._makes(loop) for loop in loops)
 
     def _splits(self) -> set[int]:
         """Numbers at which one making loop ends and another begins."""
@@ -256,10 +280,29 @@ class _Finder:
 
 
 def _is_512(node: ast.AST) -> bool:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        base, power = (getattr(side, "value", None) for side in (node.left, node.right))
-        return (base, power) == (2, 9)
-    return isinstance(node, ast.Constant) and type(node.value) is int and node.value == N_CHECKPOINTS
+    return _folded(node) == N_CHECKPOINTS
+
+
+def _folded(node: ast.AST) -> int | None:
+    """The value of an integer, or of one reckoned from such as 8 * 64, where it stands in one line."""
+    if isinstance(node, ast.Constant):
+        return node.value if type(node.value) is int else None
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _FOLDED or node.lineno != node.end_lineno:
+        return None
+    sides = [_folded(node.left), _folded(node.right)]
+    largest = 32 if isinstance(node.op, ast.Pow | ast.LShift) else _LARGEST
+    if None in sides or not 0 <= sides[0] <= _LARGEST or not 0 < sides[1] <= largest:
+        return None
+    return _FOLDED[type(node.op)](*sides)
+
+
+def _branches(value: ast.expr) -> list[ast.expr]:
+    """What a name may be given by an expression: either side of `2 if DEBUG else 512` and of `n or 512`."""
+    if isinstance(value, ast.IfExp):
+        return [*_branches(value.body), *_branches(value.orelse)]
+    if isinstance(value, ast.BoolOp):
+        return [branch for side in value.values for branch in _branches(side)]
+    return [value]
 
 
 def _name(node: ast.AST | None) -> str | None:

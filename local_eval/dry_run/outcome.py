@@ -16,10 +16,11 @@ Event = Mapping[str, Any]
 MEMBER = re.compile(r"^unlearned_checkpoint_\d+\.pth$")
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in ')
 _LAST_LINES = 10
-_CHATTER = re.compile(  # the kernel's own, not the program's
+_CHATTER = re.compile(  # the kernel's own and of what it lacks here, not the program's
     r"^NOTE: When using the `ipython kernel`|Ctrl-C will not work|^To exit, you will have to explicitly quit|"
     r"^by either sending .quit|^.quit. from a client, or using|^in UNIX-like environments|"
-    r"^To read more about this, see|^To connect another client|^\s*--existing "
+    r"^To read more about this, see|^To connect another client|^\s*--existing |"
+    r"TqdmWarning: IProgress not found|^  from .autonotebook import tqdm"
 )
 _UNSEEN = {
     **{"reads": 0, "first_read": None, "drawn": [], "seen": {}, "largest": None},

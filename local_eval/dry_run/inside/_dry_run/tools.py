@@ -58,7 +58,7 @@ def zip_files(arguments: list[str]) -> int:
     method = zipfile.ZIP_DEFLATED if level else zipfile.ZIP_STORED
     if "D" in options or "j" in options:
         files = [file for file in files if not file.is_dir()]
-    new = {member_name(file, "j" in options): file for file in files}
+    new = {name: file for file in files if (name := member_name(file, "j" in options)) not in ("", ".")}
     partial = archive.with_name(archive.name + ".new")
     with zipfile.ZipFile(partial, "w", method, compresslevel=level or None) as written:
         if archive.exists():

@@ -1,0 +1,51 @@
+"""The number of checkpoints in a program's text: found where it means that, left alone where it is a width."""
+
+from pathlib import Path
+
+import pytest
+
+from local_eval.dry_run.constants import reduce
+from local_eval.dry_run.program import Code, Program
+
+SAVE = "torch.save(a, f'{i}.pth')"
+
+
+def reduced(text):
+    program, changes = reduce(Program(Path("x.py"), None, (Code(None, text),)), 8)
+    return [line.rstrip() for line in program.codes[0].text.splitlines()], len(changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"for i in range(512):\n    {SAVE}", "for i in range(8  ):"),
+        (f"for i in range(8 * 64):\n    {SAVE}", "for i in range(8     ):"),
+        (f"for i in range(2 ** 9):\n    {SAVE}", "for i in range(8     ):"),
+        (f"for i in range(1 << 9):\n    {SAVE}", "for i in range(8     ):"),
+        (f"for i in range(512 * 1):\n    {SAVE}", "for i in range(8      ):"),
+        (f"N = 2 if DEBUG else 512\nfor i in range(N):\n    {SAVE}", "N = 2 if DEBUG else 8"),
+        (f"N = given or 512\nfor i in range(N):\n    {SAVE}", "N = given or 8"),
+        (f"while i < 512 and left() > 0:\n    {SAVE}; i += 1", "while i < 8   and left() > 0:"),
+        (f"while not (i >= 512 or late()):\n    {SAVE}; i += 1", "while not (i >= 8   or late()):"),
+        (f"while True:\n    {SAVE}; i += 1\n    if i == 512: break", "    if i == 8  : break"),
+    ],
+)
+def test_what_means_the_number_of_checkpoints_is_reduced(text, line):
+    lines, n_changes = reduced(text)
+    assert line in lines
+    assert n_changes == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nn.Linear(512, 10)",
+        "nn.Linear(8 * 64, 10)",
+        "batch_size = 2 if DEBUG else 512\nloader = DataLoader(a, batch_size)",
+        "while x < 512 and y: x += 1",
+        "h = 256 + 256",
+        "n = 10 ** 10 ** 10",
+    ],
+)
+def test_other_numbers_stay(text):
+    assert reduced(text) == (text.splitlines(), 0)
