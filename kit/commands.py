@@ -46,9 +46,15 @@ def run_emit(args: argparse.Namespace) -> int:
     method = get_method(args.method, args.set)
     if len(devices) > 1:
         warm_up()
+    model, loaders = _problem(args, method, progress=not args.quiet)(devices[0] if len(devices) == 1 else "cpu")
+    n_retain, n_forget = len(loaders.retain.dataset), len(loaders.forget.dataset)
+    if n_forget > n_retain:
+        swapped = f"{n_forget} images to forget, {n_retain} to retain: are retain.csv and forget.csv swapped?"
+        print(f"warning: {args.input}: {swapped}", file=sys.stderr)
     result = emit(
         method,
-        *_problem(args, method, progress=not args.quiet)(devices[0] if len(devices) == 1 else "cpu"),
+        model,
+        loaders,
         out=args.out,
         work=args.work,
         n_checkpoints=args.n_models,

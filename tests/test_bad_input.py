@@ -1,5 +1,6 @@
 """A user's mistake: one clear line on stderr, exit code 2, no traceback, nothing lost."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,17 @@ def test_emit_writes_and_verify_agrees(tree, tmp_path, capsys):
     assert kit(profile) == 0
     assert kit([*profile, "--limit", "1ms", "--n-models", "512"]) == 2
     assert kit([*profile, "--limit", "0.001s", "--n-models", "512"]) == 1
+
+
+def test_swapped_tables_are_told_and_no_reason_to_stop(tree, tmp_path, capsys):
+    swapped = shutil.copytree(tree, tmp_path / "tree")
+    shutil.copyfile(tree.parent / "net.py", tmp_path / "net.py")
+    shutil.copyfile(tree / "retain.csv", swapped / "forget.csv")
+    shutil.copyfile(tree / "forget.csv", swapped / "retain.csv")
+    for root, told_so in ((tree, False), (swapped, True)):
+        arguments = emit(root, tmp_path / root.parent.name, "--n-models", 1, "--slots", 1)
+        assert kit([str(argument) for argument in arguments]) == 0
+        assert ("retain.csv and forget.csv swapped?" in capsys.readouterr().err) is told_so
 
 
 def test_emit_with_mistakes(tree, tmp_path, capsys):
