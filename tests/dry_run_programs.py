@@ -34,7 +34,7 @@ FAULTS = {
     "names without folders, by shutil": (
         changed((ZIP, f'import shutil\n    shutil.make_archive("submission", "zip", "{TMP}")')),
         "members",
-        ["'unlearned_checkpoint_0.pth'"],
+        ["with another name such as 'unlearned_checkpoint_"],
     ),
     "names without folders, zipped from within": (
         changed(

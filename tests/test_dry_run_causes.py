@@ -377,6 +377,23 @@ def test_the_own_stand_in_ranks_and_predicts_nothing(tmp_path):
     assert "512" in "\n".join(lines_of(replace(own, own_stand_in=False)))
 
 
+@pytest.mark.parametrize(
+    ("reads", "fine"),
+    [
+        ([(1, 100), (1, 0), (1, 0)], True),
+        ([(1, 100), (1, 60), (1, 60)], False),
+        ([(1, 100), (2, 100)], True),  # each process reads the data for itself
+        ([(1, 130), (2, 70), (1, 0), (2, 0)], True),
+        ([(1, 110), (2, 90), (1, 100), (2, 100)], False),
+    ],
+)
+def test_data_that_is_read_in_every_run(tmp_path, reads, fine):
+    saves = [{"event": "save", "pid": pid, "t": t, "reads": n, "first_read": None} for t, (pid, n) in enumerate(reads)]
+    outcome = replace(outcome_of(tmp_path / "p.ipynb"), events=tuple({**save, "path": None} for save in saves))
+    (data,) = (check for check in verdict.program_checks(outcome, tmp_path, 2, 100) if check.name == "data")
+    assert data.ok is fine
+
+
 def test_swapped_tables_are_told():
     assert "swapped" not in verdict.tables_check({"retain": 40, "forget": 4, "validation": 4}).found
     assert "forget.csv swapped?" in verdict.tables_check({"retain": 4, "forget": 40, "validation": 4}).found

@@ -145,7 +145,9 @@ def _runs(outcome: Outcome, kind: str) -> list[list[Event]]:
 
 def _reading(outcome: Outcome, n_images: int) -> Check:
     again = [event for event in outcome.saves[1:] if event["reads"] >= READ_AGAIN * n_images]
-    if len(again) < len({event["pid"] for event in outcome.saves}):  # each process reads it once
+    n_processes, n_read = len({event["pid"] for event in outcome.saves}), sum(event["reads"] for event in outcome.saves)
+    later = len(outcome.saves) - n_processes  # runs after the first of a process, which reads the data for itself
+    if n_processes > 1 and (not later or n_read < (n_processes + READ_AGAIN * later) * n_images):
         again = []
     faults = [f"{event['reads']} images are read again in one run{outcome.at(event['first_read'])}" for event in again]
     remedy = "read the data once, before the loop: reading 30,000 images 512 times takes hours"
