@@ -253,7 +253,19 @@ WORDS = [*SOURCE, "--architecture", "tinyconv", "--epochs", "1", "--device", "cp
 
 
 def test_the_command_writes_table_page_and_what_to_run_next(tmp_path, capsys):
-    words = ["tune", "finetune", *WORDS, "--range", "lr=1e-4:1e-1", "--set", "epochs=0.5", "--n-models", "8", "--trials", "4"]
+    words = [
+        "tune",
+        "finetune",
+        *WORDS,
+        "--range",
+        "lr=1e-4:1e-1",
+        "--set",
+        "epochs=0.5",
+        "--n-models",
+        "8",
+        "--trials",
+        "4",
+    ]
     words += ["--check-models", "4", "--fits", "100h", "--work-dir", str(tmp_path)]
     assert main([*words, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
