@@ -253,7 +253,19 @@ WORDS = [*SOURCE, "--architecture", "tinyconv", "--epochs", "1", "--device", "cp
 
 
 def test_the_command_writes_table_page_and_what_to_run_next(tmp_path, capsys):
-    words = ["tune", *WORDS, "--range", "lr=1e-4:1e-1", "--set", "epochs=0.5", "--n-models", "8", "--trials", "4"]
+    words = [
+        "tune",
+        "finetune",
+        *WORDS,
+        "--range",
+        "lr=1e-4:1e-1",
+        "--set",
+        "epochs=0.5",
+        "--n-models",
+        "8",
+        "--trials",
+        "4",
+    ]
     words += ["--check-models", "4", "--fits", "100h", "--work-dir", str(tmp_path)]
     assert main([*words, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -269,14 +281,14 @@ def test_the_command_writes_table_page_and_what_to_run_next(tmp_path, capsys):
 
 
 def test_the_command_tells_mistakes_in_one_line(tmp_path, capsys):
-    words = ["tune", *WORDS, "--work-dir", str(tmp_path)]
+    words = [*WORDS, "--work-dir", str(tmp_path)]
     for more, what in (
-        (["--n-models", "2"], "--n-models 2"),
-        (["--range", "lr=1"], "range of lr"),
-        (["--method", "do_nothing"], "declares no ranges"),
-        (["--fits", "soon"], "soon"),
+        (["finetune", "--n-models", "2"], "--n-models 2"),
+        (["finetune", "--range", "lr=1"], "range of lr"),
+        (["do_nothing"], "declares no ranges"),
+        (["finetune", "--fits", "soon"], "soon"),
     ):
-        assert main([*words, *more]) == 2
+        assert main(["tune", *more, *words]) == 2
         err = capsys.readouterr().err
         assert what in err
         assert len(err.strip().splitlines()) == 1

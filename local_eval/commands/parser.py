@@ -50,7 +50,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub = command("tune", "search a method's hyper-parameters, then check the best on another forget set")
     sub.set_defaults(interrupted="what is measured is kept, the same command goes on")
     setting_options(sub)
-    method_options(sub)
+    sub.add_argument("method", help="a name, or file.py[:function]")
+    hyper_options(sub)
     sub.add_argument(
         "--range",
         action="append",
@@ -144,6 +145,10 @@ def device_options(sub: argparse.ArgumentParser) -> None:
 
 def method_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--method", default="finetune", help="a name, or file.py[:function]")
+    hyper_options(sub)
+
+
+def hyper_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
     sub.add_argument("--seed", type=int, default=0, help="seed of the unlearning runs")
 

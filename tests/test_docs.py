@@ -1,0 +1,84 @@
+"""README and docs: links lead somewhere, commands are understood, numbers are those of the records."""
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from kit.__main__ import build_parser as kit_parser
+from local_eval.commands.parser import build_parser as local_eval_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLACEHOLDERS = {"METHOD": "finetune", "NAME": "finetune"}
+
+
+def commands_of(page):
+    """Lines of the code blocks that begin with python -m, and such words in backticks."""
+    text = page.read_text()
+    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.S | re.M)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    found = [*lines, *(" ".join(words.split()) for words in re.findall(r"`([^`]+)`", prose))]
+    return [line.strip() for line in found if line.strip().startswith("python -m ")]
+
+
+COMMANDS = sorted({(page.name, command) for page in PAGES for command in commands_of(page)})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_every_command_is_understood(page, command):
+    words = shlex.split(command, comments=True)[2:]
+    module, words = words[0], [PLACEHOLDERS.get(word, word) for word in words[1:]]
+    parsers = {"local_eval": lambda: local_eval_parser(""), "kit": kit_parser}
+    if module in parsers:
+        if words:
+            parsers[module]().parse_args(words)
+    elif module != "pytest":
+        assert importlib.util.find_spec(module), f"{page}: {command}"
+
+
+def record(name):
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["results"]
+
+
+CLAIMS = {
+    "time.md": [
+        ("never passed in {runs} runs", "budget"),
+        ("{checkpoints_by_the_stand_in} of 840 checkpoints by the stand-in", "budget"),
+        ("{least_used:.0%} of the limit used at least, {median_used:.0%} in the median", "budget"),
+        ("{kills_in_all} SIGKILLs over {archives_equal_to_the_uninterrupted} runs", "kills"),
+        ("within 10% in {within_10_percent} of {trials} trials", "profile"),
+        ("{mutants:,} mutants", "fuzz"),
+    ],
+    "README.md": [
+        ("{complete_and_verified} of {runs} runs", "budget"),
+        ("{kills_in_all} SIGKILLs", "kills"),
+        ("within 10% in {within_10_percent} of {trials} trials", "profile"),
+        ("{mutants:,} mutants", "fuzz"),
+        ("{lowest_coverage_of_quality:.1%} to", "intervals"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "claim", "name"), [(page, *claim) for page, claims in CLAIMS.items() for claim in claims]
+)
+def test_numbers_are_those_of_the_records(page, claim, name):
+    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["results"]
+    assert claim.format(**results) in " ".join(path.read_text().split())
