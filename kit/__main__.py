@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     def method_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--input", type=Path, default=INPUT_DIR, help="the competition's input tree")
-        sub.add_argument("--method", default="finetune", help="a name, or file.py[:function]")
+        sub.add_argument(
+            "--method", default="finetune", help="a name, file.py[:function], or 'mixture(NAME=3, NAME=5)'"
+        )
         sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
         sub.add_argument("--n-models", type=positive_int, default=N_CHECKPOINTS, help="checkpoints (512)")
         sub.add_argument("--limit", default="8h", help="time limit for everything, such as 8h, 90m or 120s")

@@ -72,11 +72,11 @@ class ProbeJob(Job):
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured: the method's cost and wanted steps where it takes a plan; the stand-in's cost of a step, None
-    where it cannot run; seconds to keep a checkpoint."""
+    """What was measured: cost and wanted steps of each of the method's components, none where it takes no plan; the
+    stand-in's cost of a step, None where it cannot run; seconds to keep a checkpoint."""
 
-    cost: StepCost | None
-    wanted: int
+    costs: list[StepCost]
+    wanted: list[int]
     stand_in_s: float | None
     keep_s: float
 
@@ -127,27 +127,31 @@ class Maker:
         method, plan = STAND_IN if why else self.method, Plan(job.steps, fill=self.fill)
         net, attempt = self._unlearn(method, job.number, plan, retry=job.proven)
         facts = {"recipe": method.name, "why": why} if why else {}
+        if not why and len(parts := method.components) > 1:
+            facts = {"recipe": parts[method.component_of(job.number)].name}
         seconds = time.perf_counter() - start
         self.keep(job.number, net, attempt=attempt, steps=job.steps, seconds=round(seconds, 6), **facts)
         return Outcome(time.perf_counter() - start)
 
     def _probe(self, within_s: float) -> Probe:
         """Nothing of it is kept."""
-        cost, wanted, stand_in_s = None, 0, None
+        costs, wanted, stand_in_s = [], [], None
         keep_s = statistics.fmean(_seconds(self.keep, -1, self.model) for _ in range(2))
-        if self.method.anytime:
-            measured = self.method, self.model, self.loaders, checkpoint_seed(self.seed, -1)
+        parts = self.method.components if self.method.anytime else ()
+        for part in parts:
+            measured = part, self.model, self.loaders, checkpoint_seed(self.seed, -1)
             try:
-                cost, wanted = measure_cost(*measured, fill=self.fill, within_s=within_s)
+                cost, steps = measure_cost(*measured, fill=self.fill, within_s=within_s / len(parts))
             except InputError:
                 raise
             except Exception as error:  # whatever a participant's function raises
                 fault = f"{type(error).__name__}: {error}"
-                raise InputError(f"{self.method.name}: failed at its first steps: {fault}") from error
-            cost = StepCost(cost.fixed_s + keep_s, cost.step_s)
+                raise InputError(f"{part.name}: failed at its first steps: {fault}") from error
+            costs.append(StepCost(cost.fixed_s + keep_s, cost.step_s))
+            wanted.append(steps)
         with suppress(InputError):
             stand_in_s = keep_s + min(_seconds(self._unlearn, STAND_IN, -1, Plan(1)) for _ in range(2))
-        return Probe(cost, wanted, stand_in_s, keep_s)
+        return Probe(costs, wanted, stand_in_s, keep_s)
 
 
 def _seconds(function: Callable[..., Any], *args: Any) -> float:
@@ -173,6 +177,7 @@ def unlearn_once(
     seed; after three attempts BrokenModelError. An exception of the method is an InputError at once, as a mistake in
     its code is no better the next time; with `retry` it is tried again like a broken result.
     """
+    method = method.components[method.component_of(index)]
     attempt, fault = 0, ""
     for _ in range(_ATTEMPTS):
         attempt_seed = checkpoint_seed(seed, index, attempt)

@@ -132,8 +132,9 @@ def run_methods(args: argparse.Namespace) -> int:
 
 
 def _doc(method: Method) -> str:
-    """What the method's file says of it: equation, source, constants."""
-    return (sys.modules[method.function.__module__].__doc__ or method.function.__doc__ or "").strip()
+    """What the method's file says of it: equation, source, constants. Of a mixture what those of its parts say."""
+    functions = [part.function for part in method.components]
+    return "\n\n".join((sys.modules[f.__module__].__doc__ or f.__doc__ or "").strip() for f in functions)
 
 
 def _summary(method: Method) -> str:

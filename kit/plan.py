@@ -2,8 +2,9 @@
 
 import copy
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -72,6 +73,11 @@ class StepCost:
         if seconds < self.fixed_s:
             return -1
         return int((seconds - self.fixed_s) / self.step_s) if self.step_s > 0 else 2**31
+
+
+def mean_cost(costs: Iterable[StepCost]) -> StepCost:
+    """Of several measurements, or of checkpoints of several kinds."""
+    return StepCost(*map(statistics.fmean, zip(*((cost.fixed_s, cost.step_s) for cost in costs), strict=True)))
 
 
 def plan_steps(

@@ -6,14 +6,16 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import trange
+from tqdm import tqdm
 
 from kit.archive import pack, serialize
 from kit.budget import format_duration
@@ -37,9 +39,10 @@ _PROFILED_STEPS = 12  # enough to tell which functions take the time
 class Profile:
     """Seconds per phase of each measured checkpoint, and what decides whether n_checkpoints fit.
 
-    phases: phase -> seconds of each measured checkpoint; stages: function -> its share of the method's time; steps,
-    epochs: the method's length, None where it tells none; kernel_tflops: the device's rate in a convolution;
-    n_parallel: processes of the emission, taken not to hinder each other.
+    phases: phase -> seconds of each measured checkpoint, of a mixture as many of each component, one's after another's;
+    shares: of the components in the whole. stages: function -> its share of the method's time; steps, epochs: the
+    method's length, None where it tells none; kernel_tflops: the device's rate in a convolution; n_parallel: processes
+    of the emission, taken not to hinder each other.
     """
 
     phases: dict[str, list[float]]
@@ -54,11 +57,17 @@ class Profile:
     steps: int | None
     epochs: float | None
     kernel_tflops: float
+    shares: tuple[float, ...] = (1.0,)
 
     @property
     def typical(self) -> dict[str, float]:
         """Phase -> seconds of a typical checkpoint."""
-        return {phase: statistics.median(seconds) for phase, seconds in self.phases.items()}
+        return {phase: self._mean(seconds, statistics.median) for phase, seconds in self.phases.items()}
+
+    def _mean(self, seconds: Sequence[float], of_each: Callable[[Sequence[float]], float]) -> float:
+        """Over the components, each by its share."""
+        n = len(seconds) // len(self.shares)
+        return sum(share * of_each(seconds[n * i : n * (i + 1)]) for i, share in enumerate(self.shares))
 
     @property
     def whole(self) -> list[float]:
@@ -72,14 +81,17 @@ class Profile:
     def project(self, unlearn_factor: float = 1.0) -> float:
         """Seconds of n_checkpoints where the method takes so many times as long."""
         close_s, unlearn_s = self.typical["pack"] + self.typical["verify"], self.typical["unlearn"]
-        each_s = statistics.median(self.whole) - close_s + (unlearn_factor - 1) * unlearn_s
+        each_s = self._mean(self.whole, statistics.median) - close_s + (unlearn_factor - 1) * unlearn_s
         return self.load_s + each_s * self.rounds + close_s * self.n_checkpoints
 
     @property
     def uncertainty_s(self) -> float:
         """What the projection may be off by either way."""
-        n, least = len(self.whole), _LEAST_UNCERTAINTY * (1 if self.n_parallel == 1 else 3)
-        spread = 2 * statistics.stdev(self.whole) / n**0.5 / statistics.median(self.whole) if n > 1 else 2 * least
+        n, least = len(self.whole) // len(self.shares), _LEAST_UNCERTAINTY * (1 if self.n_parallel == 1 else 3)
+        spread = 2 * least
+        if n > 1:
+            deviation, whole_s = (self._mean(self.whole, f) for f in (statistics.stdev, statistics.median))
+            spread = 2 * deviation / n**0.5 / whole_s
         return (self.project() - self.load_s) * max(spread, least)
 
     @property
@@ -103,7 +115,8 @@ class Profile:
 
     def lines(self) -> list[str]:
         """The profile as text, a line a phase with a bar, then the projection and its verdict."""
-        width, whole = max(len(name) for name, _ in self.bars()), statistics.median(self.whole)
+        width = max(len(name) for name, _ in self.bars())
+        whole = self._mean(self.whole, statistics.median)
         lines = [
             f"{name:<{width}}{format_duration(s):>12} {s / whole:>7.1%}  {'#' * round(40 * s / whole)}"
             for name, s in self.bars()
@@ -153,7 +166,8 @@ def profile(
     n_parallel: int = 1,
     progress: bool = True,
 ) -> Profile:
-    """Make `n_measured` checkpoints (at least 1) into a temporary archive, timing each phase; nothing is kept.
+    """Make `n_measured` checkpoints (at least 1) into a temporary archive, timing each phase; nothing is kept. Of a
+    mixture as many of each component.
 
     One more tells which functions take the time, of a method that takes a plan a short one. load_s: seconds that
     reading the data took; out: the folder whose disk is to hold the archive.
@@ -171,21 +185,29 @@ def profile(
         synchronize(device)
         phases[phase] += [(time.perf_counter() - start) / n] * n
 
-    if plan:
-        made(0, Plan(1))  # the first steps import and allocate
-    functions.runcall(made, 0, Plan(_PROFILED_STEPS))
+    n_parts = len(method.components)
+    turns = [
+        list(islice((i for i in count() if method.component_of(i) == part), n_measured)) for part in range(n_parts)
+    ]
+    for first, *_ in turns:
+        if plan:
+            made(first, Plan(1))  # the first steps import and allocate
+        functions.runcall(made, first, Plan(_PROFILED_STEPS))
+    measured = [index for of_one in turns for index in of_one]
     with tempfile.TemporaryDirectory() as name:
-        files = [Path(name) / str(index) for index in range(n_measured)]
-        for index in trange(n_measured, desc=f"profiling {method.name}", disable=not progress):
+        files = [Path(name) / str(number) for number in range(len(measured))]
+        bar = tqdm(measured, desc=f"profiling {method.name}", disable=not progress)
+        for index, file in zip(bar, files, strict=True):
             with timed("unlearn"):
                 net = made(index, plan)
             with timed("write"):
-                files[index].write_bytes(serialize(net.state_dict(), dtype))
+                file.write_bytes(serialize(net.state_dict(), dtype))
         archive = Path(name) / "profile.zip"
-        with timed("pack", n_measured):
+        with timed("pack", len(files)):
             pack(archive, (file.open("rb") for file in files))
-        with timed("verify", n_measured):
-            verify(archive, n_measured, model.state_dict())
+        with timed("verify", len(files)):
+            verify(archive, len(files), model.state_dict())
+    made_by = Counter(map(method.component_of, range(n_checkpoints)))
     epochs = method.settings.get("epochs")
     return Profile(
         phases=phases,
@@ -197,9 +219,10 @@ def profile(
         archive_bytes=n_checkpoints * checkpoint_bytes(model, dtype),
         free_bytes=shutil.disk_usage(next(path for path in (out, *out.parents, Path()) if path.exists())).free,
         memory_bytes=peak_bytes(device),
-        steps=plan.wanted if plan else None,
+        steps=plan.wanted if plan and n_parts == 1 else None,
         epochs=float(epochs) if isinstance(epochs, int | float) else None,
         kernel_tflops=kernel_tflops(device),
+        shares=tuple(made_by[part] / n_checkpoints for part in range(n_parts)),
     )
 
 

@@ -19,7 +19,7 @@ from kit.errors import InputError
 from kit.jobs import Job, Lost
 from kit.ledger import Ledger
 from kit.methods import Method
-from kit.plan import MARGIN, StepCost, plan_steps
+from kit.plan import MARGIN, StepCost, mean_cost, plan_steps
 
 _KNOWN = 3  # checkpoints that tell the machine's speed
 _LOSSES = 3  # of one checkpoint by processes that died
@@ -50,7 +50,8 @@ class Run:
 class Scheduler:
     """The jobs of a run, one at a time: `next_job` gives one, `note` is told what came of it.
 
-    slowness: seconds of the checkpoints since the plan was set, as multiples of the cost measured before the first.
+    slowness: seconds of the checkpoints since the plan was set, as multiples of the cost measured before the first. Of
+    a mixture the steps are those of the component that wants most; the others take theirs in proportion to their wish.
     """
 
     def __init__(self, run: Run, todo: Iterable[int]):
@@ -62,9 +63,12 @@ class Scheduler:
         self.n_probes = run.n_parallel if run.limited and self.todo else 0  # to be given out
         self.probed: list[Probe] = []
         self.stand_in_s = 0.0 if run.stands_in else None  # that it takes for a step; None where nothing can stand in
-        self.cost: StepCost | None = None
+        self.costs: list[StepCost] = []  # of each component, by steps of its own
+        self.cost: StepCost | None = None  # of the mean checkpoint, by those of the plan
         self.slowness: list[float] = []
-        self.steps: int | None = next((line["steps"] for line in reversed(list(run.ledger.of("plan")))), None)
+        plans = list(run.ledger.of("plan"))
+        self.steps: int | None = plans[-1]["steps"] if plans else None
+        self.wanted: list[int] = (plans[0] if plans else {}).get("each", [1] * len(run.method.components))  # steps
 
     def _close_s(self, slow: float) -> float:
         """Seconds to pack and check the archive on a machine so many times slower than at first."""
@@ -120,16 +124,28 @@ class Scheduler:
             raise InputError(f"{run.method.name}: {why}")
         self.probed.append(result)
         self.stand_in_s = result.stand_in_s if run.stands_in else None
-        if len(self.probed) < run.n_parallel or result.cost is None:
+        if len(self.probed) < run.n_parallel or not result.costs:
             return
-        costs = [(probe.cost.fixed_s, probe.cost.step_s) for probe in self.probed]
-        self.cost = StepCost(*map(statistics.fmean, zip(*costs, strict=True)))
+        self.wanted, wanted = result.wanted, max(result.wanted)
+        self.costs = [mean_cost(costs) for costs in zip(*(probe.costs for probe in self.probed), strict=True)]
+        parts = zip(self.costs, self.wanted, strict=True)
+        parts = [StepCost(cost.fixed_s, cost.step_s * each / max(1, wanted)) for cost, each in parts]
+        self.cost = mean_cost(parts[run.method.component_of(index)] for index in range(run.n_all))
         if self.steps is None:
             options = {"fill": run.fill, "n_parallel": run.n_parallel}
-            steps = plan_steps(self.cost, result.wanted, len(self.todo), self._left_s(), **options)
-            self._set_plan(steps, wanted=result.wanted, fixed_s=self.cost.fixed_s, step_s=self.cost.step_s)
+            steps = plan_steps(self.cost, wanted, len(self.todo), self._left_s(), **options)
+            each = {"each": self.wanted} if len(self.wanted) > 1 else {}
+            self._set_plan(steps, wanted=wanted, **each, fixed_s=self.cost.fixed_s, step_s=self.cost.step_s)
         elif self._left_s() < self._needed_s(self.cost.seconds(self.steps)):  # a run that is continued
             self._lower_plan(1.0)
+
+    def _steps_of(self, index: int) -> int | None:
+        """Of the plan, for the component that makes this checkpoint; None without a plan."""
+        wanted = self.wanted[self.run.method.component_of(index)]
+        return self.steps and max(min(1, wanted), self.steps * wanted // max(1, *self.wanted))
+
+    def _seconds_of(self, index: int) -> float:
+        return self.costs[self.run.method.component_of(index)].seconds(self._steps_of(index))
 
     def _set_plan(self, steps: int, **facts: Any) -> None:
         self.steps, self.slowness = steps, []
@@ -144,9 +160,10 @@ class Scheduler:
                 return
         elif self.cost is None:  # a function that takes no plan, and its first checkpoint
             self.cost, slow = StepCost(seconds), 1.0
+            self.costs = [self.cost]
             self._refuse_or_accept(seconds)
         else:
-            slow = seconds / max(1e-9, self.cost.seconds(self.steps))
+            slow = seconds / max(1e-9, self._seconds_of(job.number))
         self.slowness.append(slow)
         mean = statistics.fmean(self.slowness)
         known = len(self.slowness) >= min(_KNOWN, len(self.todo)) or slow > 1.5  # a single one may be noise
@@ -173,7 +190,7 @@ class Scheduler:
         """The job of a checkpoint: by the method, if after it there is time for the stand-in to make the others."""
         run, why, proven = self.run, self.by_stand_in.get(index, ""), self.run.stands_in and self.n_made > 0
         if not run.limited:
-            return CheckpointJob(index, steps=None if why else self.steps, stands_in_for=why, proven=proven)
+            return CheckpointJob(index, steps=None if why else self._steps_of(index), stands_in_for=why, proven=proven)
         slow = max(statistics.fmean(self.slowness), self.slowness[-1]) if self.slowness else 1.0  # in doubt the last's
         left_s, later = self._left_s(slow), math.ceil((len(self.todo) - 1) / run.n_parallel)
         if run.budget.remaining_s() + left_s < 0:
@@ -181,17 +198,17 @@ class Scheduler:
                 f"{run.method.name}: the limit of {format_duration(run.budget.limit_s)} is used up with {self.n_made} "
                 f"of {run.n_all} checkpoints made, which are kept: the same command continues"
             )
-        pace_s = slow * self.cost.seconds(self.steps) if self.cost else 0.0
+        pace_s = slow * self._seconds_of(index) if self.cost else 0.0
         if (step_s := self.stand_in_s) is None:
             allowed_s = min(10 * left_s / (later + 1), max(left_s, 0.1))
-            return CheckpointJob(index, allowed_s, self.steps, proven=proven)
+            return CheckpointJob(index, allowed_s, self._steps_of(index), proven=proven)
         step_s *= max(1.0, slow)
         epoch = max(1, min(run.epoch, int(pace_s / max(1e-9, 4 * step_s))))  # the stand-in takes a quarter of the time
         allowed_s = self._allowed_s(left_s, pace_s, later, step_s, slow)
         if not why and self.n_made and (pace_s + 1.1 * later * step_s * epoch > left_s or allowed_s < pace_s):
             why = SLOWER
         if not why:
-            return CheckpointJob(index, allowed_s, self.steps, proven=proven)
+            return CheckpointJob(index, allowed_s, self._steps_of(index), proven=proven)
         steps = max(1, min(epoch, int(left_s / (1.15 * (later + 1) * step_s))))
         return CheckpointJob(index, max(1.0, left_s - later * step_s), steps, why, True)
 

@@ -46,7 +46,7 @@ def submit(
 ) -> Path:
     """Write and check `out/submission.zip`; its path is returned. Everything it needs is looked for before it begins.
 
-    unlearn: the method, a file as `method.py[:function]` or a function of the four arguments; settings: values of its
+    unlearn: a Method, a file as `method.py[:function]` or a function of the four arguments; settings: values of its
     hyper-parameters. limit: of the time from here on; dtype: of the stored weights, None for the model's own. devices:
     all GPUs by default, a process for each; a function that is defined in the notebook itself can use one only. Where
     only the public stand-in is mounted the archive is an empty file. emission: what else `emit` can be told. Raises
@@ -61,11 +61,12 @@ def submit(
     stored = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(stored, torch.dtype):
         raise InputError(f"dtype {dtype!r}: unknown: float16, bfloat16, float32 or None")
-    method = method_from_file(unlearn) if isinstance(unlearn, str) else method_of(unlearn)
+    method = method_from_file(unlearn) if isinstance(unlearn, str) else unlearn
+    method = method if isinstance(method, Method) else method_of(method)
     if unknown := sorted(set(settings or {}) - set(method.defaults)):
         known = ", ".join(method.defaults) or "none"
         raise InputError(f"settings: {method.name} has no hyper-parameter {unknown[0]!r}: it has {known}")
-    method = replace(method, hyper=dict(settings or {}))
+    method = replace(method, hyper={**method.hyper, **(settings or {})})
     devices = [str(choose_device(name)) for name in devices or accelerators() or ["cpu"]]
     if len(devices) > 1 and method.function.__module__ == "__main__":
         print(f"one of {len(devices)} devices is used: give the method as a file to use all")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,12 +21,13 @@ from kit.emit import make
 from kit.errors import BrokenModelError
 from kit.jobs import run_all
 from kit.ledger import FILE_NAME, Ledger, write_atomically
-from kit.methods import Method, get_method, method_names
+from kit.methods import Method, Mixture, get_method, method_names
 from kit.schedule import Run, Scheduler
 from local_eval.devices import processes_for
 from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, reopen
 
+_LONGEST_NAME = 100
 _BROKEN = "broken.txt"  # in the folder of a pool whose settings break the model
 
 
@@ -36,7 +38,12 @@ def unlearned_pool(workspace: Workspace, method: Method, seed: int = 0, limit: s
     if (limit_s := TimeBudget(limit).limit_s) != math.inf:
         identity["limit_s"] = limit_s
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return ModelPool(workspace.folder / f"{method.name.replace(':', '-')}-{digest}", identity)
+    return ModelPool(workspace.folder / f"{file_name(method.name)}-{digest}", identity)
+
+
+def file_name(method: str) -> str:
+    """A method's name without what a file's name or a command line takes for something else."""
+    return re.sub(r"[:(=, ]+", "-", method).rstrip(")")[:_LONGEST_NAME]
 
 
 def fill_unlearned(
@@ -103,12 +110,21 @@ def broken_reason(pool: ModelPool) -> str | None:
 
 def _begun(pool: ModelPool, method: Method) -> ModelPool:
     """Begin the pool's ledger with what a command line calls the method: nothing for a function of a notebook."""
-    ledger, name = Ledger(pool.folder / FILE_NAME), method.name
+    ledger = Ledger(pool.folder / FILE_NAME)
     if ledger.first("start") is None:
-        ours = name in method_names() and get_method(name).source == method.source
-        spec = (method.file if ":" in name else method.file.rpartition(":")[0]) or (name if ours else "")
-        ledger.append("start", method=spec, settings=[f"{key}={value}" for key, value in method.hyper.items()])
+        settings = [f"{key}={value}" for key, value in method.hyper.items()]
+        ledger.append("start", method=_spec_of(method), settings=settings)
     return pool
+
+
+def _spec_of(method: Method) -> str:
+    """What `get_method` makes it of; "" where it is a function of a notebook."""
+    if isinstance(method, Mixture):
+        specs = [_spec_of(part) for part in method.parts]
+        shares = (f"{spec}={weight}" for spec, weight in zip(specs, method.weights, strict=True))
+        return f"mixture({', '.join(shares)})" if all(specs) else ""
+    ours = method.name in method_names() and get_method(method.name).source == method.source
+    return (method.file if ":" in method.name else method.file.rpartition(":")[0]) or (method.name if ours else "")
 
 
 def method_options(pool: ModelPool) -> tuple[str, list[str]]:

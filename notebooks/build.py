@@ -25,6 +25,7 @@ from kit.errors import InputError
 from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import stand_in
+from local_eval.unlearned import file_name
 from notebooks.percent import Cell, cells_of, notebook_of
 from notebooks.submission import (
     KIT_MODULE,
@@ -197,7 +198,8 @@ def build_method(args: argparse.Namespace) -> int:
     if args.out is None and args.form == "cell":
         print(cell_text(source), end="")
         return 0
-    out = args.out or Path("runs/submissions") / source.name / (source.name + suffix)
+    name = file_name(source.name)
+    out = args.out or Path("runs/submissions") / name / (name + suffix)
     if out.suffix != suffix:
         raise InputError(f"--out {out}: a {args.form} is a {suffix} file")
     files = files_of(source, args.form, out, args.user)
@@ -236,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="notebooks kept here (all)")
     parser.add_argument("--check", action="store_true", help="compare only; exit code 1 where one differs")
     parser.add_argument("--sources", action="store_true", help="renew the sources only, outputs stay as they are")
-    parser.add_argument("--method", help="a name, or file.py[:function]: build its submission instead")
+    parser.add_argument("--method", help="a name, file.py[:function] or a mixture: build its submission instead")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
     parser.add_argument("--form", choices=FORMS, default="notebook", help="what is built (notebook)")
     parser.add_argument("--out", type=Path, help="file to write (below runs/submissions; a cell is printed)")

@@ -6,7 +6,7 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,26 @@ from typing import Any
 from kit import __version__
 from kit.competition import INPUT_DIR
 from kit.errors import InputError
-from kit.methods import get_method, method_names
+from kit.methods import Mixture, get_method, method_names
+from kit.mixture import read_mixture
 from notebooks.flatten import Import, flatten, import_lines, is_main_block, parse_module
 from notebooks.percent import Cell
 
 KIT_MODULE = "unlearning_kit"
 METHOD_FILE = "unlearning_method.py"
 DATA_SET = "unlearning-submission-kit"  # the kit on Kaggle, for notebooks that do not carry it
-_SUBMIT = Import("kit.submit", "submit")
+_ROOTS = {
+    "submit": Import("kit.submit", "submit"),
+    "method_from_file": Import("kit.methods", "method_from_file"),
+    "mixture_of": Import("kit.methods", "mixture_of"),
+}
 _SLUG_LENGTH = 50
 
 
 @dataclass(frozen=True)
 class Source:
     """A method as it travels. spec: what `submit` is told; text: of its file, which imports from the kit's one module;
-    needs: what it imports."""
+    needs: what it imports. parts: of a mixture its components, which have specs and texts, with their weights."""
 
     name: str
     spec: str
@@ -36,6 +41,28 @@ class Source:
     settings: Mapping[str, Any]
     text: str
     needs: tuple[Import, ...]
+    parts: tuple[tuple["Source", int], ...] = ()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The text of each file that is written, by its name."""
+        texts = {part.spec.partition(":")[0]: part.text for part, _ in self.parts or ((self, 1),)}
+        if len(texts) < len(self.parts):
+            raise InputError(f"{self.name}: two of its files have one name: give them different ones")
+        return texts
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """What the run takes from the kit's one module."""
+        return ("method_from_file", "mixture_of", "submit") if self.parts else ("submit",)
+
+    @property
+    def argument(self) -> str:
+        """What `submit` is told, as Python."""
+        if not self.parts:
+            return f'"{self.spec}"'
+        methods = ", ".join(f'method_from_file("{part.spec}")' for part, _ in self.parts)
+        return f"mixture_of([{methods}], {[weight for _, weight in self.parts]})"
 
 
 def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
@@ -44,6 +71,8 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
     Raises InputError for what `get_method` refuses and for a file that needs others beside it.
     """
     method = get_method(spec, settings)
+    if isinstance(method, Mixture):
+        return _mixture(method, [source_of(name) for name, _ in read_mixture(spec)])
     own, _, function = spec.partition(":") if method.file else ("", "", "")
     path = Path(own or find_spec(method.function.__module__).origin)
     text = path.read_text(encoding="utf-8")
@@ -62,6 +91,17 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
     )
 
 
+def _mixture(method: Mixture, sources: Sequence[Source]) -> Source:
+    """A mixture, each of its components in a file of its own name."""
+    files = [f"{part.name.partition(':')[0]}.py" for part in method.parts]
+    specs = [":".join([file, *source.spec.split(":")[1:]]) for file, source in zip(files, sources, strict=True)]
+    parts = tuple(replace(source, spec=spec) for source, spec in zip(sources, specs, strict=True))
+    summary = "\n\n".join(f"- `{part.name}`: {part.summary}" for part in parts)
+    needs = tuple(dict.fromkeys(item for part in parts for item in part.needs))
+    weights = zip(parts, method.weights, strict=True)
+    return Source(method.name, "", summary, method.hyper, "", needs, tuple(weights))
+
+
 def _with_one_import(text: str) -> str:
     """The text of a method's file with one import from the kit's one module instead of those from the kit, and without
     what it does as a program."""
@@ -76,18 +116,19 @@ def _with_one_import(text: str) -> str:
 
 def kit_text(source: Source) -> str:
     """The kit's one module: what `submit` and the method need."""
-    return flatten([_SUBMIT, *source.needs], f"what a submission of {source.name} needs")
+    return flatten([*map(_ROOTS.get, source.roots), *source.needs], f"what a submission of {source.name} needs")
 
 
 def whole_kit_text(source: Source) -> str:
     """The same with what every method that comes with the kit needs."""
     others = [item for name in method_names() for item in source_of(name).needs]
-    return flatten([_SUBMIT, *source.needs, *others], "what any submission needs")
+    return flatten([*_ROOTS.values(), *source.needs, *others], "what any submission needs")
 
 
 def notebook_cells(source: Source) -> list[Cell]:
     """Explanation, kit, method, run."""
-    parts = "Three cells of code: the kit, which is written to a file; the method, which is yours to edit; the run."
+    number = "Three" if not source.parts else len(source.parts) + 2
+    parts = f"{number} cells of code: the kit, which is written to a file; the method, which is yours to edit; the run."
     method, run = _method_cells(source), f"{_settings_text(source)}\n{_run_text(source)}"
     return [
         ("markdown", _explanation(source, parts)),
@@ -100,7 +141,8 @@ def notebook_cells(source: Source) -> list[Cell]:
 def attached_cells(source: Source, user: str) -> list[Cell]:
     """Explanation, method, run; the kit is a data set."""
     kit = data_set_of(user)
-    parts = f"Two cells of code: the method, which is yours to edit; the run. The kit is the data set `{kit}`."
+    number = "Two" if not source.parts else len(source.parts) + 1
+    parts = f"{number} cells of code: the method, which is yours to edit; the run. The kit is the data set `{kit}`."
     run = f"""\
 import sys
 from pathlib import Path
@@ -119,8 +161,8 @@ sys.path.insert(0, str(kit.parent))
 
 def _method_cells(source: Source) -> list[Cell]:
     return [
-        ("markdown", "## The method\n\nThe only cell to edit."),
-        ("code", f"%%writefile {METHOD_FILE}\n{source.text}"),
+        ("markdown", f"## The method\n\n{'The only cells' if source.parts else 'The only cell'} to edit."),
+        *(("code", f"%%writefile {file}\n{text}") for file, text in source.files.items()),
         ("markdown", "## The run\n\nSettings on top; below them nothing is to be edited."),
     ]
 
@@ -128,6 +170,12 @@ def _method_cells(source: Source) -> list[Cell]:
 def script_text(source: Source) -> str:
     """One program that writes both modules and calls the kit."""
     about = _explanation(source, "One program: settings, the method, which is yours to edit, and the kit.")
+    texts = {f"METHOD{'_' * (i > 0)}{i or ''}": text for i, text in enumerate(source.files.values())}
+    constants = "\n".join(f"{name} = {_quoted(text)}\n" for name, text in texts.items())
+    writes = "\n".join(
+        f'    Path("{file}").write_text({name}, encoding="utf-8")'
+        for file, name in zip(source.files, texts, strict=True)
+    )
     return f"""\
 {_indented(about, "# ")}
 
@@ -135,13 +183,12 @@ import sys
 from pathlib import Path
 
 {_settings_text(source)}
-METHOD = {_quoted(source.text)}
-
+{constants}
 KIT = {_quoted(kit_text(source))}
 
 if __name__ == "__main__":  # a process for another GPU imports this file, too
     Path("{KIT_MODULE}.py").write_text(KIT, encoding="utf-8")
-    Path("{METHOD_FILE}").write_text(METHOD, encoding="utf-8")
+{writes}
     sys.path.insert(0, str(Path.cwd()))
 {_indented(_run_text(source), "    ")}
 """
@@ -161,6 +208,8 @@ def _quoted(text: str) -> str:
 
 def cell_text(source: Source) -> str:
     """The kit's cell, for a notebook with an `unlearning` of its own; how to call it stands on top."""
+    if source.parts:
+        raise InputError(f"--form cell: is for a function of the notebook's own: {source.name} has another form")
     names = ", ".join(sorted(item.name for item in source.needs))
     settings = f", settings={_literal(source.settings)}" if source.settings else ""
     return f"""\
@@ -192,7 +241,7 @@ def _literal(settings: Mapping[str, Any]) -> str:
 
 
 def _run_text(source: Source) -> str:
-    return f'from {KIT_MODULE} import submit\n\nsubmit("{source.spec}", **SETTINGS)'
+    return f"from {KIT_MODULE} import {', '.join(source.roots)}\n\nsubmit({source.argument}, **SETTINGS)"
 
 
 def _explanation(source: Source, parts: str) -> str:

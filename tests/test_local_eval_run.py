@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,15 @@ from local_eval.report.table import aligned, markdown, table_of
 from local_eval.report.write import facts_of
 from local_eval.retrained import fill_retrained, original_pool
 from local_eval.setting import Setting, open_workspace, reopen
-from local_eval.unlearned import fill_unlearned, limit_facts, limit_notes, plans_of, unlearned_pool
+from local_eval.unlearned import (
+    fill_points,
+    fill_unlearned,
+    limit_facts,
+    limit_notes,
+    method_options,
+    plans_of,
+    unlearned_pool,
+)
 
 SETTING = Setting(
     source="digits", n_train=300, forget="random:30", architecture="tinyconv", epochs=1, n_retain_sample=100
@@ -228,3 +237,36 @@ def test_confidences_from_anywhere_are_scored(tmp_path, capsys):
     expected = grid_epsilon(arrays["unlearned_confidence"], arrays["retrained_confidence"]).epsilon
     assert facts["epsilon"] == expected.tolist()
     assert 0 < facts["forgetting_quality"] < 1
+
+
+MIXTURE = "mixture(transpose=246, pseudo_label=266)"
+SHORT = ["transpose.epochs=1", "pseudo_label.epochs=1", "pseudo_label.label_epochs=1"]
+
+
+def test_a_mixture_fills_one_pool_that_grows_and_says_who_made_which_model(workspace):
+    method = get_method(MIXTURE, SHORT)
+    pool = fill_unlearned(workspace, method, 2, **OPTIONS)
+    assert pool.folder.name.startswith("mixture-transpose-246-pseudo_label-266-")
+    first = times(pool)
+    pool = fill_points(workspace, [FINETUNE, method], N, **OPTIONS)[1]
+    assert {name: times(pool)[name] for name in first} == first
+    recipes = [pool.facts(index)["recipe"] for index in range(N)]
+    assert recipes == ["pseudo_label", "transpose"] * 2
+    for part in method.components:
+        alone = fill_unlearned(workspace, part, N, **OPTIONS).read(N)["forget"]
+        same = [np.array_equal(a, b) for a, b in zip(alone, pool.read(N)["forget"], strict=True)]
+        assert same == [recipe == part.name for recipe in recipes]
+    assert method_options(pool) == (MIXTURE, SHORT)
+    samples = read_samples(workspace, {method.name: pool}, N)
+    assert next(row.name for row in evaluate(samples)) == MIXTURE
+
+
+def test_the_command_runs_a_mixture_under_a_limit_and_its_page_has_the_maps(workspace, capsys):
+    options = ["run", "--setting", str(workspace.folder), "--method", MIXTURE, "--n-models", str(N), "--limit", "60s"]
+    options += [word for setting in SHORT for word in ("--set", setting)] + ["--device", "cpu", "--slots", "1"]
+    assert main([*options, "--quiet", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["rows"][0]["name"] == MIXTURE
+    page = Path(facts["page"]).read_text()
+    assert "unlearned model is left out" not in page
+    assert "mixture(transpose=246, pseudo_label=266)" in page

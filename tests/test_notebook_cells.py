@@ -20,6 +20,7 @@ from data_stubs.kaggle_tree import write_empty_tree, write_tree
 from kit.archive import state_hash
 from kit.checkpoint import unlearn_once
 from kit.competition import load_original, resnet18
+from kit.errors import InputError
 from kit.methods import get_method, method_names
 from kit.plan import Plan
 from kit.submission import verify
@@ -159,6 +160,39 @@ def test_the_cells_make_the_packages_checkpoint(name, by_cells, tree):
 
 def test_methods_make_different_checkpoints(by_cells):
     assert len(set(map(state_hash, by_cells.values()))) == len(by_cells)
+
+
+MIXTURE = "mixture(transpose=1, pseudo_label=1)"
+SHORT = ["transpose.epochs=1", "pseudo_label.epochs=1", "pseudo_label.label_epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def mixed(tree, tmp_path_factory):
+    return by_package(get_method(MIXTURE, SHORT), tree, tmp_path_factory.mktemp("mixture"))
+
+
+def test_the_cells_of_a_mixture_write_the_packages_archive(tree, mixed, tmp_path):
+    cells = notebook_cells(source_of(MIXTURE, SHORT))
+    written = [text.split()[1] for _, text in cells if text.startswith("%%writefile ")]
+    assert written == ["unlearning_kit.py", "transpose.py", "pseudo_label.py"]
+    printed = run_alone(tmp_path, program_of(cells, root=str(tree))).splitlines()
+    assert printed[-1] == "names SETTINGS method_from_file mixture_of submit sys"
+    assert members(tmp_path / "out") == mixed
+
+
+def test_the_script_of_a_mixture_with_two_processes_writes_the_same(tree, mixed, tmp_path):
+    text = script_text(source_of(MIXTURE, SHORT))
+    run_alone(tmp_path, with_settings(text, root=str(tree), devices=["cpu", "cpu"]))
+    assert members(tmp_path / "out") == mixed
+
+
+def test_the_files_of_a_mixture_do_not_overwrite_each_other(participant, tmp_path):
+    text = "def {}(net, a, b, c, *, seed, plan=None): plan.steps(1)\n"
+    mine = participant(text.format("one") + text.format("two"))
+    with pytest.raises(InputError, match="two of its files have one name: give them different ones"):
+        notebook_cells(source_of(f"mixture({mine}:one=1, {mine}:two=1)"))
+    cells = notebook_cells(source_of(f"mixture({mine}:one=1, finetune=2)"))
+    assert 'method_from_file("mine.py:one"), method_from_file("finetune.py")], [1, 2])' in cells[-1][1]
 
 
 # -- every form -------------------------------------------------------------------------------------------------------
@@ -342,7 +376,7 @@ def test_the_cells_use_nothing_newer_than_the_competitions_image(name):
 
 
 def test_the_texts_have_no_unknown_or_unused_name(tmp_path):
-    for name in method_names():
+    for name in [*method_names(), MIXTURE]:
         source = source_of(name)
         (tmp_path / f"{name}.py").write_text(kit_text(source))
         assert max(map(len, kit_text(source).splitlines())) <= 120

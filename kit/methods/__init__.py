@@ -14,7 +14,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from kit import __version__
 from kit.competition import Loaders, TensorLoader
 from kit.errors import InputError
+from kit.mixture import PREFIX, interleaving, read_mixture
 from kit.plan import Plan
 from kit.training import fine_tune
 
@@ -62,8 +63,17 @@ class Method:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self.file:
-            return Method, tuple(getattr(self, item.name) for item in fields(self))
+            return type(self), tuple(getattr(self, item.name) for item in fields(self))
         return _read_again, (self.file, self.name, self.hyper, self.source)
+
+    @property
+    def components(self) -> "tuple[Method, ...]":
+        """The methods that make its checkpoints: itself, unless it is a mixture."""
+        return (self,)
+
+    def component_of(self, index: int) -> int:
+        """Which of them makes checkpoint `index`."""
+        return 0
 
     @property
     def loader(self) -> type[DataLoader]:
@@ -80,6 +90,59 @@ class Method:
         """What two runs must share to be runs of one method, as plain JSON values."""
         hyper = {name: _plain(value) for name, value in self.settings.items()}
         return {"method": self.name, "hyper": hyper, "source": self.source, "version": __version__}
+
+
+@dataclass(frozen=True)
+class Mixture(Method):
+    """Several methods that share the checkpoints of one pool in the proportion of their weights.
+
+    Each is set by hyper-parameters called NAME.HYPER-PARAMETER.
+    """
+
+    parts: tuple[Method, ...] = ()
+    weights: tuple[int, ...] = ()
+
+    @property
+    def components(self) -> tuple[Method, ...]:
+        return tuple(replace(part, hyper={**part.hyper, **self._told(f"{part.name}.")}) for part in self.parts)
+
+    def _told(self, prefix: str) -> dict[str, Any]:
+        return {name[len(prefix) :]: value for name, value in self.hyper.items() if name.startswith(prefix)}
+
+    def component_of(self, index: int) -> int:
+        turns = interleaving(self.weights)
+        return turns[index % len(turns)]
+
+
+def mixture_of(methods: Sequence[Method], weights: Sequence[int]) -> Mixture:
+    """A mixture of methods that take a plan of steps, two or more, each once, with whole weights of at least 1."""
+    names = [method.name for method in methods]
+    name = f"mixture({', '.join(f'{one}={weight}' for one, weight in zip(names, weights, strict=True))})"
+    if len(names) < 2:
+        raise InputError(f"{name}: has one component: name two methods or more")
+    for method in methods:
+        if names.count(method.name) > 1:
+            raise InputError(f"{name}: {method.name} is in it twice: give each method once")
+        if not method.anytime:
+            raise InputError(
+                f"{name}: {method.name} takes no plan of steps, by which a mixture shares the time: let its function "
+                "take the keywords seed and plan=None, and ask kit.plan.planned_steps(plan, n) how many to take"
+            )
+    interleaving(tuple(weights))
+    return Mixture(
+        name=name,
+        function=_by_components,
+        defaults={f"{method.name}.{key}": value for method in methods for key, value in method.settings.items()},
+        anytime=True,
+        seeded=True,
+        source=hashlib.sha256("".join(method.source for method in methods).encode()).hexdigest()[:16],
+        parts=tuple(methods),
+        weights=tuple(weights),
+    )
+
+
+def _by_components(net: nn.Module, *_: Any, seed: int, plan: Plan | None = None) -> nn.Module:
+    raise TypeError("a mixture is called by its components: kit.checkpoint.unlearn_once takes that of a checkpoint")
 
 
 def _plain(value: Any) -> str:
@@ -118,19 +181,26 @@ def method_names() -> list[str]:
 
 
 def get_method(spec: str, settings: Iterable[str] = ()) -> Method:
-    """The method of a name or of `path/to/file.py[:function]`, with hyper-parameters set by `name=value` texts.
+    """The method of a name, of `path/to/file.py[:function]` or of `mixture(NAME=WEIGHT, ...)` of these, with
+    hyper-parameters set by `name=value` texts.
 
-    Raises InputError for an unknown name, a file that cannot be run, a function with another signature, an unknown
-    hyper-parameter or a value of another type than its default.
+    Raises InputError for an unknown name, a file that cannot be run, a function with another signature, a mixture
+    that is none, an unknown hyper-parameter or a value of another type than its default.
     """
-    if spec.partition(":")[0].endswith(".py"):
+    if spec.startswith(PREFIX):
+        names, weights = zip(*read_mixture(spec), strict=True)
+        method = mixture_of([get_method(name) for name in names], weights)
+    elif spec.partition(":")[0].endswith(".py"):
         method = importlib.import_module("kit.batches").adapted(method_from_file(spec))  # which stands on this module
     elif spec in method_names():
         method = method_of(importlib.import_module(f"{__name__}.{spec}").unlearn, spec)
     else:
         close = get_close_matches(spec, method_names(), n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"method {spec!r}: unknown: {hint}known are {', '.join(method_names())}, file.py[:function]")
+        raise InputError(
+            f"method {spec!r}: unknown: {hint}known are {', '.join(method_names())}, file.py[:function], "
+            "mixture(NAME=WEIGHT, ...)"
+        )
     return with_settings(method, settings)
 
 

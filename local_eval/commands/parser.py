@@ -144,7 +144,7 @@ def device_options(sub: argparse.ArgumentParser) -> None:
 
 
 def method_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--method", default="finetune", help="a name, or file.py[:function]")
+    sub.add_argument("--method", default="finetune", help="a name, file.py[:function], or 'mixture(NAME=3, NAME=5)'")
     hyper_options(sub)
 
 

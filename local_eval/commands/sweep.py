@@ -21,7 +21,7 @@ from local_eval.report.table import aligned, markdown
 from local_eval.report.write import provenance
 from local_eval.retrained import fill_retrained
 from local_eval.sweep import CRITERIA, Outcome, Point, Sweep, best, fill_sweep, grid
-from local_eval.unlearned import unlearned_pool
+from local_eval.unlearned import file_name, unlearned_pool
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def sweep(args: argparse.Namespace) -> int:
     found = fill_sweep(workspace, points, args.n_models, seed=args.seed, metric=metric, attack=attack, **common)
     criterion, meaning = CRITERIA[args.best_by]
     chosen = best(found, criterion)
-    folder = workspace.folder / f"sweep-{found.method.replace(':', '-')}-{_digest(points, args.seed)}"
+    folder = workspace.folder / f"sweep-{file_name(found.method)}-{_digest(points, args.seed)}"
     folder.mkdir(exist_ok=True)
     picture = plot_sweep(found, chosen, folder / "sweep.png")
     facts = provenance(workspace, shared.command_line(args)) | sweep_facts(found, chosen)

@@ -17,7 +17,7 @@ from kit.budget import format_duration
 from kit.checkpoint import unlearn_once
 from kit.device import device_of, reproducible
 from kit.errors import InputError
-from kit.methods import get_method, method_names
+from kit.methods import get_method
 from kit.plan import Plan
 from kit.seeds import checkpoint_seed
 from local_eval.archived import checkpoint_of
@@ -149,7 +149,7 @@ def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None, devi
     if "archive" in pool.identity:
         raise InputError("its weights are in the archive: give the archive itself to this command")
     name, (spec, settings) = pool.identity["method"], method_options(pool)
-    if spec not in method_names():
+    if not spec or ".py" in spec:
         raise InputError(f"{name} is a file of its own or a function, which a report does not run")
     method = get_method(spec, settings)
     if method.identity["source"] != pool.identity["source"]:
