@@ -117,10 +117,7 @@ def assess_confidences(
         raise InputError(f"{n_models} models of each kind: intervals need at least {FEWEST}")
     spec = spec or MetricSpec()
     accuracies = accuracies or {}
-    nulls = {
-        form: {n: _null(retrained, n, spec, attack, seed) for n in (n_models, N_CHECKPOINTS)}
-        for form, attack in FORMS.items()
-    }
+    nulls = {form: nulls_of(retrained, n_models, spec, attack, seed=seed) for form, attack in FORMS.items()}
     assessments, resampled = [], {}
     for name, sample in tqdm(unlearned.items(), desc="assessing", disable=not progress):
         parts = {
@@ -170,6 +167,31 @@ def _assessment(
         discarded=np.flatnonzero(measured.discarded),
         too_tight=np.flatnonzero(measured.too_tight),
     )
+
+
+def nulls_of(
+    retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack, *, seed: int = 0
+) -> dict[int, Null | None]:
+    """The null at this number of models and at 512, of retrained confidences (n_retrained, n_examples): what the forms
+    of all methods share. None where too few models give any example a point."""
+    return {n: _null(retrained, n, spec, attack, seed) for n in (n_models, N_CHECKPOINTS)}
+
+
+def form_of(
+    unlearned: Sample,
+    retrained: Sample,
+    nulls: Mapping[int, Null | None],
+    spec: MetricSpec,
+    attack: Attack,
+    *,
+    n_resamples: int = 40,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> Form:
+    """One form of one method, as `assess` gives it; nulls: those of the same form by `nulls_of`."""
+    pair = unlearned.confidence, retrained.confidence
+    parts = resample(*pair, spec, attack, n_resamples=n_resamples, seed=seed, groups=groups)
+    return _form(pair, parts, nulls, _accuracies(unlearned, retrained), spec, attack, seed)
 
 
 def _null(retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack, seed: int) -> Null | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_stubs.splits import Splits
 from kit.errors import InputError
-from local_eval.audit.null import null_quality
+from local_eval.audit.null import Null, null_quality
 from local_eval.metric import MetricSpec, exact_epsilon, grid_epsilon, logit_scaled_confidence, score_samples
 from local_eval.metric.score import Attack
 from local_eval.pool import EVALUATED, ModelPool
@@ -195,10 +195,16 @@ def evaluate(samples: Samples, spec: MetricSpec | None = None, attack: Attack = 
 
 def _null_row(retrained: Sample, spec: MetricSpec, attack: Attack) -> Row:
     """Retrained against as many retrained models: the accuracies are equal, F and epsilon those of `null_quality`."""
-    row = score_row(NULL, retrained, retrained, spec, attack)
     try:
-        null = null_quality(retrained.confidence, len(retrained), spec, attack)
+        return null_row(retrained, null_quality(retrained.confidence, len(retrained), spec, attack), spec, attack)
     except InputError:  # one example, or too few models for any of them to get a point
+        return null_row(retrained, None, spec, attack)
+
+
+def null_row(retrained: Sample, null: Null | None, spec: MetricSpec, attack: Attack) -> Row:
+    """The row of a null that is known already; None where no example got a point."""
+    row = score_row(NULL, retrained, retrained, spec, attack)
+    if null is None:
         return replace(row, score=0.0, forgetting_quality=0.0, mean_epsilon=spec.cap, epsilon=row.epsilon + spec.cap)
     quality = null.quality.value
     return replace(row, score=quality, forgetting_quality=quality, mean_epsilon=null.mean_epsilon, epsilon=null.epsilon)

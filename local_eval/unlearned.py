@@ -98,7 +98,8 @@ def fill_points(
     if todo:
         devices = processes_for(devices, workspace, len(todo))
         setup = partial(_points_on, workspace.folder, methods, pools, seed)
-        run_all(setup, todo, devices, description=f"sweep: {methods[0].name}", progress=progress)
+        what = methods[0].name if len(methods) == 1 else f"sweep: {methods[0].name}"
+        run_all(setup, todo, devices, description=what, progress=progress)
     return pools
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from kit.methods import Method, get_method, method_names
+from kit.methods import Method, get_method
 
 HERE = Path(__file__).parent
 SCORES = HERE / "kaggle_scores.csv"  # with the source of each
@@ -19,6 +19,7 @@ METHODS = {
     "kookmin (2nd)": ("kookmin", []),
     "seif (3rd)": ("seif", []),
     "sebastian (4th)": ("sebastian", []),
+    "toshi_k (5th)": ("mixture(transpose=246, pseudo_label=266)", []),
     "amnesiacs (6th)": ("amnesiacs", []),
     "random mask 50%": ("random_mask", []),
     "forget (8th)": ("forget_free", []),
@@ -50,7 +51,7 @@ def known_points() -> list[Known]:
                 names = ("lr", "batch_size", "epochs")
                 settings = [f"{key}={value}" for key, value in zip(names, found.groups(), strict=True)]
                 spec = str(HERE / "starter_finetune.py")
-            elif METHODS.get(row["method"], ("",))[0] in method_names():
+            elif row["method"] in METHODS:
                 spec, settings = METHODS[row["method"]]
                 name, kind = " ".join([spec, *settings]), "method"
             else:

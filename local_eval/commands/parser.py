@@ -105,6 +105,17 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
     sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
 
+    about = "many methods on one setting, made where they are missing: a table, a page that sorts, CSV"
+    sub = command("leaderboard", about)
+    setting_options(sub)
+    many = "NAME,NAME, settings behind a name: 'ssd, ssd alpha=5, mixture(a=1, b=2)' (all that come with the kit)"
+    sub.add_argument("--methods", metavar="LIST", help=many)
+    sub.add_argument("--seed", type=int, default=0, help="seed of the unlearning runs")
+    n_models_option(sub)
+    score_options(sub)
+    sub.add_argument("--out", type=Path, metavar="FILE.html", help="where the page goes (the setting's folder)")
+    sub.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+
     sub = command("dry-run", "execute a notebook or script as if on Kaggle, check it, score it", "dry_run.execute")
     dry_run_options(sub)
     return parser

@@ -84,7 +84,7 @@ def gather(
     pools = {name: pool for name, pool in pools.items() if name not in faults}
     if "" in faults or not pools:
         return Evidence(workspace, pools, faults, spec, attacks)
-    starter, beside = _starter(workspace, pools, n)
+    starter, beside = starter_of(workspace, pools, n)
     samples = read_samples(workspace, {**pools, **beside}, n)
     rows = {row.name: row for row in evaluate(samples, spec, FORMS[attacks])}
     apart = distances(samples)
@@ -116,7 +116,7 @@ def _unreadable(workspace: Workspace, pools: Mapping[str, ModelPool], n_models: 
     return faults
 
 
-def _starter(
+def starter_of(
     workspace: Workspace, pools: Mapping[str, ModelPool], n_models: int
 ) -> tuple[str | None, dict[str, ModelPool]]:
     """The starter's fine-tuning: its name where it is among the pools, or the setting's own pool of it."""

@@ -1,4 +1,5 @@
-"""Pages that need nothing but themselves: templates filled, pictures and styles inside, no script, no request."""
+"""Pages that need nothing but themselves: templates filled, pictures and styles inside, no request; no script but the
+one that sorts the leaderboard, which is sorted without it, too."""
 
 import base64
 import io

@@ -26,3 +26,18 @@ KNOWN = (
     Known("negative gradient", 0.0001, "public board, participants' slides"),
 )
 STARTER_SHARE = 0.25  # of the attainable: 0.0464 of 0.19
+# What methods of the kit got there, means where several runs are known. A test holds them equal to
+# benchmarks/validity/kaggle_scores.csv, which has the source of each.
+BY_METHOD = {
+    "finetune": 0.05238,
+    "fanchuan": 0.09496,
+    "fanchuan reverse_kl=0.85": 0.10685,
+    "kookmin": 0.09020,
+    "seif": 0.08849,
+    "sebastian": 0.08631,
+    "mixture(transpose=246, pseudo_label=266)": 0.07852,
+    "amnesiacs": 0.07831,
+    "forget_free": 0.0935,
+    "random_mask": 0.0937,
+    "negative_gradient": 0.0001,
+}

@@ -1,0 +1,52 @@
+"""The command leaderboard: many methods on one setting, made where they are missing, in one table and on one page."""
+
+import argparse
+
+from kit.cli import answer
+from kit.errors import InputError
+from kit.ledger import write_atomically
+from kit.preflight import check_folder
+from local_eval.assess import FEWEST
+from local_eval.commands import options as shared
+from local_eval.evaluate import FORMS
+from local_eval.leaderboard import entrants, fill_board
+from local_eval.leaderboard import leaderboard as measure
+from local_eval.report.leaderboard import board_csv, board_notes, board_page, board_rows, board_table
+from local_eval.report.table import aligned
+from local_eval.report.write import provenance
+from local_eval.retrained import fill_retrained
+
+PAGE = "leaderboard.html"
+
+
+def leaderboard(args: argparse.Namespace) -> int:
+    """Fill what is missing, measure, write the page. 1 where a method failed: its row says why."""
+    shared.at_least(args.n_models, FEWEST)
+    chosen, spec = entrants(args.methods), shared.spec_of(args)
+    for path in filter(None, (args.out, args.csv)):  # hours may pass until they are written
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder: give the name of a file in it")
+        check_folder(path.parent)
+    workspace = shared.workspace_of(args)
+    common = {"devices": shared.devices_for(args, workspace, args.n_models), "progress": not args.quiet}
+    fill_retrained(workspace, args.n_models, **common)
+    faults = fill_board(workspace, chosen, args.n_models, seed=args.seed, **common)
+    options = {"seed": args.seed, "spec": spec, "attack": FORMS[args.attacks], "progress": not args.quiet}
+    board = measure(workspace, chosen, args.n_models, faults, **options)
+    page, command = args.out or workspace.folder / PAGE, shared.command_line(args)
+    write_atomically(page, board_page(workspace, board, spec, args.attacks, command, page.parent).encode())
+    written = [page]
+    if args.csv:
+        write_atomically(args.csv, board_csv(board).encode())
+        written.append(args.csv)
+    facts = provenance(workspace, command) | {
+        "n_models": board.n_models,
+        "attacks": args.attacks,
+        "seed": args.seed,
+        "rows": board_rows(board),
+        "notes": board_notes(board),
+        "page": str(page),
+    }
+    lines = [*(line.rstrip() for line in aligned(board_table(board))), "", *facts["notes"]]
+    answer(args, facts, [*lines, "", "report: " + ", ".join(map(str, written))])
+    return int(any(entry.fault for entry in board.entries))
