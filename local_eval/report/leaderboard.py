@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from local_eval.report.verdict import percent
 from local_eval.setting import Workspace
 
 SECTIONS = (("board", "Leaderboard"), ("scores", "Scores"), ("setting", "Setting"))
+_LONGEST_LABEL = 38
 NULL_NAME = "null: retrained against retrained"
 T4_NOTE = (
     f"{N_CHECKPOINTS} in 8 h on a T4: hours on one T4, from each method's time as a multiple of the starter's "
@@ -175,6 +177,7 @@ def board_page(
             {"cells": cells(entry), "page": _page_of(entry, beside), "place": place, "fault": entry.fault}
             for place, entry in _places(board)
         ],
+        pieces=re.compile(r"(?<=[=(_])").split,
         pictures=[_picture(board)],
         notes=board_notes(board),
         setting=pairs,
@@ -201,11 +204,17 @@ def _hyper(settings: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
+def _label(name: str) -> str:
+    """A name that leaves room for the number behind it."""
+    name = NULL_NAME if name == NULL else name
+    return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 12]}…{name[-11:]}"
+
+
 def _picture(board: Leaderboard) -> dict[str, Any]:
     roles = {NULL: "retrained", DO_NOTHING: "quiet"}
     marks = [
         plots.Mark(
-            NULL_NAME if entry.name == NULL else entry.name,
+            _label(entry.name),
             entry.score.value,
             entry.score.low,
             entry.score.high,
