@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from local_eval import leaderboard as board_module
 from local_eval.__main__ import main
 from local_eval.assess import assess
 from local_eval.audit.null import null_quality
+from local_eval.audit.predict import predict_quality
 from local_eval.dry_run.projection import EPOCH_S
 from local_eval.evaluate import DO_NOTHING, NULL, evaluate, read_samples
 from local_eval.leaderboard import Entry, entrants, leaderboard
@@ -30,6 +32,7 @@ from local_eval.unlearned import unlearned_pool
 from tests.test_local_eval_report_pages import ON_DESK, ON_PHONE, TEXTS_IN_THE_WAY, TOO_WIDE, browser, show  # noqa: F401
 
 N = 8
+QUICK = partial(predict_quality, n_simulated=40, n_refits=3)  # a prediction takes most of an assessment's time
 MIXTURE = "mixture(finetune=1, random_perturbation=3)"
 NAMES = ["finetune", "finetune lr=0.05", MIXTURE]
 LIST = ", ".join(NAMES)
@@ -48,6 +51,7 @@ def made(tmp_path_factory):
     words += ["--methods", ", ".join([*NAMES[:2], str(root / "mine.py"), NAMES[2]]), "--json"]
     told = []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assess_module, "predict_quality", QUICK)
         patch.setattr("builtins.print", lambda *texts, **_: told.extend(texts))
         code = main(words)
     (facts,) = (json.loads(text) for text in told)
@@ -55,7 +59,15 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(made, tmp_path):
+def unpredicted(monkeypatch):
+    def refuse(*_, **__):
+        raise InputError("nothing is predicted here")
+
+    monkeypatch.setattr(assess_module, "predict_quality", refuse)
+
+
+@pytest.fixture
+def folder(made, tmp_path, unpredicted):
     """A copy of the setting that a test may change."""
     shutil.copytree(made[2], tmp_path / made[2].name)
     return tmp_path / made[2].name
@@ -69,7 +81,8 @@ def rows_of(facts):
     return {row["method"]: row for row in facts["rows"]}
 
 
-def test_the_numbers_are_those_of_the_assessments(made):
+def test_the_numbers_are_those_of_the_assessments(made, monkeypatch):
+    monkeypatch.setattr(assess_module, "predict_quality", QUICK)
     workspace, rows = reopen(made[2]), rows_of(made[1])
     pools = {entrant.name: unlearned_pool(workspace, entrant.method) for entrant in entrants(LIST)}
     samples = read_samples(workspace, pools, N)
@@ -190,7 +203,7 @@ def test_a_method_that_breaks_the_model_and_a_damaged_file_are_rows_too(folder, 
     assert rows["finetune"]["fault"] == ""
 
 
-def test_the_null_is_computed_once(made, monkeypatch):
+def test_the_null_is_computed_once(made, monkeypatch, unpredicted):
     calls = []
 
     def counted(*args, **options):
@@ -220,6 +233,9 @@ def test_hours_are_unknown_without_the_starter(folder):
     shutil.rmtree(unlearned_pool(workspace, get_method("finetune")).folder)
     board = leaderboard(workspace, entrants(NAMES[2]), N)
     (entry,) = board.entries
+    assert any(
+        note.startswith(f"no score at N = 512 for {MIXTURE}, do nothing: nothing") for note in board_notes(board)
+    )
     assert (entry.hours_on_t4, entry.fits_t4) == (None, "unknown")
     assert "unknown" in board_table(board)[2]
     assert any("no models of finetune" in note for note in board_notes(board))

@@ -177,7 +177,7 @@ def board_page(
             {"cells": cells(entry), "page": _page_of(entry, beside), "place": place, "fault": entry.fault}
             for place, entry in _places(board)
         ],
-        pieces=re.compile(r"(?<=[=(_])").split,
+        pieces=re.compile(r"(?<=[(_])").split,
         pictures=[_picture(board)],
         notes=board_notes(board),
         setting=pairs,
