@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from kit.checkpoint import unlearn_once
 from kit.competition import TensorLoader, make_loaders
 from kit.errors import InputError
 from kit.methods import get_method, method_names
@@ -74,3 +75,14 @@ def test_a_method_works_on_any_net_or_says_why_not(kind, name):
     state = net.state_dict()
     assert all(torch.isfinite(tensor).all() for tensor in found.state_dict().values())
     assert any(not torch.equal(tensor, state[key]) for key, tensor in found.state_dict().items())
+
+
+def test_a_mixture_on_a_net_that_one_of_its_components_cannot_change_names_the_reason():
+    torch.manual_seed(0)
+    net = Logistic().eval()
+    loaders = make_loaders(dataset(24, 1), dataset(9, 2), dataset(9, 3), batch_size=8, loader=TensorLoader)
+    method = get_method("mixture(finetune=1, transpose=1)")
+    made = {method.components[method.component_of(index)].name: index for index in (0, 1)}
+    assert unlearn_once(method, net, loaders, seed=1, index=made["finetune"], plan=Plan(2))
+    with pytest.raises(InputError, match=r"has no nn.Conv2d.*: choose another method"):
+        unlearn_once(method, net, loaders, seed=1, index=made["transpose"], plan=Plan(2))

@@ -15,7 +15,9 @@ from kit.methods import get_method, method_names
 from kit.plan import Plan
 from tests.conftest import dataset
 
-CHANGING = [name for name in method_names() if name != "do_nothing"]
+MIXTURE = "mixture(transpose=246, pseudo_label=266)"
+NAMES = [*method_names(), MIXTURE]
+CHANGING = [name for name in NAMES if name != "do_nothing"]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -33,7 +35,7 @@ def on(device, model):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", NAMES)
 def test_it_keeps_names_shapes_and_types_and_leaves_nothing_behind(name, device, model):
     model, loaders = on(device, model)
     model.fc.bias.requires_grad_(False)
@@ -66,7 +68,7 @@ def test_same_seed_same_bits_and_other_seeds_other_bits(name, device, model):
     assert first != state_hash(model.state_dict())
 
 
-@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("name", [name for name in CHANGING if name != MIXTURE])
 def test_a_direct_call_depends_on_its_seed_alone(name, model, loaders):
     states = []
     for noise in (1, 2):
@@ -76,8 +78,13 @@ def test_a_direct_call_depends_on_its_seed_alone(name, model, loaders):
     assert states[0] == states[1]
 
 
+def test_a_mixture_is_not_called_but_by_its_components(model, loaders):
+    with pytest.raises(TypeError, match="a mixture is called by its components"):
+        get_method(MIXTURE)(model, loaders, seed=7)
+
+
 @pytest.mark.parametrize("n_steps", [0, 1, 2, 5])
-@pytest.mark.parametrize("name", method_names())
+@pytest.mark.parametrize("name", NAMES)
 def test_it_honours_a_short_plan_asked_for_once(name, n_steps, model, loaders, monkeypatch):
     taken, asked = [], []
 
