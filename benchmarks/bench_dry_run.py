@@ -17,12 +17,13 @@ from io import StringIO
 from pathlib import Path
 
 from benchmarks.record import RESULTS, record, rounded
-from kit.methods import method_names
 from local_eval.assess import FEWEST, assess
 from local_eval.dry_run.judge import DryRun, dry_run
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import stand_in
+from local_eval.leaderboard import KITS_OWN, split_words
 from local_eval.report.assessment import interval_text
+from local_eval.unlearned import file_name
 from notebooks.build import main as build
 from notebooks.starter import write_program
 
@@ -30,15 +31,21 @@ FORMS = {"notebook": ".ipynb", "script": ".py"}
 REFUSED = "do_nothing"  # the original N times, which no one may submit
 
 
-def programs(folder: Path) -> dict[str, Path]:
-    """Name -> program: the starter and every method as notebooks, the starter and fine-tuning in the other forms."""
-    found = {f"starter{suffix}": write_program(folder / f"starter{suffix}") for suffix in (".ipynb", ".py")}
-    wanted = [(name, "notebook") for name in method_names()] + [("finetune", "script")]
-    for method, form in wanted:
-        name = method if form == "notebook" else f"{method}, {form}"
-        path = folder / form / f"{method}{FORMS[form]}"
+def programs(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
+    """Name -> program: the starter and every method of the leaderboard as notebooks, the starter and fine-tuning in the
+    other forms; with names only these."""
+    starters = {name for name in ("starter.ipynb", "starter.py") if not names or name in names}
+    found = {name: write_program(folder / name) for name in sorted(starters)}
+    wanted = [(words, "notebook") for words in (REFUSED, *KITS_OWN)] + [("finetune", "script")]
+    for words, form in wanted:
+        name = words if form == "notebook" else f"{words}, {form}"
+        if names and name not in names:
+            continue
+        spec, *settings = split_words(words)
+        path = folder / form / f"{file_name(words)}{FORMS[form]}"
         with redirect_stdout(StringIO()):
-            code = build(["--method", method, "--form", form, "--out", str(path)])
+            options = [word for setting in settings for word in ("--set", setting)]
+            code = build(["--method", spec, *options, "--form", form, "--out", str(path)])
         if code:
             sys.exit(f"{name} is not built")
         found[name] = path
@@ -84,9 +91,7 @@ def main(argv: Sequence[str]) -> int:
     said = ["--source", f"{kind}:PATH" if rest else kind, "--n-models", str(options.n_models)]
     kept = json.loads(path.read_text())["results"] if options.names and path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, program in programs(Path(folder)).items():
-            if options.names and name not in options.names:
-                continue
+        for name, program in programs(Path(folder), options.names).items():
             result = dry_run(read_program(program), data, options.n_models, timeout_s=3600, progress=False)
             kept[name] = facts_of(result)
             print(name, json.dumps(rounded(kept[name])), flush=True)

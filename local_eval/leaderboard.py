@@ -25,7 +25,9 @@ from local_eval.report.kaggle import BY_METHOD, LIMIT_S
 from local_eval.setting import Workspace
 from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
 
-MIXTURES = ("fanchuan reverse_kl=0.85", "mixture(transpose=246, pseudo_label=266)")
+# Every method of the kit, the symmetrised variant of the first prize's, and the fifth prize's mixture.
+KITS_OWN = tuple(name for name in method_names() if name != "do_nothing")
+KITS_OWN += ("fanchuan reverse_kl=0.85", "mixture(transpose=246, pseudo_label=266)")
 _OUTSIDE = r"(?![^()]*\))"  # behind a separator that stands in no brackets
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 
@@ -86,10 +88,7 @@ class Leaderboard:
 def entrants(text: str | None = None) -> list[Entrant]:
     """The methods of a list `a, file.py, mixture(a=1, b=2), a lr=0.01`, settings behind a name; by default all of the
     kit's. Raises InputError as `get_method` does, and for one that is named twice."""
-    if text is None:
-        words = [name for name in method_names() if name != "do_nothing"] + list(MIXTURES)
-    else:
-        words = [word.strip() for word in re.split("," + _OUTSIDE, text)]
+    words = KITS_OWN if text is None else [word.strip() for word in re.split("," + _OUTSIDE, text)]
     known = {_key(_method(words)): score for words, score in BY_METHOD.items()}
     found: dict[str, Entrant] = {}
     for word in words:
@@ -104,8 +103,13 @@ def entrants(text: str | None = None) -> list[Entrant]:
     return list(found.values())
 
 
+def split_words(text: str) -> list[str]:
+    """A method and its settings: `mixture(a=1, b=2) a.lr=0.1` -> both."""
+    return re.split(r"\s+" + _OUTSIDE, text)
+
+
 def _method(words: str) -> Method:
-    spec, *settings = re.split(r"\s+" + _OUTSIDE, words)
+    spec, *settings = split_words(words)
     return get_method(spec, settings)
 
 
