@@ -28,7 +28,7 @@ from local_eval.audit.expected import expected_at_512
 from local_eval.evaluate import Sample, sample_of
 from local_eval.retrained import retrained_pool
 from local_eval.setting import Workspace
-from local_eval.unlearned import broken_reason, fill_points
+from local_eval.unlearned import broken_reason, file_name, fill_points
 
 KEPT_SHARE = 1 / 3  # of the trials at one number of models, those that go on to the next
 NEW_UNTIL = 0.7  # of the limit: from then on a trial is begun only where no other can get more models
@@ -78,7 +78,7 @@ class Search:
     def name(self) -> str:
         facts = [self.method.identity, {name: repr(span) for name, span in self.ranges.items()}]
         text = json.dumps([*facts, list(self.rungs), self.seed, self.unlearn_seed], sort_keys=True)
-        return f"tune-{self.method.name.replace(':', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return f"tune-{file_name(self.method.name)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def rungs_of(n_models: int) -> tuple[int, ...]:
