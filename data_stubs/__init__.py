@@ -1,16 +1,40 @@
 """Stand-ins for the competition's hidden data: any labelled images -> retain, forget, validation and test part."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import Dataset
 
+from data_stubs import arrays
+from data_stubs.arrays import from_arrays, from_dataset
 from data_stubs.parts import Part, Source, stratified_subset
 from data_stubs.splits import Splits, fingerprint, flip_labels, split_forget
 from kit.errors import InputError
+from kit.own import call_own, is_file_spec, own_function, read_spec
 
-__all__ = ["SOURCES", "Part", "Source", "Splits", "fingerprint", "load", "load_source", "split_forget"]
+__all__ = [
+    "SOURCES",
+    "Part",
+    "Source",
+    "Splits",
+    "fingerprint",
+    "from_arrays",
+    "from_dataset",
+    "load",
+    "load_source",
+    "split_forget",
+]
 
-SOURCES = ("cifar10", "gtsrb[:super|:ten]", "image-folder:PATH", "digits", "synthetic")
+SOURCES = (
+    "cifar10",
+    "gtsrb[:super|:ten]",
+    "image-folder:PATH",
+    "arrays:FILE.npz",
+    "digits",
+    "synthetic",
+    "file.py:function",
+)
 SUBSET_STREAM = 1  # keeps the draw of n_train images independent of the forget policy's draw with the same seed
 NOISE_STREAM = 2  # and so the draw of the flipped labels
 
@@ -98,9 +122,38 @@ def load_source(
         from data_stubs import image_folder
 
         whole = image_folder.load_source(Path(path), cache_dir, size=image_folder.size_of(name), progress=progress)
+    elif name == "arrays" and path:
+        whole = arrays.from_file(Path(path))
+    elif is_file_spec(source):
+        whole = _own_source(source)
     else:
-        raise InputError(f"data source {source!r} is unknown: choose from {', '.join(SOURCES)}")
+        names = [name.partition("[")[0].partition(":")[0] for name in SOURCES]
+        close = get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"data source {source!r} is unknown: {hint}choose from {', '.join(SOURCES)}")
     return whole if n_train is None else _subset(whole, n_train, seed)
+
+
+def _own_source(source: str) -> Source:
+    """What a user's function gives: a Source, or images and labels as `from_arrays` takes them, or a torch Dataset. It
+    is called without arguments, or with what is written behind its name: `file.py:function:ARGUMENT`."""
+    spec = read_spec(source, "data source")
+    function = own_function(spec, "data source")
+    made = call_own(spec, "data source", function, *([] if spec.argument is None else [spec.argument]))
+    if isinstance(made, Source):
+        return made
+    if isinstance(made, Dataset):
+        images, labels = arrays.read_dataset(made, str(spec))
+        return arrays.source_of(images, labels, class_names=getattr(made, "classes", None), name=spec.function)
+    if isinstance(made, tuple) and len(made) == 2:
+        return arrays.source_of(*made, name=spec.function)
+    found = type(made).__name__
+    raise InputError(f"data source {spec}: gave {found}: expected a Source, (images, labels) or a torch Dataset")
+
+
+def forget_identity(policy: str) -> str:
+    """What a policy is called where the examples that it chose are known: of a user's file neither place nor text."""
+    return str(read_spec(policy, "forget policy")._replace(path=Path("file.py"))) if is_file_spec(policy) else policy
 
 
 def _subset(source: Source, n_train: int, seed: int) -> Source:

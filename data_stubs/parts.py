@@ -56,13 +56,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before anything is to be forgotten. Raises InputError where its parts do not fit together."""
+    """A data set before anything is to be forgotten. Raises InputError where its parts do not fit together.
+
+    forget: rows of the training part to forget, for the policy `given`, where the source itself names them.
+    """
 
     name: str
     train: Part
     validation: Part
     test: Part
     class_names: tuple[str, ...]
+    forget: np.ndarray | None = None
 
     def __post_init__(self):
         check_parts([self.train, self.validation, self.test], len(self.class_names), self.name)

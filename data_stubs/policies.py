@@ -5,14 +5,18 @@ random generator, and returns the source (which `competition` makes imbalanced) 
 training part, in any order.
 """
 
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from data_stubs.parts import Part, Source
 from kit.errors import InputError
+from kit.own import FileSpec, call_own, own_function
 
 # The competition's data as its organisers describe it: a forget set of about 2% of the training set, only from the
 # first two classes and mostly class 0; class 0 dominates all splits. The exact figures are hidden: these are ours.
@@ -22,6 +26,7 @@ CLASS_SIZE_RATIO = 0.7  # class k keeps 0.7**k as many examples as class 0
 MAX_SUBJECT_IMAGES = 8
 
 Choice = tuple[Source, np.ndarray]
+Policy = Callable[[Source, str | None, np.random.Generator], Choice]
 
 
 def random(source: Source, argument: str | None, rng: np.random.Generator) -> Choice:
@@ -33,17 +38,28 @@ def random(source: Source, argument: str | None, rng: np.random.Generator) -> Ch
 
 
 def classes(source: Source, argument: str | None, rng: np.random.Generator) -> Choice:
-    """`class:3` or `class:0,1`: every example of one or several classes."""
+    """`class:3`, `class:0,1` or `class:cat`: every example of one or several classes, by number or name."""
     n_classes = len(source.class_names)
-    try:
-        labels = sorted({int(label) for label in (argument or "").split(",")})
-    except ValueError:
-        raise InputError(f"forget policy class: {argument!r} is no class number: write class:3 or class:0,1") from None
+    labels = sorted({_class(word, source.class_names) for word in (argument or "").split(",")})
     if unknown := [label for label in labels if not 0 <= label < n_classes]:
         raise InputError(f"forget policy class: there is no class {unknown[0]}: choose from 0 to {n_classes - 1}")
     if set(labels) >= set(source.train.labels.tolist()):
         raise InputError("forget policy class: every class would be forgotten: leave one to retain")
     return source, np.flatnonzero(np.isin(source.train.labels, labels))
+
+
+def _class(word: str, names: tuple[str, ...]) -> int:
+    if word in names:
+        return names.index(word)
+    if not re.fullmatch(r"\s*-?[0-9]+\s*", word):
+        close = get_close_matches(word, names, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+        raise InputError(
+            f"forget policy class: {word!r} is no class number or name: {hint}write class:3 or class:0,1; names "
+            f"are {shown}"
+        )
+    return int(word)
 
 
 def indices(source: Source, argument: str | None, rng: np.random.Generator) -> Choice:
@@ -121,12 +137,48 @@ def competition(source: Source, argument: str | None, rng: np.random.Generator) 
     return source, np.flatnonzero(np.isin(member, chosen))
 
 
-POLICIES: dict[str, Callable[[Source, str | None, np.random.Generator], Choice]] = {
+def given(source: Source, argument: str | None, rng: np.random.Generator) -> Choice:
+    """`given`: the examples that the source itself names, as `arrays:FILE.npz` does with an array `forget`."""
+    if source.forget is None:
+        raise InputError(
+            f"forget policy given: {source.name} names no examples to forget, or only a sample of it is used: choose "
+            f"another policy or leave out n_train"
+        )
+    return source, source.forget
+
+
+def from_file(spec: FileSpec) -> Policy:
+    """The policy that a user's function is: called as those here are, it gives the rows to forget (integers, or a
+    mask), alone or after the source. A function of two parameters is called without the argument."""
+    what = "forget policy"
+    function = own_function(spec, what)
+
+    def policy(source: Source, argument: str | None, rng: np.random.Generator) -> Choice:
+        inputs = (source, rng) if len(inspect.signature(function).parameters) == 2 else (source, argument, rng)
+        chosen = call_own(spec, what, function, *inputs)
+        if isinstance(chosen, tuple) and len(chosen) == 2 and isinstance(chosen[0], Source):
+            source, chosen = chosen
+        rows = np.asarray(chosen)
+        if rows.dtype == bool and rows.shape == (len(source.train),):
+            rows = np.flatnonzero(rows)
+        inside = rows.ndim == 1 and rows.dtype.kind in "iu" and ((rows >= 0) & (rows < len(source.train))).all()
+        if rows.size and not (inside and len(np.unique(rows)) == len(rows)):
+            found = f"{rows.dtype} {rows.shape}"
+            raise InputError(
+                f"{what} {spec}: gave {found}: expected rows of the {len(source.train)} training images, each once"
+            )
+        return source, rows.astype(np.int64)
+
+    return policy
+
+
+POLICIES: dict[str, Policy] = {
     "random": random,
     "class": classes,
     "indices": indices,
     "group": group,
     "competition": competition,
+    "given": given,
 }
 
 

@@ -5,18 +5,21 @@ import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from data_stubs.parts import Part, Source, check_parts, concatenate
-from data_stubs.policies import POLICIES
+from data_stubs.policies import POLICIES, from_file
 from kit.errors import InputError
+from kit.own import is_file_spec, read_spec
 
 __all__ = ["PARTS", "Part", "Source", "Splits", "fingerprint", "load", "save", "split_forget"]
 
 PARTS = ("retain", "forget", "validation", "test")
 ARRAYS = ("images", "labels", "ids", "groups")
+GIVEN = "given"
 META_FILE = "splits.json"
 
 
@@ -50,15 +53,25 @@ class Splits:
 def split_forget(source: Source, policy: str, seed: int) -> Splits:
     """Split the training part into retain and forget set.
 
-    policy: random:500, random:0.02, class:3, class:0,1, indices:PATH.npy, group:10, group:0.02, competition or
-    competition:0.02; see `data_stubs.policies`. The same source, policy and seed give the same splits.
-    Raises InputError for an unknown policy, a bad argument, an empty forget set, or (except for `class`) a class of
-    which nothing is retained.
+    policy: random:500, random:0.02, class:3, class:cat, class:0,1, indices:PATH.npy, group:10, group:0.02, competition,
+    competition:0.02, given, or a user's file.py:function[:argument]; see `data_stubs.policies`. The same source, policy
+    and seed give the same splits.
+    Raises InputError for an unknown policy, a bad argument, an empty forget set, or (except for `class` and a user's
+    function) a class of which nothing is retained.
     """
-    name, colon, argument = policy.partition(":")
-    if name not in POLICIES:
-        raise InputError(f"forget policy {policy!r} is unknown: choose from {', '.join(POLICIES)}")
-    source, index = POLICIES[name](source, argument if colon else None, np.random.default_rng(seed))
+    if is_file_spec(policy):
+        spec = read_spec(policy, "forget policy")
+        name, argument, choose = spec.function, spec.argument, from_file(spec)
+    else:
+        name, colon, text = policy.partition(":")
+        if name not in POLICIES:
+            close = get_close_matches(name, POLICIES, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise InputError(
+                f"forget policy {policy!r} is unknown: {hint}choose from {', '.join(POLICIES)}, file.py:function"
+            )
+        argument, choose = text if colon else None, POLICIES[name]
+    source, index = choose(source, argument, np.random.default_rng(seed))
     if len(index) == 0:
         raise InputError(f"forget policy {policy}: no example would be forgotten: ask for more")
     train = source.train
@@ -66,7 +79,7 @@ def split_forget(source: Source, policy: str, seed: int) -> Splits:
     forgotten[index] = True
     if forgotten.all():
         raise InputError(f"forget policy {policy}: every example would be forgotten: ask for fewer")
-    if name != "class":
+    if name != "class" and not is_file_spec(policy):
         lost = np.setdiff1d(train.labels, train.labels[~forgotten])
         if len(lost):
             where = f"class {lost[0]} ({source.class_names[lost[0]]})"

@@ -18,9 +18,10 @@ from kit.device import accelerators, choose_device, n_cores
 from kit.emit import Problem, emit
 from kit.jobs import warm_up
 from kit.methods import Method, get_method, method_names
+from kit.own import build_net
 from kit.profile import profile
 from kit.submission import verify
-from kit.submit import build_net, read_problem
+from kit.submit import read_problem
 
 _WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

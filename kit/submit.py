@@ -21,13 +21,12 @@ from kit.competition import (
     is_stand_in,
     load_original,
     read_tree,
-    resnet18,
 )
 from kit.device import accelerators, choose_device
 from kit.emit import emit
 from kit.errors import InputError
 from kit.jobs import warm_up
-from kit.methods import Method, load_file, method_from_file, method_of
+from kit.methods import Method, method_from_file, method_of
 
 
 def submit(
@@ -100,16 +99,3 @@ def read_problem(
     model = load_original(root, *([architecture] if architecture else [])).to(device)
     where = device if method.anytime else "cpu"
     return model, read_tree(root, batch_size, loader=method.loader, device=where, progress=progress)
-
-
-def build_net(spec: str) -> nn.Module:
-    """An untrained net: resnet18, or what `file.py:function` builds."""
-    if spec == "resnet18":
-        return resnet18()
-    path, _, name = spec.partition(":")
-    if not path.endswith(".py") or not name:
-        raise InputError(f"--architecture {spec}: expected resnet18 or file.py:function")
-    function = getattr(load_file(Path(path)), name, None)
-    if not callable(function):
-        raise InputError(f"--architecture {spec}: {path} defines no function {name}")
-    return function()

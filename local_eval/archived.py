@@ -15,7 +15,6 @@ from kit.jobs import run_all
 from kit.ledger import FILE_NAME, Ledger
 from kit.submission import BROKEN_ZIP, largest_checkpoint, open_archive, verify
 from local_eval.devices import processes_for
-from local_eval.models import build
 from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, reopen
 
@@ -84,7 +83,7 @@ def _reader(
 ) -> Callable[[int], bool]:
     """The job of one process: load checkpoint `index` and write its logits down."""
     workspace = reopen(folder)
-    net = build(workspace.setting.architecture, workspace.splits.n_classes).to(device)
+    net = workspace.net().to(device)
     evaluated = on_device(workspace.evaluated(), device)
 
     def read_one(index: int) -> bool:

@@ -10,8 +10,6 @@ import numpy as np
 from kit.device import accelerators, choose_device, hardware_name, n_cores, synchronize
 from kit.jobs import Job, Lost, run_jobs, warm_up
 from kit.ledger import write_atomically
-from local_eval.models import build
-from local_eval.recipes import get_recipe
 from local_eval.setting import Workspace, as_dataset, reopen
 
 _WORTH_MEASURING = 8  # models to be made, from which on it pays to look for the best number of processes
@@ -97,9 +95,9 @@ def _passes_on(folder: Path, slots: int, device: str) -> Callable[[Job], float]:
     """The jobs of one process: the first only says that it is ready; the second gives training passes a second over
     some images, by the setting's recipe."""
     workspace = reopen(folder)
-    retain, fit = workspace.splits.retain, get_recipe(workspace.setting.recipe).fit
+    retain, fit = workspace.splits.retain, workspace.recipe().fit
     data = as_dataset(retain.take(np.arange(min(_N_IMAGES, len(retain))))).to(device)
-    net, counts = build(workspace.setting.architecture, workspace.splits.n_classes).to(device), workspace.class_counts()
+    net, counts = workspace.net().to(device), workspace.class_counts()
     fit(net, data, 1.0, counts)  # the first pass loads kernels
     synchronize(device)
 

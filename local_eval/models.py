@@ -1,12 +1,14 @@
 """Architectures of the stand-in experiments. All take images of values 0..255, as the competition's models do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.errors import InputError
+from kit.errors import InputError, first_line
+from kit.own import build_own_net, is_file_spec
 
 
 def resnet18(n_classes: int = 10) -> nn.Module:
@@ -127,10 +129,36 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+def check_name(what: str, name: str, known: Iterable[str]) -> None:
+    """InputError unless the name is known or is that of a file."""
+    if name in known or is_file_spec(name):
+        return
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise InputError(f"{what} {name!r}: unknown: {hint}known are {', '.join(known)}, file.py:function")
+
+
+def check_net(net: nn.Module, image_shape: Sequence[int], n_classes: int, what: str) -> None:
+    """InputError unless the net takes images (channels, height, width) and gives a number for each class."""
+    shown = " x ".join(map(str, image_shape))
+    try:
+        with torch.no_grad():
+            found = net.eval()(torch.full((2, *image_shape), 127.0))
+    except Exception as error:  # whatever a net raises that is given another image than it takes
+        raise InputError(
+            f"{what}: takes no images of {shown}: {first_line(error)}: use another --size, or another net"
+        ) from error
+    if not isinstance(found, Tensor) or found.shape != (2, n_classes):
+        shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"{what}: gives {shape} for an image of {shown}: expected {n_classes} numbers, one a class")
+
+
 def build(architecture: str, n_classes: int, seed: int | None = None) -> nn.Module:
-    """A freshly initialised net; with `seed` the same one each time. InputError for an unknown name."""
-    if architecture not in ARCHITECTURES:
-        raise InputError(f"architecture {architecture!r}: unknown: known are {', '.join(ARCHITECTURES)}")
+    """A freshly initialised net of a name or of a user's `file.py:function`; with `seed` the same one each time.
+    InputError for an unknown name, and as `build_own_net` raises it."""
+    check_name("architecture", architecture, ARCHITECTURES)
     if seed is not None:
         torch.manual_seed(seed)
+    if is_file_spec(architecture):
+        return build_own_net(architecture, n_classes)
     return ARCHITECTURES[architecture](n_classes)

@@ -22,7 +22,6 @@ from data_stubs.splits import fingerprint
 from kit.competition import load_tensors, state_difference
 from kit.errors import InputError
 from kit.ledger import write_atomically
-from local_eval.models import build
 from local_eval.pool import EVALUATED
 from local_eval.retrained import original_pool, retrained_pool
 from local_eval.setting import Setting, Workspace, keep_workspace
@@ -50,6 +49,7 @@ def export_pool(workspace: Workspace, path: Path, n_models: int | None = None) -
         "format": _FORMAT,
         "name": workspace.name,
         "setting": asdict(workspace.setting),
+        **({"sources": workspace.sources} if workspace.sources else {}),
         "fingerprint": fingerprint(workspace.splits),
         "original_seconds": float(original["seconds"][0]),
     }
@@ -69,15 +69,21 @@ def export_pool(workspace: Workspace, path: Path, n_models: int | None = None) -
     return n_models
 
 
-def import_pool(path: Path, root: Path, **data_options: Any) -> tuple[Workspace, int]:
+def import_pool(
+    path: Path, root: Path, *, architecture: str | None = None, **data_options: Any
+) -> tuple[Workspace, int]:
     """The workspace of a published file below `root`, and the number of its retrained models.
 
-    data_options: data_root, cache_dir and progress of data_stubs.load: the data comes from where the user has it, and
-    must be the same. Raises InputError, in one line, where it is not, or the file is damaged.
+    architecture: the user's `file.py:function` where the file's own net lies elsewhere here. data_options: data_root,
+    cache_dir and progress of data_stubs.load: the data comes from where the user has it, and must be the same. Raises
+    InputError, in one line, where it is not, or the file is damaged.
     """
     arrays = _read(path)
     facts = _facts(path, arrays)
-    setting = Setting(**facts["setting"])
+    setting = Setting(**facts["setting"] | ({"architecture": architecture} if architecture else {}))
+    for what, found in setting.sources().items():
+        if found != facts.get("sources", {}).get(what):
+            raise InputError(f"{path}: was made with another text of {getattr(setting, what)}: bring that {what} back")
     options = {"forget": setting.forget, "n_train": setting.n_train, "seed": setting.data_seed}
     splits = data_stubs.load(setting.source, **options, **data_options)
     if (found := fingerprint(splits)) != facts["fingerprint"]:
@@ -119,7 +125,7 @@ def _unpack(path: Path, arrays: Mapping[str, np.ndarray], workspace: Workspace) 
                 found = f"{logits.dtype} {logits.shape}"
                 raise InputError(f"{path}: {what}_{name} is {found}: expected {wanted}, finite: copy the file again")
     weights = arrays["original_model"].tobytes()
-    _check_weights(path, weights, build(workspace.setting.architecture, workspace.splits.n_classes))
+    _check_weights(path, weights, workspace.net())
     if not workspace.original_path.exists():
         write_atomically(workspace.original_path, weights)
     original, retrained = original_pool(workspace), retrained_pool(workspace)

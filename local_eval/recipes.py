@@ -1,5 +1,6 @@
 """Training recipes: how an original or a retrained model comes about from its training set."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,8 +12,13 @@ from torch import Tensor, nn
 
 from kit.competition import ExampleDataset, TensorLoader
 from kit.errors import InputError
-from kit.training import cosine, device_of, native_bfloat16, one_cycle, train, unpack
+from kit.own import call_own, is_file_spec, own_function, read_spec
+from kit.training import Objective, cosine, cross_entropy, device_of, native_bfloat16, one_cycle, train, unpack
+from local_eval.models import check_name
 from local_eval.muon import Muon
+
+GIVEN = "checkpoints:"  # begins the recipe of models that came as files, before what names those
+_LOSSES_AT_ONCE = 50  # that wait on a GPU until they are looked at, which halts it
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ def fit_competition(
         return F.cross_entropy(model(images).float(), labels, weight=weights)
 
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, weight_decay=5e-3)
+    objective = finite("competition", optimizer, objective)
     return train(net, loader, math.ceil(epochs * len(loader)), optimizer, schedule=cosine, objective=objective)
 
 
@@ -50,16 +57,56 @@ def fit_fast(net: nn.Module, dataset: ExampleDataset, epochs: float, class_count
     loader = TensorLoader(dataset, batch_size=batch_size, shuffle=True)
     n_steps = math.ceil(epochs * len(loader))
     n_low = n_steps // 3 if min(dataset.images.shape[-2:]) >= 32 else 0  # smaller ones have no pixel to spare
-    batches = _half_resolution_first(loader, n_low)
-    precision = native_bfloat16(device_of(net))
-    return train(net, batches, n_steps, Muon(net), schedule=one_cycle(warm_up=0.1), autocast_dtype=precision)
+    batches = _half_resolution_first(loader, n_low if _takes_half(net, dataset) else 0)
+    optimizer, precision = Muon(net), native_bfloat16(device_of(net))
+    options = {"objective": finite("fast", optimizer), "autocast_dtype": precision}
+    return train(net, batches, n_steps, optimizer, schedule=one_cycle(warm_up=0.1), **options)
 
 
 def fit_sgd(net: nn.Module, dataset: ExampleDataset, epochs: float, class_counts: Tensor) -> nn.Module:
     """The plain recipe of the residual-network papers: SGD with Nesterov momentum, learning rate 0.1, one cycle."""
     loader = TensorLoader(dataset, batch_size=64, shuffle=True)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    return train(net, loader, math.ceil(epochs * len(loader)), optimizer, schedule=one_cycle(warm_up=0.2))
+    options = {"schedule": one_cycle(warm_up=0.2), "objective": finite("sgd", optimizer)}
+    return train(net, loader, math.ceil(epochs * len(loader)), optimizer, **options)
+
+
+def finite(recipe: str, optimizer: torch.optim.Optimizer, objective: Objective = cross_entropy) -> Objective:
+    """The objective, stopped by InputError at the first loss that is no finite number.
+
+    On a GPU losses are looked at in batches, as each look waits for it; the step that is told is exact.
+    """
+    waiting: list[tuple[int, float, Tensor]] = []
+    n_steps = 0
+
+    def watched(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        nonlocal n_steps
+        loss = objective(net, images, labels)
+        n_steps += 1
+        waiting.append((n_steps, optimizer.param_groups[-1]["lr"], loss.detach()))
+        if len(waiting) == (1 if loss.device.type == "cpu" else _LOSSES_AT_ONCE):
+            broken = ~torch.isfinite(torch.stack([loss for *_, loss in waiting])).cpu()
+            if broken.any():
+                step, lr, _ = waiting[int(broken.int().argmax())]
+                raise InputError(
+                    f"recipe {recipe}: the loss is no finite number at step {step} (learning rate {lr:.3g}): this net "
+                    "does not train so: take another --recipe, or one of your own with a lower rate: file.py:function"
+                )
+            waiting.clear()
+        return loss
+
+    return watched
+
+
+@torch.no_grad()
+def _takes_half(net: nn.Module, dataset: ExampleDataset) -> bool:
+    """Does the net take images of half the size? One with an embedding of each place, as a transformer, does not."""
+    images = F.avg_pool2d(dataset.images[:2].to(torch.float32), 2)
+    try:
+        net.eval()(images)
+    except Exception:  # whatever a net raises that is given another image than it takes
+        return False
+    return True
 
 
 def _half_resolution_first(loader: TensorLoader, n_low: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -84,6 +131,38 @@ RECIPES = {
 
 
 def get_recipe(name: str) -> Recipe:
-    if name not in RECIPES:
-        raise InputError(f"recipe {name!r}: unknown: known are {', '.join(RECIPES)}")
-    return RECIPES[name]
+    """The recipe of a name, of a user's `file.py:function`, or that of models which came as files (it trains none).
+
+    A user's function is called as `fit(net, dataset, epochs, class_counts)` of `Recipe`, without what it has no
+    parameter for after the second, and returns the net or nothing. Its default of `epochs` is the recipe's.
+    """
+    if name.startswith(GIVEN):
+        return Recipe(name, 0, _train_none)
+    check_name("recipe", name, RECIPES)
+    return _own_recipe(name) if is_file_spec(name) else RECIPES[name]
+
+
+def _train_none(net: nn.Module, dataset: ExampleDataset, epochs: float, class_counts: Tensor) -> nn.Module:
+    raise InputError(
+        "the models of this setting came as files, so that none can be trained here: give more retrained models with "
+        "--retrained, and the original with --original"
+    )
+
+
+def _own_recipe(name: str) -> Recipe:
+    spec = read_spec(name, "--recipe")
+    function = own_function(spec, "--recipe")
+    parameters = inspect.signature(function).parameters
+    epochs = parameters["epochs"].default if "epochs" in parameters else inspect.Parameter.empty
+    given = [key for key in ("epochs", "class_counts") if key in parameters]
+    further = [p.name for p in list(parameters.values())[2:] if p.name not in given and p.default is p.empty]
+    if len(parameters) < 2 or further:
+        found = ", ".join(parameters) or "nothing"
+        raise InputError(f"--recipe {name}: takes {found}: expected (net, dataset, epochs, class_counts)")
+
+    def fit(net: nn.Module, dataset: ExampleDataset, epochs: float, class_counts: Tensor) -> nn.Module:
+        values = {"epochs": epochs, "class_counts": class_counts}
+        trained = call_own(spec, "--recipe", function, net, dataset, **{key: values[key] for key in given})
+        return trained if isinstance(trained, nn.Module) else net
+
+    return Recipe(name, epochs if isinstance(epochs, int | float) else math.nan, fit)

@@ -10,13 +10,12 @@ import torch
 from kit.archive import serialize
 from kit.competition import ExampleDataset
 from kit.device import synchronize
+from kit.errors import InputError
 from kit.jobs import run_all
 from kit.ledger import write_atomically
 from kit.seeds import checkpoint_seed, seed_everything
 from local_eval.devices import processes_for
-from local_eval.models import build
 from local_eval.pool import ModelPool, logits_of, on_device
-from local_eval.recipes import get_recipe
 from local_eval.setting import Workspace, as_dataset, reopen
 
 ORIGINAL = -1  # index of the original model among the jobs and in its pool
@@ -83,6 +82,8 @@ def train_model(
     """One model of the setting's architecture and recipe, on the device of the data; on one kind of device its bits
     depend on data and seed alone."""
     seed_everything(seed)
-    net = build(workspace.setting.architecture, workspace.splits.n_classes).to(dataset.images.device)
-    fit = get_recipe(workspace.setting.recipe).fit
-    return fit(net, dataset, workspace.setting.n_epochs, class_counts).eval()
+    net, recipe = workspace.net().to(dataset.images.device), workspace.recipe()
+    net = recipe.fit(net, dataset, workspace.setting.n_epochs, class_counts).eval()
+    if not all(torch.isfinite(tensor).all() for tensor in net.state_dict().values()):
+        raise InputError(f"recipe {recipe.name}: the trained net has NaN or infinite weights: lower the learning rate")
+    return net

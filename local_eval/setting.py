@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from data_stubs import splits as saved
 from data_stubs.splits import Part, Splits
 from kit.competition import BATCH_SIZE, ExampleDataset, Loaders, load_state, make_loaders
 from kit.errors import InputError
+from kit.own import is_file_spec, read_spec
 from kit.seeds import checkpoint_seed
-from local_eval.models import ARCHITECTURES, build
-from local_eval.recipes import get_recipe
+from local_eval.models import ARCHITECTURES, build, check_name, check_net
+from local_eval.recipes import Recipe, get_recipe
 
+_BY_FILE = ("architecture", "recipe")  # what may be a function in a user's file
 _FORMAT = 1  # part of the hash: raised when a change makes models trained before incomparable
 
 
@@ -45,9 +49,18 @@ class Setting:
     passes: int = 1
 
     def __post_init__(self):
-        get_recipe(self.recipe)
-        if self.architecture not in ARCHITECTURES:
-            raise InputError(f"architecture {self.architecture!r}: unknown: known are {', '.join(ARCHITECTURES)}")
+        for what in _BY_FILE:
+            if is_file_spec(spec := getattr(self, what)):
+                object.__setattr__(self, what, str(read_spec(spec, f"--{what}")))
+        check_name("architecture", self.architecture, ARCHITECTURES)
+        if self.epochs is None and is_file_spec(self.recipe):  # kept: the file may be gone when they are asked for
+            object.__setattr__(self, "epochs", get_recipe(self.recipe).epochs)
+        if self.epochs is not None and math.isnan(self.epochs):
+            raise InputError(
+                f"--recipe {self.recipe}: has no default for epochs: give --epochs N, or one in its signature"
+            )
+        if not is_file_spec(self.recipe):
+            get_recipe(self.recipe)
         if self.epochs is not None and not self.epochs > 0:
             raise InputError(f"--epochs {self.epochs}: must be positive")
         if self.passes < 1:
@@ -57,12 +70,19 @@ class Setting:
         """Twelve hex digits over every field and the data itself; the data's path does not count."""
         facts = {
             **asdict(self),
+            **self.sources(),
             "epochs": int(self.n_epochs) if self.n_epochs == int(self.n_epochs) else self.n_epochs,  # 1.0 is 1
             "source": None,
+            "forget": data_stubs.forget_identity(self.forget),
             "data": saved.fingerprint(splits),
             "format": _FORMAT,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def sources(self) -> dict[str, str]:
+        """Function and text of the user's files that this setting builds on: field -> what names them."""
+        specs = {what: getattr(self, what) for what in _BY_FILE}
+        return {what: read_spec(spec, f"--{what}").identity for what, spec in specs.items() if is_file_spec(spec)}
 
     @property
     def n_epochs(self) -> float:
@@ -76,6 +96,7 @@ class Workspace:
     setting: Setting
     splits: Splits
     folder: Path
+    sources: Mapping[str, str] = field(default_factory=dict)  # of the user's files, when the folder was made
 
     @property
     def name(self) -> str:
@@ -102,6 +123,28 @@ class Workspace:
             parts = (part.take(np.tile(np.arange(len(part)), self.setting.passes)) for part in parts)
         return make_loaders(*(as_dataset(part).to(device) for part in parts), batch_size, loader)
 
+    def net(self, seed: int | None = None) -> nn.Module:
+        """A freshly initialised net; InputError where its file is gone or was changed."""
+        self._check_source("architecture")
+        return build(self.setting.architecture, self.splits.n_classes, seed)
+
+    def recipe(self) -> Recipe:
+        """How models are trained; InputError where its file is gone or was changed."""
+        self._check_source("recipe")
+        return get_recipe(self.setting.recipe)
+
+    def _check_source(self, what: str) -> None:
+        if (before := self.sources.get(what)) is None:
+            return
+        spec = read_spec(getattr(self.setting, what), f"--{what}")
+        if not spec.path.exists():
+            raise InputError(f"{spec.path}: is gone, and with it the {what} of {self.folder}: bring it back as it was")
+        if spec.identity != before:
+            raise InputError(
+                f"{spec.path}: was changed since the models of {self.folder} were made: undo that, or begin a setting "
+                f"with the new one: --{what} {spec}"
+            )
+
     def class_counts(self) -> torch.Tensor:
         """Occurrences of each class in the whole training set, float32 (n_classes,)."""
         labels = torch.as_tensor(self.splits.train.labels)
@@ -111,7 +154,7 @@ class Workspace:
         """The original model; InputError if it has not been trained."""
         if not self.original_path.exists():
             raise InputError(f"{self.original_path}: no original model yet: run the train step of this setting first")
-        return load_state(self.original_path, build(self.setting.architecture, self.splits.n_classes)).eval()
+        return load_state(self.original_path, self.net()).eval()
 
 
 def as_dataset(part: Part) -> ExampleDataset:
@@ -139,16 +182,22 @@ def open_workspace(setting: Setting, root: Path, **data_options: Any) -> Workspa
 def keep_workspace(setting: Setting, splits: Splits, root: Path) -> Workspace:
     """The workspace of data that is loaded already."""
     folder = Path(root) / setting.hash(splits)
+    if not folder.exists():
+        with torch.random.fork_rng(devices=[]):
+            net = build(setting.architecture, splits.n_classes)
+        check_net(net, splits.test.images.shape[1:], splits.n_classes, f"--architecture {setting.architecture}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "setting.json").write_text(json.dumps(asdict(setting), indent=2) + "\n")
+        sources = setting.sources()
+        facts = asdict(setting) | ({"sources": sources} if sources else {})
+        (folder / "setting.json").write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}): choose another --work-dir") from error
     try:
         saved.load(folder / "data", checked=True)
     except InputError:  # not there yet, or damaged since
         saved.save(splits, folder / "data")
-    return Workspace(setting, splits, folder)
+    return Workspace(setting, splits, folder, sources)
 
 
 def reopen(folder: Path, *, checked: bool = False) -> Workspace:
@@ -159,7 +208,7 @@ def reopen(folder: Path, *, checked: bool = False) -> Workspace:
     folder = Path(folder)
     try:
         facts = json.loads((folder / "setting.json").read_text())
-        setting = Setting(**{field.name: facts[field.name] for field in fields(Setting)})
+        setting = Setting(**{item.name: facts[item.name] for item in fields(Setting)})
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: is no folder of a setting ({error}): give one that run or train made") from error
-    return Workspace(setting, saved.load(folder / "data", checked=checked), folder)
+    return Workspace(setting, saved.load(folder / "data", checked=checked), folder, facts.get("sources", {}))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_stubs import SOURCES
+from data_stubs.policies import POLICIES
 from kit import __main__ as kit_parser
 from kit import commands as kit_commands
 from kit import competition
@@ -61,6 +62,7 @@ def test_words_are_those_of_their_tables():
     assert parser.SOURCES == SOURCES
     assert tuple(ARCHITECTURES) == parser.ARCHITECTURES
     assert tuple(RECIPES) == parser.RECIPES
+    assert {policy.partition(":")[0] for policy in parser.POLICIES} == POLICIES.keys()
     assert tuple(FORMS) == parser.FORMS
     assert tuple(BINS) == parser.BINS
     assert tuple(CRITERIA) == parser.CRITERIA

@@ -108,7 +108,7 @@ def test_n_train_draws_a_stratified_subset():
 @pytest.mark.parametrize(
     "source, arguments, message",
     [
-        ("mnist", {}, "unknown: choose from cifar10, gtsrb[:super|:ten], image-folder:PATH, digits, synthetic"),
+        ("mnist", {}, "unknown: choose from cifar10, gtsrb[:super|:ten], image-folder:PATH, arrays:FILE.npz, digits"),
         ("image-folder", {}, "unknown"),
         ("image-folder:", {}, "unknown"),
         ("image-folder:/nowhere/at/all", {}, "/nowhere/at/all: no such folder or .zip"),
@@ -123,7 +123,7 @@ def test_bad_requests_are_one_clear_line(source, arguments, message):
     with pytest.raises(InputError) as error:
         load(source, **{"forget": "random:5", **arguments})
     assert message in str(error.value) and "\n" not in str(error.value)
-    assert len(SOURCES) == 5
+    assert len(SOURCES) == 7
 
 
 def test_importing_the_package_costs_no_source():

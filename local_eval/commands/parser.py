@@ -10,9 +10,27 @@ from pathlib import Path
 from kit.cli import common, later, positive_int
 
 LIKE = ("competition",)
-SOURCES = ("cifar10", "gtsrb[:super|:ten]", "image-folder:PATH", "digits", "synthetic")
+SOURCES = (
+    "cifar10",
+    "gtsrb[:super|:ten]",
+    "image-folder:PATH",
+    "arrays:FILE.npz",
+    "digits",
+    "synthetic",
+    "file.py:function",
+)
 ARCHITECTURES = ("resnet18", "resnet18_narrow", "resnet20", "smallconv", "tinyconv")
 RECIPES = ("competition", "competition-unweighted", "fast", "sgd")
+POLICIES = (
+    "random:500",
+    "random:0.02",
+    "class:3",
+    "class:NAME",
+    "indices:FILE.npy",
+    "group:0.02",
+    "competition",
+    "given",
+)
 FORMS = ("grid", "exact")
 BINS = ("code", "report")
 CRITERIA = ("accuracy", "score", "similarity")
@@ -86,6 +104,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub.add_argument("--setting", type=Path, help="export: the folder of the setting")
     sub.add_argument("--n-models", type=positive_int, help="export: so many (all)")
     data_options(sub)
+    sub.add_argument("--architecture", help="import: file.py:function of an own net, where it lies elsewhere here")
     sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="import: where models and pools are kept")
 
     sub = command("tree", "write the data and a trained original model as the competition's input tree")
@@ -129,11 +148,12 @@ def setting_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--size", type=positive_int, help="scale the images of an image-folder to SIZE x SIZE pixels")
     data_options(group)
     group.add_argument("--n-train", type=positive_int, help="training images, a stratified sample (all)")
-    forget = f"forget policy: random:500, class:3, competition ... ({SETTING['forget']})"
+    forget = f"forget policy: {', '.join(POLICIES)}, file.py:function ({SETTING['forget']})"
     group.add_argument("--forget", help=forget)
     group.add_argument("--data-seed", type=int, help="of the forget set and the sample (0)")
-    group.add_argument("--architecture", help=f"{', '.join(ARCHITECTURES)} ({SETTING['architecture']})")
-    group.add_argument("--recipe", help=f"{', '.join(RECIPES)} ({SETTING['recipe']})")
+    nets = f"{', '.join(ARCHITECTURES)}, or file.py:function"
+    group.add_argument("--architecture", help=f"{nets} ({SETTING['architecture']})")
+    group.add_argument("--recipe", help=f"{', '.join(RECIPES)}, or file.py:function ({SETTING['recipe']})")
     group.add_argument("--epochs", type=float, help="training epochs (the recipe's)")
     group.add_argument("--train-seed", type=int, help="of the original and the retrained models (0)")
     most = SETTING["n_retain_sample"]

@@ -19,7 +19,7 @@ def pool(args: argparse.Namespace) -> int:
         answer(args, facts, [f"{n_models} retrained models in {n_bytes / 1e6:.1f} MB: {args.file}"])
         return 0
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir, "progress": not args.quiet}
-    workspace, n_models = import_pool(args.file, args.work_dir, **where)
+    workspace, n_models = import_pool(args.file, args.work_dir, architecture=args.architecture, **where)
     lines = [
         f"{n_models} retrained models and the original: {workspace.folder}",
         f"score a method against them: python -m local_eval run --setting {workspace.folder} --method finetune "

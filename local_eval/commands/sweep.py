@@ -5,6 +5,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from kit.cli import answer
 from kit.errors import InputError
@@ -48,7 +49,8 @@ def sweep(args: argparse.Namespace) -> int:
     facts = provenance(workspace, shared.command_line(args)) | sweep_facts(found, chosen)
     facts |= {"best_by": args.best_by, "attacks": args.attacks, "seed": args.seed, "picture": str(picture)}
     table, notes = sweep_table(found, chosen), _notes(found, chosen, meaning)
-    text = [f"# {found.method}, {workspace.setting.forget}, {workspace.setting.architecture}", "", *markdown(table), ""]
+    architecture = Path(workspace.setting.architecture).name
+    text = [f"# {found.method}, {workspace.setting.forget}, {architecture}", "", *markdown(table), ""]
     text += [*(f"- {note}" for note in notes), "", "![sweep](sweep.png)"]
     write_atomically(folder / "sweep.json", (json.dumps(facts, indent=1) + "\n").encode())
     write_atomically(folder / "sweep.md", ("\n".join(text) + "\n").encode())

@@ -5,6 +5,7 @@ import shlex
 
 from data_stubs.kaggle_tree import write_tree
 from kit.cli import answer
+from kit.own import is_file_spec
 from local_eval import models
 from local_eval.commands import options as shared
 from local_eval.retrained import fill_retrained
@@ -15,7 +16,7 @@ def tree(args: argparse.Namespace) -> int:
     fill_retrained(workspace, 0, devices=shared.devices_for(args, workspace, 1), progress=not args.quiet)
     root = write_tree(workspace.splits, workspace.original().state_dict(), args.out)
     architecture = workspace.setting.architecture
-    if architecture != "resnet18":  # python -m kit builds no other by name
+    if architecture != "resnet18" and not is_file_spec(architecture):  # python -m kit builds no other by name
         architecture = f"{models.__file__}:{architecture}"
     options = shlex.join(["--input", str(root), "--architecture", architecture])
     lines = [f"input tree: {root}", f"work on it: python -m kit emit {options}"]

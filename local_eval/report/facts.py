@@ -21,7 +21,7 @@ def heading(workspace: Workspace, name: str, subheading: str) -> dict[str, Any]:
     """What the top and the foot of every page say."""
     setting, splits = workspace.setting, workspace.splits
     what = (
-        f"{Path(setting.source).name}, {setting.architecture}, forget {setting.forget}: "
+        f"{Path(setting.source).name}, {Path(setting.architecture).name}, forget {setting.forget}: "
         f"{len(splits.retain):,} retained and {len(splits.forget):,} forgotten images"
     )
     return {

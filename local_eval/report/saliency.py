@@ -21,7 +21,6 @@ from kit.methods import get_method
 from kit.plan import Plan
 from kit.seeds import checkpoint_seed
 from local_eval.archived import checkpoint_of
-from local_eval.models import build
 from local_eval.pool import ModelPool
 from local_eval.retrained import train_model
 from local_eval.setting import Workspace, as_dataset
@@ -145,7 +144,7 @@ def _affordable(
 
 def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None, device: str) -> nn.Module:
     if archive is not None:
-        return checkpoint_of(archive, 0, build(workspace.setting.architecture, workspace.splits.n_classes))
+        return checkpoint_of(archive, 0, workspace.net())
     if "archive" in pool.identity:
         raise InputError("its weights are in the archive: give the archive itself to this command")
     name, (spec, settings) = pool.identity["method"], method_options(pool)

@@ -71,10 +71,11 @@ def write_report(
     """Write both files into `folder`, each complete or not at all; their paths are returned. The first line of each
     table is its header."""
     setting = facts["setting"]
+    architecture, recipe = Path(setting["architecture"]).name, Path(setting["recipe"]).name
     head = [
-        f"# {setting['source'].rsplit('/', 1)[-1]}, {setting['architecture']}, {setting['forget']}",
+        f"# {setting['source'].rsplit('/', 1)[-1]}, {architecture}, {setting['forget']}",
         "",
-        f"{facts['n_retain']:,} retain and {facts['n_forget']:,} forget examples, recipe {setting['recipe']}, "
+        f"{facts['n_retain']:,} retain and {facts['n_forget']:,} forget examples, recipe {recipe}, "
         f"setting {facts['setting_hash']}, {facts['date']}.",
         "",
     ]
