@@ -40,7 +40,7 @@ def from_arrays(
     >>> images, labels = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 4
     >>> splits = from_arrays(images, labels, forget=[0, 1, 2])
     >>> {part: len(getattr(splits, part)) for part in ("retain", "forget", "validation", "test")}
-    {'retain': 29, 'forget': 3, 'validation': 4, 'test': 4}
+    {'retain': 30, 'forget': 3, 'validation': 3, 'test': 4}
     """
     by_number = not isinstance(forget, str)
     rows = forget if by_number else None

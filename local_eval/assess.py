@@ -24,7 +24,7 @@ from local_eval.audit.null import Null, null_quality, share_of_attainable
 from local_eval.audit.predict import predict_quality
 from local_eval.audit.resampling import Resamples, resample
 from local_eval.distances import Distance, distances
-from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Sample, Samples
+from local_eval.evaluate import FORMS, NULL, Sample, Samples
 from local_eval.metric import MetricSpec, grid_epsilon
 from local_eval.metric.score import Attack
 
@@ -82,7 +82,7 @@ def assess(
     Returns the assessments, and {(a, b): probability that a's expected score is above b's}. Raises InputError below
     eight models.
     """
-    methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
+    methods = samples.beside
     accuracies = {name: _accuracies(sample, samples.retrained) for name, sample in methods.items()}
     confidences = {name: sample.confidence for name, sample in methods.items()}
     return assess_confidences(
@@ -254,8 +254,7 @@ def measures(
     """
     apart = apart or distances(samples)
     half, retrained = samples.n_models // 2, samples.retrained
-    pairs = {name: (sample, retrained) for name, sample in samples.methods.items()}
-    pairs[DO_NOTHING] = samples.original.repeated(samples.n_models), retrained
+    pairs = {name: (sample, retrained) for name, sample in samples.beside.items()}
     found = {name: _attacks(*pair, seed) | _epsilons(*pair) for name, pair in pairs.items()}
     halves = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
     found[NULL] = _attacks(*halves, seed) | _null_epsilons(retrained)

@@ -17,6 +17,7 @@ from local_eval.audit.null import Null, null_quality
 from local_eval.metric import MetricSpec, exact_epsilon, grid_epsilon, logit_scaled_confidence, score_samples
 from local_eval.metric.score import Attack
 from local_eval.pool import EVALUATED, ModelPool
+from local_eval.recipes import GIVEN
 from local_eval.retrained import original_pool, retrained_pool
 from local_eval.setting import Workspace
 
@@ -142,17 +143,24 @@ def score_row(name: str, unlearned: Sample, retrained: Sample, spec: MetricSpec,
 
 @dataclass(frozen=True)
 class Samples:
-    """What an evaluation compares: methods by name, the retrained models and the original one, as samples. groups
-    (n_forget,): the subject of each example of the forget set; None where each is its own."""
+    """What an evaluation compares: methods by name, the retrained models and the original one, as samples; None for the
+    original where models came as files and it did not. groups (n_forget,): the subject of each example of the forget
+    set; None where each is its own."""
 
     methods: Mapping[str, Sample]
     retrained: Sample
-    original: Sample
+    original: Sample | None
     groups: np.ndarray | None = None
 
     @property
     def n_models(self) -> int:
         return len(self.retrained)
+
+    @property
+    def beside(self) -> dict[str, Sample]:
+        """The methods, and doing nothing (the original N times, in no time) where the original is known."""
+        nothing = {} if self.original is None else {DO_NOTHING: self.original.repeated(self.n_models)}
+        return {**self.methods, **nothing}
 
 
 def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models: int) -> Samples:
@@ -170,9 +178,13 @@ def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models:
     return Samples(
         methods={name: sample_of(pool, n_models, workspace) for name, pool in pools.items()},
         retrained=sample_of(retrained_pool(workspace), n_models, workspace),
-        original=sample_of(original_pool(workspace), 1, workspace),
+        original=None if _no_original(workspace) else sample_of(original_pool(workspace), 1, workspace),
         groups=_subjects(workspace.splits),
     )
+
+
+def _no_original(workspace: Workspace) -> bool:
+    return workspace.setting.recipe.startswith(GIVEN) and 0 not in original_pool(workspace)
 
 
 def _subjects(splits: Splits) -> np.ndarray | None:
@@ -186,8 +198,7 @@ def evaluate(samples: Samples, spec: MetricSpec | None = None, attack: Attack = 
     time) and, from four models on, the null: what retraining itself gets at this number of models."""
     spec = spec or MetricSpec()
     retrained = samples.retrained
-    methods = {**samples.methods, DO_NOTHING: samples.original.repeated(samples.n_models)}
-    rows = [score_row(name, sample, retrained, spec, attack) for name, sample in methods.items()]
+    rows = [score_row(name, sample, retrained, spec, attack) for name, sample in samples.beside.items()]
     if samples.n_models >= 4:
         rows.append(_null_row(retrained, spec, attack))
     return rows

@@ -169,14 +169,13 @@ def open_workspace(setting: Setting, root: Path, **data_options: Any) -> Workspa
 
     data_options: data_root, cache_dir and progress of data_stubs.load: where the data is, not what it is.
     """
-    splits = data_stubs.load(
-        setting.source,
-        forget=setting.forget,
-        n_train=setting.n_train,
-        seed=setting.data_seed,
-        **data_options,
-    )
-    return keep_workspace(setting, splits, root)
+    return keep_workspace(setting, splits_of(setting, **data_options), root)
+
+
+def splits_of(setting: Setting, **data_options: Any) -> Splits:
+    """The setting's data, loaded; options as `open_workspace` takes them."""
+    options = {"forget": setting.forget, "n_train": setting.n_train, "seed": setting.data_seed}
+    return data_stubs.load(setting.source, **options, **data_options)
 
 
 def keep_workspace(setting: Setting, splits: Splits, root: Path) -> Workspace:

@@ -75,7 +75,7 @@ def test_numbers_within_one_channels_last_and_grey_images_are_taken():
         ({"test": example(10, size=9)}, "all must have the same shape"),
         ({"class_names": ["cat"]}, "labels go up to 2: there are 1 classes"),
         ({"forget": "class:cow", "class_names": ["cat", "cog", "dog"]}, "'cow' is no class number or name: did you"),
-        ({"forget": "random:600"}, "600 of 49 examples"),
+        ({"forget": "random:600"}, "600 of 48 examples"),
     ],
 )
 def test_what_does_not_fit_is_one_line(change, message):

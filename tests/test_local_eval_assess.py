@@ -1,6 +1,7 @@
 """Assessment of simulated pools whose truth is known, and the commands that print it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -258,3 +259,18 @@ def test_archives_that_cannot_be_scored(workspace, tmp_path, capsys):
     assert "needs --setting" in capsys.readouterr().err
     assert main(["score", str(tmp_path / "x.zip"), "--setting", str(workspace.folder), "--quiet"]) == 2
     assert "is no archive of checkpoints" in capsys.readouterr().err
+
+
+def test_an_archive_made_from_another_original_is_refused(workspace, tmp_path, capsys):
+    other = open_workspace(replace(workspace.setting, train_seed=5), tmp_path / "runs", progress=False)
+    fill_retrained(other, 2, devices=["cpu"], progress=False)
+    method = get_method("finetune")
+    loaders = workspace.loaders(method.loader)
+    emitted = emit(method, workspace.original(), loaders, out=tmp_path / "out", n_checkpoints=2, progress=False)
+    options = ["--setting", str(other.folder), "--brief", "--quiet", "--slots", "1"]
+    assert main(["score", str(emitted.archive), *options]) == 2
+    err = capsys.readouterr().err
+    assert f"was made from another original model than that of {other.folder}" in err
+    assert err.count("\n") == 1
+    (tmp_path / "out/ledger.jsonl").unlink()  # nothing says so any more
+    assert main(["score", str(emitted.archive), *options]) == 0

@@ -122,7 +122,7 @@ def test_an_archive_gives_its_weights_and_its_ledger_the_time(workspace, tmp_pat
     found = nets_of(workspace, pool, 1000.0, 1000.0, archive=result.archive)
     again = logits_of(found.nets["unlearned"], workspace.evaluated())
     assert np.array_equal(again["test"], pool.read(1)["test"][0])
-    assert "give the archive itself" in nets_of(workspace, pool, 1.0, 1000.0).missing[0]
+    assert "give those to this command" in nets_of(workspace, pool, 1.0, 1000.0).missing[0]
     timing = timing_of(pool, pool.read(2)["seconds"], result.archive)
     np.testing.assert_allclose(timing.seconds, result.checkpoint_s, atol=1e-5)
     assert timing.whole_s is not None and "by its ledger" in timing.sentence()

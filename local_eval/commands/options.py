@@ -7,6 +7,7 @@ import sys
 from dataclasses import fields
 from typing import Any
 
+from data_stubs.splits import Splits
 from kit.budget import parse_duration
 from kit.device import choose_device
 from kit.errors import InputError
@@ -14,7 +15,7 @@ from kit.methods import Method, get_method
 from local_eval.devices import begin_processes, devices_of
 from local_eval.metric import BINS, MetricSpec
 from local_eval.published import use_published
-from local_eval.setting import Setting, Workspace, open_workspace, reopen
+from local_eval.setting import Setting, Workspace, keep_workspace, reopen, splits_of
 
 # What --like competition sets unless told otherwise: the competition's training recipe, forget policy and steps an
 # epoch on real subjects, with labels that no net fits completely.
@@ -51,10 +52,12 @@ def workspace_of(args: argparse.Namespace) -> Workspace:
     """The setting of the options, or of the folder given with --setting."""
     begin_processes(devices_of(args.device, args.slots))
     if args.setting:
+        refuse_beside_setting(args)
         return reopen(args.setting, checked=True)
     setting = Setting(**setting_of(args))
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
-    workspace = open_workspace(setting, args.work_dir, **where, progress=not args.quiet)
+    splits = load_splits(args, setting, **where, progress=not args.quiet)
+    workspace = keep_workspace(setting, splits, args.work_dir)
     if (n_models := use_published(workspace)) and not (args.quiet or args.json):
         print(f"using the {n_models} retrained models published for this setting", file=sys.stderr)
     return workspace
@@ -62,14 +65,39 @@ def workspace_of(args: argparse.Namespace) -> Workspace:
 
 def setting_of(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of a setting: what was given, before what --quick and --like stand for."""
-    given = {field.name: getattr(args, field.name) for field in fields(Setting)}
+    given = {field.name: getattr(args, field.name, None) for field in fields(Setting)}
     given = {name: value for name, value in given.items() if value is not None}
     if args.size:
         given["source"] = _scaled(given.get("source", ""), args.size)
-    like = dict(LIKE[args.like]) if args.like else {"source": "synthetic"}
-    if args.like and choose_device(args.device).type != "cpu":
+    named, quick = getattr(args, "like", None), getattr(args, "quick", False)
+    like = dict(LIKE[named]) if named else {"source": "synthetic"}
+    if named and choose_device(args.device).type != "cpu":
         like["architecture"] = "resnet18"  # the competition's own, where it can be paid
-    return like | (QUICK if args.quick else {}) | given
+    return like | (QUICK if quick else {}) | given
+
+
+def data_words(args: argparse.Namespace) -> list[str]:
+    """The options given that make a setting, as they are written."""
+    names = [field.name for field in fields(Setting)] + ["size", "like", "quick"]
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) not in (None, False)]
+
+
+def refuse_beside_setting(args: argparse.Namespace) -> None:
+    """InputError where options that make a setting stand beside the folder of one."""
+    if given := data_words(args):
+        raise InputError(
+            f"{' '.join(given)} beside --setting {args.setting}: the folder has its own: leave out one or the other"
+        )
+
+
+def load_splits(args: argparse.Namespace, setting: Setting, **options: Any) -> Splits:
+    """The setting's data; a forget policy that nobody chose and that does not fit is told as the default."""
+    try:
+        return splits_of(setting, **options)
+    except InputError as error:
+        if args.forget is None and str(error).startswith("forget policy"):
+            raise InputError(f"{error} ({setting.forget} is the default: choose another with --forget)") from error
+        raise
 
 
 def _scaled(source: str, size: int) -> str:

@@ -140,10 +140,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def setting_options(sub: argparse.ArgumentParser) -> None:
+def setting_options(sub: argparse.ArgumentParser, *, trained: bool = True) -> None:
+    """trained: with the options of how models are trained."""
     group = sub.add_argument_group("setting")
     group.add_argument("--setting", type=Path, help="the folder of an earlier run, instead of the options below")
-    group.add_argument("--like", choices=LIKE, help="the setting that stands for Kaggle's; options below change it")
+    if trained:
+        group.add_argument("--like", choices=LIKE, help="the setting that stands for Kaggle's; options below change it")
     group.add_argument("--source", help=f"{', '.join(SOURCES)}; :noise=0.04 behind it flips labels (synthetic)")
     group.add_argument("--size", type=positive_int, help="scale the images of an image-folder to SIZE x SIZE pixels")
     data_options(group)
@@ -153,14 +155,16 @@ def setting_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--data-seed", type=int, help="of the forget set and the sample (0)")
     nets = f"{', '.join(ARCHITECTURES)}, or file.py:function"
     group.add_argument("--architecture", help=f"{nets} ({SETTING['architecture']})")
-    group.add_argument("--recipe", help=f"{', '.join(RECIPES)}, or file.py:function ({SETTING['recipe']})")
-    group.add_argument("--epochs", type=float, help="training epochs (the recipe's)")
-    group.add_argument("--train-seed", type=int, help="of the original and the retrained models (0)")
+    if trained:
+        group.add_argument("--recipe", help=f"{', '.join(RECIPES)}, or file.py:function ({SETTING['recipe']})")
+        group.add_argument("--epochs", type=float, help="training epochs (the recipe's)")
+        group.add_argument("--train-seed", type=int, help="of the original and the retrained models (0)")
     most = SETTING["n_retain_sample"]
     group.add_argument("--n-retain-sample", type=positive_int, help=f"of them models are shown ({most})")
-    group.add_argument("--passes", type=positive_int, help="over the data in an epoch of a method (1)")
-    group.add_argument("--quick", action="store_true", help="10,000 training images and tinyconv")
-    group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept")
+    if trained:
+        group.add_argument("--passes", type=positive_int, help="over the data in an epoch of a method (1)")
+        group.add_argument("--quick", action="store_true", help="10,000 training images and tinyconv")
+    group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept (runs)")
     device_options(sub)
 
 
@@ -200,10 +204,13 @@ def score_options(sub: argparse.ArgumentParser) -> None:
 
 
 def pool_options(sub: argparse.ArgumentParser, nargs: str) -> None:
-    sub.add_argument("pools", nargs=nargs, type=Path, help="folders of unlearned pools, or archives of checkpoints")
-    sub.add_argument("--setting", type=Path, help="the folder of a run's setting, needed for archives alone")
+    what = "pools, a setting's folder (all its pools), or checkpoints: an archive, a folder, files, 'a pattern'"
+    sub.add_argument("pools", nargs=nargs, type=Path, help=what)
+    more = "retrained models that came as files: the setting's options below then say data and net"
+    sub.add_argument("--retrained", nargs="+", type=Path, metavar="FILES", help=more)
+    sub.add_argument("--original", type=Path, metavar="FILE", help="the original model that came with them, if known")
     sub.add_argument("--n-models", type=int, help="of each pool (as many as all have without a gap)")
-    device_options(sub)
+    setting_options(sub, trained=False)
     score_options(sub)
 
 

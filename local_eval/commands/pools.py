@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from kit.budget import format_duration
 from kit.errors import InputError
 from kit.methods import Method
-from local_eval.archived import fill_from_archive
+from local_eval.archived import fill_from_files
+from local_eval.checkpoints import is_checkpoint
+from local_eval.commands.options import data_words, load_splits, refuse_beside_setting, setting_of
 from local_eval.devices import devices_of
+from local_eval.evaluate import Samples
+from local_eval.given import doubts, open_given
 from local_eval.pool import ModelPool
+from local_eval.recipes import GIVEN
 from local_eval.retrained import retrained_pool
-from local_eval.setting import Workspace, reopen
+from local_eval.setting import Setting, Workspace, reopen
 
 
 @dataclass(frozen=True)
@@ -28,16 +35,15 @@ class Opened:
 
 
 def open_pools(args: argparse.Namespace, *, tolerant: bool = False) -> Opened:
-    """The setting and the pools. Raises InputError for a pool that is given twice, and for one that cannot be opened
-    unless `tolerant`."""
-    folders = [path.resolve().parent for path in args.pools if path.suffix != ".zip"]
-    if args.setting is None and not folders:
-        raise InputError("an archive needs --setting FOLDER: the folder of a run with retrained models")
-    setting = args.setting or next((f for f in folders if (f / "setting.json").exists()), folders[0])
-    workspace, opened, faults = reopen(setting, checked=True), {}, {}
-    for path in args.pools:
+    """The setting and the pools, of checkpoints read first. Raises InputError for a pool that is given twice, and for
+    one that cannot be opened unless `tolerant`."""
+    workspace = _setting_of(args)
+    opened: dict[Path, ModelPool] = {}
+    faults, files = {}, {}
+    for paths in _samples(args.pools, workspace):
+        path = paths[0].parent if len(paths) > 1 else paths[0]
         try:
-            pool = _open(path, workspace, args)
+            pool = _open(paths, workspace, args)
         except InputError as error:
             if not tolerant:
                 raise
@@ -46,19 +52,110 @@ def open_pools(args: argparse.Namespace, *, tolerant: bool = False) -> Opened:
         for other, its in opened.items():
             if its.folder.resolve() == pool.folder.resolve():
                 raise InputError(f"{path}: is the pool that {other} is: give each once")
+        _check_unlike_retrained(path, pool, workspace)
         opened[path] = pool
+        files[path] = path if len(paths) == 1 and not _is_pool(path) else None
     names = names_of(list(opened.values()), [path.stem for path in opened])
-    archives = {name: path for name, path in zip(names, opened, strict=True) if path.suffix == ".zip"}
+    archives = {name: files[path] for name, path in zip(names, opened, strict=True) if files[path]}
     return Opened(workspace, dict(zip(names, opened.values(), strict=True)), archives, faults)
 
 
-def _open(path: Path, workspace: Workspace, args: argparse.Namespace) -> ModelPool:
-    if not path.exists():
-        raise InputError(f"{path}: does not exist: run the step that makes it, or mend the name")
-    if path.suffix != ".zip":
-        return ModelPool.open(path)
+def _setting_of(args: argparse.Namespace) -> Workspace:
+    """Where pools are compared: the setting of --retrained, of --setting, or that which a pool lies in."""
+    if args.retrained:
+        return given_workspace(args)
+    if args.original:
+        raise InputError("--original: belongs to --retrained, the retrained models that came as files beside it")
+    if given := data_words(args):
+        raise InputError(f"{given[0]}: says on which data --retrained FILES were made: give those, or --setting FOLDER")
+    if args.setting is not None:
+        return reopen(args.setting, checked=True)
+    folders = [path.resolve() for path in args.pools if _is_pool(path) or (path / "setting.json").exists()]
+    if not folders and (files := [path for path in args.pools if _is_files(path)]):
+        raise InputError(
+            f"{files[0]}: needs --setting FOLDER, a run's with retrained models, or --retrained FILES with --source "
+            "and --architecture"
+        )
+    beside = [folder for path in folders or args.pools for folder in (path.resolve(), path.resolve().parent)]
+    return reopen(next((f for f in beside if (f / "setting.json").exists()), beside[1]), checked=True)
+
+
+def given_workspace(args: argparse.Namespace) -> Workspace:
+    """The setting of --retrained: data and architecture from the options, or from --setting."""
+    progress = not args.quiet
+    if args.setting is not None:
+        refuse_beside_setting(args)
+        before = reopen(args.setting, checked=True)
+        setting, splits, root = before.setting, before.splits, before.folder.resolve().parent
+    else:
+        if args.source is None:
+            raise InputError("--retrained: say on which data: --source, such as image-folder:PATH, and --forget")
+        setting, root = Setting(**setting_of(args)), args.work_dir
+        where = {"data_root": args.data_root, "cache_dir": args.cache_dir, "progress": progress}
+        splits = load_splits(args, setting, **where)
     devices = devices_of(args.device, args.slots)
-    return fill_from_archive(workspace, path, devices=devices, progress=not args.quiet)
+    return open_given(setting, splits, root, args.retrained, args.original, devices=devices, progress=progress)
+
+
+def _samples(paths: Sequence[Path], workspace: Workspace) -> list[list[Path]]:
+    """What is one sample each: a pool, an archive, a folder; loose checkpoints of one folder together; of a setting's
+    folder all its pools."""
+    samples: list[list[Path]] = []
+    loose: dict[Path, list[Path]] = {}
+    for path in paths:
+        if (path / "setting.json").exists():
+            if not (inside := pools_in(path)):
+                raise InputError(f"{path}: has no unlearned models yet: python -m local_eval unlearn --setting {path}")
+            samples += [[folder] for folder in inside]
+        elif path.is_file() and is_checkpoint(path):
+            if path.parent not in loose:
+                samples.append(loose.setdefault(path.parent, []))
+            loose[path.parent].append(path)
+        else:
+            samples.append([path])
+    return samples
+
+
+def pools_in(folder: Path) -> list[Path]:
+    """The unlearned pools in the folder of a setting that hold a model."""
+    found = [ModelPool.open(meta.parent) for meta in sorted(folder.glob("*/pool.json"))]
+    return [pool.folder for pool in found if pool.identity.get("kind") == "unlearned" and len(pool)]
+
+
+def _is_pool(path: Path) -> bool:
+    return (path / "pool.json").exists()
+
+
+def _is_files(path: Path) -> bool:
+    """Is it something that checkpoints lie in, rather than a pool?"""
+    if path.suffix == ".zip" or is_checkpoint(path) or any(mark in str(path) for mark in "*?["):
+        return True
+    return path.is_dir() and not _is_pool(path) and any(is_checkpoint(file) for file in path.rglob("*"))
+
+
+def _open(paths: Sequence[Path], workspace: Workspace, args: argparse.Namespace) -> ModelPool:
+    (path, *_) = paths
+    if len(paths) == 1 and not _is_files(path):
+        if not path.exists():
+            raise InputError(f"{path}: does not exist: run the step that makes it, or mend the name")
+        return ModelPool.open(path)
+    if path.suffix == ".zip" and not path.exists():
+        raise InputError(f"{path}: does not exist: run the step that makes it, or mend the name")
+    if len(retrained_pool(workspace)) == 0:
+        raise InputError(
+            f"{workspace.folder}: has no retrained models to score against: python -m local_eval retrain --setting "
+            f"{workspace.folder}"
+        )
+    return fill_from_files(workspace, paths, devices=devices_of(args.device, args.slots), progress=not args.quiet)
+
+
+def _check_unlike_retrained(path: Path, pool: ModelPool, workspace: Workspace) -> None:
+    """Refuse the retrained models' own files as unlearned ones: they would score as a perfect unlearner."""
+    retrained = retrained_pool(workspace)
+    if "checkpoints" not in pool.identity or 0 not in pool or 0 not in retrained:
+        return
+    if np.array_equal(pool.read(1)["forget"], retrained.read(1)["forget"]):
+        raise InputError(f"{path}: holds the retrained models themselves: give the unlearned ones")
 
 
 def names_of(pools: Sequence[ModelPool], stems: Sequence[str]) -> list[str]:
@@ -92,6 +189,11 @@ def cut_notes(args: argparse.Namespace, opened: Opened) -> list[str]:
         return []
     held = ", ".join(f"{name} {n_models}" for name, n_models in sizes.items())
     return [f"only the first {min(sizes.values())} models of each kind are compared, as one has no more: {held}"]
+
+
+def given_notes(opened: Opened, samples: Samples) -> list[str]:
+    """What a reader must know of models that came as files."""
+    return doubts(samples) if opened.workspace.setting.recipe.startswith(GIVEN) else []
 
 
 def _sizes(opened: Opened) -> dict[str, int]:

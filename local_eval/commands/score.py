@@ -13,7 +13,7 @@ from kit.submission import open_archive
 from local_eval.assess import DISTANCES, FEWEST, agreement, assess, assess_confidences, measures
 from local_eval.audit.predict import ranking_warning
 from local_eval.commands import options as shared
-from local_eval.commands.pools import cut_notes, n_models_of, open_pools
+from local_eval.commands.pools import cut_notes, given_notes, n_models_of, open_pools
 from local_eval.distances import Distance, distances
 from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
 from local_eval.metric import MetricSpec, checked_samples, forgetting_quality
@@ -34,22 +34,24 @@ _LARGEST_BYTES = 1 << 31  # of confidences: 512 models on 250,000 examples, twic
 
 def compare(args: argparse.Namespace) -> int:
     """Score two pools or more, and say how sure their order is."""
-    if len(args.pools) < 2:
-        raise InputError(f"compare: got {len(args.pools)} pools: give two or more")
-    return _score_pools(args)
+    return _score_pools(args, fewest=2)
 
 
 def score(args: argparse.Namespace) -> int:
     if args.confidences:
         return _score_arrays(args)
     if not args.pools:
-        raise InputError("score: give the folder of a pool, an archive, or --confidences FILE.npz")
+        raise InputError(
+            "score: give the folder of a pool, checkpoints (an archive, a folder, files), or --confidences FILE.npz"
+        )
     return _score_pools(args)
 
 
-def _score_pools(args: argparse.Namespace) -> int:
+def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     """Score pools of one setting; with intervals, null, diagnosis and other measures unless --brief."""
     spec, opened = shared.spec_of(args), open_pools(args)
+    if len(opened.pools) < fewest:
+        raise InputError(f"compare: got {len(opened.pools)} pools: give two or more")
     n_models = n_models_of(args, opened)
     shared.at_least(n_models)
     pools = opened.pools
@@ -59,7 +61,8 @@ def _score_pools(args: argparse.Namespace) -> int:
     further = {"command": shared.command_line(args), "attacks": args.attacks}
     facts = facts_of(opened.workspace, rows, pools, distance, **further)
     lines = [*aligned(table_of(rows)), "", *aligned(distance_table(rows, distance)), ""]
-    lines += [*cut_notes(args, opened), *limit_notes(pools), *notes_on(rows)]
+    facts["notes"] = [*cut_notes(args, opened), *given_notes(opened, samples), *limit_notes(pools), *notes_on(rows)]
+    lines += facts["notes"]
     if not args.brief and n_models >= FEWEST:
         scores = {row.name: row.score for row in rows if row.name in pools}
         more_facts, more_lines = _assessed(samples, spec, scores, distance, not args.quiet)

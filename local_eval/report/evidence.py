@@ -138,5 +138,6 @@ def starter_of(
 
 def methods_of(evidence: Evidence) -> list[str]:
     """Names of the samples, best score first; doing nothing and the starter are among them."""
-    named = [*evidence.pools, *([evidence.starter] if evidence.starter == STARTER else []), DO_NOTHING]
+    beside = [name for name in (STARTER, DO_NOTHING) if name in evidence.rows]
+    named = [*evidence.pools, *beside]
     return sorted(named, key=lambda name: -evidence.rows[name].score)

@@ -111,7 +111,8 @@ def _numbers(evidence: Evidence, name: str, assessment: Assessment) -> list[tupl
 def _rulers(evidence: Evidence, name: str) -> list[dict]:
     forms = {method: a.forms[evidence.attacks] for method, a in evidence.assessments.items()}
     form = forms[name]
-    marks = [plots.Mark("do nothing", evidence.rows[DO_NOTHING].score)]
+    nothing = evidence.rows.get(DO_NOTHING)
+    marks = [plots.Mark("do nothing", nothing.score)] if nothing else []
     if evidence.starter and evidence.starter != name:
         score = forms[evidence.starter].score
         marks.append(plots.Mark("starter's fine-tuning", score.value, score.low, score.high))
@@ -127,8 +128,8 @@ def _rulers(evidence: Evidence, name: str) -> list[dict]:
         picture(
             plots.ruler(marks, end),
             f"Scores on one axis: {label}",
-            f"The score in this setting, with {evidence.rows[name].n_models} models: from doing nothing to the null, "
-            "which is the most there is to reach. Bars are 95% intervals.",
+            f"The score in this setting, with {evidence.rows[name].n_models} models, up to the null, which is the most "
+            "there is to reach. Bars are 95% intervals.",
         )
     ]
     known = [plots.Mark(k.label, k.score) for k in kaggle.KNOWN]
@@ -136,7 +137,7 @@ def _rulers(evidence: Evidence, name: str) -> list[dict]:
         p = form.predicted
         known.append(plots.Mark(f"{name}, expected at N = {N_CHECKPOINTS}", p.value, p.low, p.high, "unlearned"))
         known.sort(key=lambda mark: -mark.value)
-        gap = evidence.rows[DO_NOTHING].retain_accuracy - evidence.rows[DO_NOTHING].test_accuracy
+        here = f"; here it is {nothing.retain_accuracy - nothing.test_accuracy:.1%}" if nothing else ""
         found.append(
             picture(
                 plots.ruler(known, kaggle.ATTAINABLE),
@@ -144,7 +145,7 @@ def _rulers(evidence: Evidence, name: str) -> list[dict]:
                 + "; ".join(f"{mark.label} {mark.value:.4f}" for mark in known),
                 f"The score expected with {N_CHECKPOINTS} models beside scores known from Kaggle. Context, no "
                 f"forecast: those come from hidden data and a ResNet-18 with a generalisation gap of "
-                f"{kaggle.GENERALISATION_GAP:.1%}; here it is {gap:.1%}.",
+                f"{kaggle.GENERALISATION_GAP:.1%}{here}.",
             )
         )
     return found
@@ -236,7 +237,8 @@ def _attacks(evidence: Evidence, name: str) -> list[dict]:
 def _accuracies(evidence: Evidence, name: str) -> list[dict]:
     samples = evidence.samples
     unlearned, retrained = samples.methods[name], samples.retrained
-    original = {part: float(values.mean()) for part, values in samples.original.accuracy.items()}
+    start = samples.original.accuracy if samples.original is not None else {}
+    original = {part: float(values.mean()) for part, values in start.items()}
     parts = [part for part in ("retain", "forget", "test", "forgotten_test") if part in unlearned.accuracy]
     of_u, of_r = ({part: sample.accuracy[part] for part in parts} for sample in (unlearned, retrained))
     means = "; ".join(f"{part} {of_u[part].mean():.1%} against {of_r[part].mean():.1%}" for part in parts)
@@ -278,7 +280,7 @@ def _by_class(evidence: Evidence, name: str, part: str, title: str) -> tuple[Any
 
 def _time(evidence: Evidence, timing: Timing) -> Any:
     if not timing.seconds.sum() > 0:
-        return "The time of these checkpoints is not known: no ledger lies beside the archive they came from."
+        return "The time of these checkpoints is not known: no ledger of theirs lies beside the files they came from."
     retraining = evidence.samples.retrained.seconds
     retraining_s = float(retraining.mean()) if retraining.mean() > 0 else None
     mean = float(timing.seconds.mean())

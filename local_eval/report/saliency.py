@@ -21,8 +21,10 @@ from kit.methods import get_method
 from kit.plan import Plan
 from kit.seeds import checkpoint_seed
 from local_eval.archived import checkpoint_of
+from local_eval.checkpoints import Checkpoint, load_checkpoint
 from local_eval.pool import ModelPool
-from local_eval.retrained import train_model
+from local_eval.recipes import GIVEN
+from local_eval.retrained import retrained_pool, train_model
 from local_eval.setting import Workspace, as_dataset
 from local_eval.unlearned import loaders_for, method_options
 
@@ -111,8 +113,12 @@ def nets_of(
     where making it again would take too long or cannot be done. archive: the checkpoints of the pool, where it came
     from one; retrained: that model, where the caller has it already; device: where the pools were made.
     """
-    nets: dict[str, nn.Module] = {"original": workspace.original()}
+    nets: dict[str, nn.Module] = {}
     missing = []
+    if workspace.original_path.exists():
+        nets["original"] = workspace.original()
+    else:
+        missing.append("The original model is left out: it was not given.")
     left_s = AFFORDABLE_S
     for name, needed_s, make in (
         ("unlearned", 0.0 if archive else seconds, lambda: _unlearned(workspace, pool, archive, device)),
@@ -145,8 +151,8 @@ def _affordable(
 def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None, device: str) -> nn.Module:
     if archive is not None:
         return checkpoint_of(archive, 0, workspace.net())
-    if "archive" in pool.identity:
-        raise InputError("its weights are in the archive: give the archive itself to this command")
+    if pool.identity.keys() & {"archive", "checkpoints"}:
+        raise InputError("its weights are in the files it came from: give those to this command")
     name, (spec, settings) = pool.identity["method"], method_options(pool)
     if not spec or ".py" in spec:
         raise InputError(f"{name} is a file of its own or a function, which a report does not run")
@@ -159,6 +165,9 @@ def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None, devi
 
 
 def _retrained(workspace: Workspace, device: str) -> nn.Module:
+    if workspace.setting.recipe.startswith(GIVEN):
+        facts = retrained_pool(workspace).facts(0)
+        return load_checkpoint(Checkpoint(Path(facts["path"]), facts["member"]), workspace.net())
     retain = as_dataset(workspace.splits.retain).to(device)
     seed = checkpoint_seed(workspace.setting.train_seed, 0)
     return train_model(workspace, retain, seed, workspace.class_counts())

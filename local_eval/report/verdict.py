@@ -108,7 +108,7 @@ def _about_score(evidence: Evidence, name: str, form: Form) -> list[str]:
         reasons.append(
             f"It scores above the starter's fine-tuning ({other:.4f} here) with a probability of {sure(above)}."
         )
-    else:
+    elif DO_NOTHING in evidence.rows:
         reasons.append(
             "The starter's fine-tuning was not measured in this setting; to have it beside this method: "
             f"python -m local_eval unlearn --setting {evidence.workspace.folder} --n-models {row.n_models}"
@@ -117,7 +117,7 @@ def _about_score(evidence: Evidence, name: str, form: Form) -> list[str]:
 
 
 def _about_rest(evidence: Evidence, name: str, assessment: Assessment) -> list[str]:
-    row, nothing = evidence.rows[name], evidence.rows[DO_NOTHING]
+    row, nothing = evidence.rows[name], evidence.rows.get(DO_NOTHING)
     reasons = [evidence.remark] if evidence.remark else []
     kept = row.retain_ratio * row.test_ratio
     if 1 - kept > _ACCURACY_LOST:
@@ -127,8 +127,7 @@ def _about_rest(evidence: Evidence, name: str, assessment: Assessment) -> list[s
         )
     if (row.time_ratio or 0) > TIME_LIMIT:
         reasons.append(f"A checkpoint {time_sentence(row)}.")
-    gap = nothing.retain_accuracy - nothing.test_accuracy
-    if gap > _MEMORISES:
+    if nothing and (gap := nothing.retain_accuracy - nothing.test_accuracy) > _MEMORISES:
         reasons.append(
             f"The original model here memorises more than the competition's (generalisation gap {gap:.1%} against "
             f"{kaggle.GENERALISATION_GAP:.1%}): mild methods score lower here than they would there."

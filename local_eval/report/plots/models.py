@@ -31,10 +31,11 @@ def accuracies(
                 alpha=0.45, markeredgewidth=0, label=_NAMES[role] if line == 0 else None,
             )  # fmt: skip
             axis.plot([values.mean()] * 2, [y - 0.18, y + 0.18], color=colour(role), linewidth=2.6)
-        axis.plot(
-            original[part], -line, "x", color=colour("ink"), markersize=8, markeredgewidth=2,
-            label="original" if line == 0 else None,
-        )  # fmt: skip
+        if part in original:
+            axis.plot(
+                original[part], -line, "x", color=colour("ink"), markersize=8, markeredgewidth=2,
+                label="original" if line == 0 else None,
+            )  # fmt: skip
     axis.set_yticks([-line for line in range(len(unlearned))], [part.replace("_", "\n") for part in unlearned])
     for text, part in zip(axis.get_yticklabels(), unlearned, strict=True):
         text.set(color=colour("test" if part.endswith("test") else part), weight="bold")
