@@ -262,7 +262,12 @@ def measures(
 
 
 def _attacks(unlearned: Sample, retrained: Sample, seed: int) -> dict[str, float | None]:
-    u, r = unlearned.confidence, retrained.confidence
+    found = attack_measures(unlearned.confidence, retrained.confidence, seed)
+    return found | {"starting kit's MIA": _logistic_mia(unlearned, seed)}
+
+
+def attack_measures(u: np.ndarray, r: np.ndarray, seed: int = 0) -> dict[str, float | None]:
+    """U-LiRA, true positive rates and KLOM of confidences (n_models, n_examples), unlearned and retrained."""
     lira = families.u_lira(u, r, seed)
     return {
         "U-LiRA accuracy": float(lira.accuracy.mean()),
@@ -271,7 +276,6 @@ def _attacks(unlearned: Sample, retrained: Sample, seed: int) -> dict[str, float
         "TPR at 0.1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.001),
         NOT_NORMAL: families.share_not_normal(u, r) if min(len(u), len(r)) >= FEWEST else None,
         "KLOM (95th percentile)": float(np.percentile(families.klom(u, r), 95)),
-        "starting kit's MIA": _logistic_mia(unlearned, seed),
     }
 
 

@@ -114,13 +114,14 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub = command("score", "score pools, an archive of checkpoints, or confidences from anywhere")
     pool_options(sub, "*")
     sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
-    sub.add_argument("--confidences", type=Path, metavar="FILE.npz", help="unlearned_confidence, retrained_confidence")
+    array_options(sub)
     sub = command("compare", "compare pools or archives of one setting, two or more", "score.compare")
     pool_options(sub, "*")
     sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
 
     sub = command("report", "HTML pages: one for each pool or archive; of several, a comparison too")
-    pool_options(sub, "+")
+    pool_options(sub, "*")
+    array_options(sub)
     sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
     sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
 
@@ -212,6 +213,15 @@ def pool_options(sub: argparse.ArgumentParser, nargs: str) -> None:
     sub.add_argument("--n-models", type=int, help="of each pool (as many as all have without a gap)")
     setting_options(sub, trained=False)
     score_options(sub)
+
+
+def array_options(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("arrays from elsewhere, instead of pools")
+    named = "one .npz (unlearned, retrained, labels) or two .npy: (n_models, n_examples, n_classes) of the forget set"
+    group.add_argument("--logits", nargs="+", type=Path, metavar="FILE", help=named)
+    group.add_argument("--labels", type=Path, metavar="FILE.npy", help="of the forget set, (n_examples,)")
+    held = "unlearned_confidence and retrained_confidence, (n_models, n_examples): log-odds of the label"
+    group.add_argument("--confidences", type=Path, metavar="FILE.npz", help=held)
 
 
 def dry_run_options(sub: argparse.ArgumentParser) -> None:

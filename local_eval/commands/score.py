@@ -2,21 +2,18 @@
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from kit.cli import answer
 from kit.errors import InputError
-from kit.submission import open_archive
-from local_eval.assess import DISTANCES, FEWEST, agreement, assess, assess_confidences, measures
-from local_eval.audit.predict import ranking_warning
+from local_eval.assess import DISTANCES, FEWEST, agreement, assess, measures
 from local_eval.commands import options as shared
+from local_eval.commands.arrays import array_score
 from local_eval.commands.pools import cut_notes, given_notes, n_models_of, open_pools
 from local_eval.distances import Distance, distances
 from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
-from local_eval.metric import MetricSpec, checked_samples, forgetting_quality
+from local_eval.metric import MetricSpec
+from local_eval.report.arrays import array_facts, array_lines
 from local_eval.report.assessment import (
     agreement_lines,
     assessment_facts,
@@ -38,11 +35,13 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def score(args: argparse.Namespace) -> int:
-    if args.confidences:
+    if args.confidences or args.logits:
         return _score_arrays(args)
+    if args.labels:
+        raise InputError("--labels: belongs to --logits, whose examples they are of")
     if not args.pools:
         raise InputError(
-            "score: give the folder of a pool, checkpoints (an archive, a folder, files), or --confidences FILE.npz"
+            "score: give the folder of a pool, checkpoints (an archive, a folder, files), --logits or --confidences"
         )
     return _score_pools(args)
 
@@ -86,47 +85,7 @@ def _assessed(
 
 
 def _score_arrays(args: argparse.Namespace) -> int:
-    """Confidences from anywhere: epsilon of each example and the forgetting quality, and what F is worth."""
-    spec = shared.spec_of(args)
-    samples = checked_samples(*_arrays(args.confidences, ("unlearned_confidence", "retrained_confidence")))
-    result = FORMS[args.attacks](*samples, spec)
-    n_models = min(map(len, samples))
-    quality = forgetting_quality(result.epsilon, n_models, spec)
-    facts = {
-        "epsilon": result.epsilon.tolist(),
-        "forgetting_quality": quality,
-        "mean_epsilon": float(result.epsilon.mean()),
-        "n_models": n_models,
-        "n_examples": len(result.epsilon),
-        "attacks": args.attacks,
-    }
-    lines = [
-        f"forgetting quality {quality:.6f}, mean epsilon {facts['mean_epsilon']:.4f} "
-        f"({n_models} models, {facts['n_examples']} examples, {args.attacks} attacks)"
-    ]
-    if not args.brief and n_models >= FEWEST and facts["n_examples"] > 1:
-        name = args.confidences.stem
-        assessments, above = assess_confidences({name: samples[0]}, samples[1], spec=spec, progress=not args.quiet)
-        facts |= assessment_facts(assessments, above, {}, None)
-        lines += ["", *assessment_lines(assessments[0])]
-    if warning := ranking_warning(n_models):
-        lines.append(warning)
-    answer(args, facts, lines)
+    """Logits or confidences from anywhere: epsilon of each example and the forgetting quality, and what F is worth."""
+    found = array_score(args)
+    answer(args, array_facts(found), array_lines(found))
     return 0
-
-
-def _arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """The arrays of a file from anywhere."""
-    try:
-        with open_archive(path) as file:
-            unpacked, packed = sum(info.file_size for info in file.infolist()), path.stat().st_size
-        if unpacked > _LARGEST_BYTES or unpacked > 100 * packed:  # confidences are noise: they hardly compress
-            raise ValueError(f"{packed:,} bytes that unpack to {unpacked:,}")
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [name for name in names if name not in file]:
-                raise InputError(f"{path}: has no array {missing[0]}: it holds {', '.join(file.files)}")
-            return [file[name] for name in names]
-    except InputError:
-        raise
-    except Exception as error:  # numpy and zipfile raise many kinds for a broken file
-        raise InputError(f"{path}: is no readable .npz of arrays ({error})") from error
