@@ -87,6 +87,17 @@ def emit(
 
     An interrupted run is continued by the same call. Raises InputError where the limit cannot hold the checkpoints,
     where `out` holds another run, and where the method fails.
+
+    >>> import tempfile
+    >>> from kit.competition import ExampleDataset, make_loaders
+    >>> data = [ExampleDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 1, 0, 1]) for _ in range(3)]
+    >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    >>> def noise(net, retain_loader, forget_loader, val_loader):
+    ...     with torch.no_grad():
+    ...         net[2].bias += 0.1 * torch.randn(2)
+    >>> found = emit(noise, net, make_loaders(*data), out=tempfile.mkdtemp(), n_checkpoints=2, progress=False)
+    >>> found.archive.name, all(check.ok for check in found.checks)
+    ('submission.zip', True)
     """
     if n_checkpoints < 1:
         raise InputError(f"n_checkpoints is {n_checkpoints}: a submission needs at least 1")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from kit.budget import format_duration
 from kit.checkpoint import unlearn_once
 from kit.competition import Loaders
 from kit.device import device_of, peak_bytes, reproducible, synchronize
-from kit.methods import Method
+from kit.methods import Method, method_of
 from kit.plan import Plan
 from kit.preflight import checkpoint_bytes
 from kit.submission import verify
@@ -152,7 +153,7 @@ class Profile:
 
 @reproducible()  # as the checkpoints of a run are made
 def profile(
-    method: Method,
+    method: Method | Callable[..., Any],
     model: nn.Module,
     loaders: Loaders,
     *,
@@ -171,7 +172,16 @@ def profile(
 
     One more tells which functions take the time, of a method that takes a plan a short one. load_s: seconds that
     reading the data took; out: the folder whose disk is to hold the archive.
+
+    >>> from kit.competition import ExampleDataset, make_loaders
+    >>> from kit.methods import get_method
+    >>> data = [ExampleDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 1, 0, 1]) for _ in range(3)]
+    >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    >>> found = profile(get_method("finetune"), net, make_loaders(*data), n_checkpoints=8, progress=False)
+    >>> found.fits
+    True
     """
+    method = method if isinstance(method, Method) else method_of(method)
     device, plan, functions = device_of(model), Plan() if method.anytime else None, cProfile.Profile()
     phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
 

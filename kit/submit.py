@@ -50,6 +50,13 @@ def submit(
     all GPUs by default, a process for each; a function that is defined in the notebook itself can use one only. Where
     only the public stand-in is mounted the archive is an empty file. emission: what else `emit` can be told. Raises
     InputError where something is missing and where the archive fails its check.
+
+    >>> import tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> (root / "empty.txt").touch()  # as where the hidden data is not
+    >>> submit("method.py", root=root, out=root).name  # doctest: +ELLIPSIS
+    stand-in data: ... is an empty file; the hidden data comes with the scoring run
+    'submission.zip'
     """
     budget = TimeBudget(limit)
     archive = Path(out) / ARCHIVE_NAME

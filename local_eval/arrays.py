@@ -14,6 +14,8 @@ from local_eval.audit import families
 from local_eval.audit.predict import ranking_warning
 from local_eval.evaluate import FORMS
 from local_eval.metric import MetricSpec, checked_samples, forgetting_quality, logit_scaled_confidence
+from local_eval.report.assessment import assessment_facts, assessment_lines, measure_lines
+from local_eval.results import Result
 
 _LARGEST_BYTES = 1 << 31  # of confidences: 512 models on 250,000 examples, twice
 _LARGEST_LOGITS = 1 << 34
@@ -26,7 +28,7 @@ _NAMES = {  # what an array may be called in a .npz
 
 
 @dataclass(frozen=True)
-class ArrayScore:
+class ArrayScore(Result):
     """What `judge` finds. epsilon (n_examples,); assessment: intervals, null and diagnosis, None below eight models;
     measures: U-LiRA, KLOM, true positive rates, and of logits also distances of the outputs; notes: what a reader must
     know, in sentences."""
@@ -51,6 +53,64 @@ class ArrayScore:
         """The F that retrained models get against each other; None where too few models say nothing."""
         form = self.assessment.forms[self.attacks] if self.assessment else None
         return form.null.value if form and form.null else None
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row: numbers of models and examples, forgetting quality with its interval, null, and every measure."""
+        form = self.assessment.forms[self.attacks] if self.assessment else None
+        return [
+            {
+                "name": self.name,
+                "n_unlearned": self.n_unlearned,
+                "n_retrained": self.n_retrained,
+                "n_examples": len(self.epsilon),
+                "forgetting_quality": self.forgetting_quality,
+                "quality_low": form.quality.low if form else None,
+                "quality_high": form.quality.high if form else None,
+                "null": self.null,
+                "mean_epsilon": float(self.epsilon.mean()),
+                **self.measures,
+            }
+        ]
+
+    def headline(self) -> str:
+        held = f"{self.n_models} models"
+        if self.n_unlearned != self.n_retrained:
+            held = f"{self.n_unlearned} unlearned and {self.n_retrained} retrained models"
+        return (
+            f"forgetting quality {self.forgetting_quality:.6f}, mean epsilon {self.epsilon.mean():.4f} "
+            f"({held}, {len(self.epsilon)} examples, {self.attacks} attacks)"
+        )
+
+    def sentences(self) -> list[str]:
+        found = [self.headline()]
+        if self.null:
+            found.append(f"retrained models get {self.null:.4f} against each other: a perfect unlearner gets no more")
+        return [*found, *([self.assessment.sentence] if self.assessment else []), *self.notes]
+
+    def facts(self) -> dict[str, Any]:
+        facts = {
+            "epsilon": self.epsilon.tolist(),
+            "forgetting_quality": self.forgetting_quality,
+            "mean_epsilon": float(self.epsilon.mean()),
+            "n_models": self.n_models,
+            "n_unlearned": self.n_unlearned,
+            "n_retrained": self.n_retrained,
+            "n_examples": len(self.epsilon),
+            "attacks": self.attacks,
+            "notes": list(self.notes),
+        }
+        if self.assessment:
+            facts |= assessment_facts([self.assessment], {}, {}, None)
+        return facts | {"measures": {self.name: dict(self.measures)} if self.measures else {}}
+
+    def lines(self) -> list[str]:
+        """The same for the terminal."""
+        lines = [self.headline()]
+        if self.assessment:
+            lines += ["", *assessment_lines(self.assessment)]
+        if self.measures:
+            lines += ["", *measure_lines({self.name: self.measures})]
+        return [*lines, *self.notes]
 
 
 def judge(

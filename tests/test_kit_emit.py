@@ -1,5 +1,6 @@
 import functools
 import json
+import sys
 import zipfile
 
 import pytest
@@ -99,7 +100,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(model, loaders, tmp_path
 def test_a_missing_checkpoint_alone_is_made_again(model, loaders, tmp_path, monkeypatch):
     whole = run(model, loaders, tmp_path / "whole").archive.read_bytes()
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr("kit.emit.pack", stop)
+        patch.setattr(sys.modules["kit.emit"], "pack", stop)
         run(model, loaders, tmp_path / "parts")
     (file,) = (tmp_path / "parts/checkpoints").rglob("*_1.pth")
     file.unlink()
@@ -171,7 +172,7 @@ def test_a_partial_function_is_a_method(model, loaders, tmp_path):
 def test_a_damaged_checkpoint_is_told_and_made_again(model, loaders, tmp_path, monkeypatch):
     whole = run(model, loaders, tmp_path / "whole").archive.read_bytes()
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr("kit.emit.pack", stop)
+        patch.setattr(sys.modules["kit.emit"], "pack", stop)
         run(model, loaders, tmp_path / "out")
     (file,) = (tmp_path / "out/checkpoints").rglob("*_2.pth")
     file.write_bytes(file.read_bytes()[:-1])

@@ -3,6 +3,7 @@
 import errno
 import shutil
 import signal
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -362,6 +363,6 @@ def test_an_error_of_the_system_is_no_fault_of_the_disk(model, loaders, tmp_path
     def no_process(*_):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("kit.emit.run_jobs", no_process)
+    monkeypatch.setattr(sys.modules["kit.emit"], "run_jobs", no_process)
     with pytest.raises(BlockingIOError):
         run(model, loaders, tmp_path)

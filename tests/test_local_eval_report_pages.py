@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from functools import partial
 from html.parser import HTMLParser
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 
 from kit.methods import get_method
-from local_eval import assess
 from local_eval.__main__ import main
 from local_eval.dry_run.judge import _samples
 from local_eval.pool import ModelPool
@@ -34,6 +34,7 @@ ON_PHONE, ON_DESK = 390, 1280
 def quick_prediction():
     """The prediction at N = 512 is drawn from few simulations: what is tested here are the pages."""
     with pytest.MonkeyPatch.context() as patch:
+        assess = sys.modules["local_eval.assess"]
         patch.setattr(assess, "predict_quality", partial(assess.predict_quality, n_simulated=20, n_refits=2))
         yield
 

@@ -202,6 +202,7 @@ def score_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--bins", choices=BINS, default="code", help="14 bins at N = 512 (code) or 13 (report)")
     sub.add_argument("--delta", type=float, default=1e-5, help="of epsilon (1e-5)")
     sub.add_argument("--cap", type=float, default=50.0, help="the largest epsilon (50)")
+    sub.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the rows of the table there too")
 
 
 def pool_options(sub: argparse.ArgumentParser, nargs: str) -> None:

@@ -1,16 +1,15 @@
 """The command report: pools or archives to HTML pages, one for each method and one that compares them."""
 
 import argparse
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 from kit.cli import answer
 from kit.errors import InputError
-from kit.ledger import write_atomically
 from local_eval.commands import options as shared
+from local_eval.commands.arrays import array_score
 from local_eval.commands.pools import open_pools
-from local_eval.report.comparison import comparison_page
+from local_eval.report.comparison import write_comparison
 from local_eval.report.evidence import gather
 from local_eval.report.pages import COMPARISON, verdict_lines, write_pages
 from local_eval.report.verdict import verdict
@@ -18,10 +17,14 @@ from local_eval.report.verdict import verdict
 
 def report(args: argparse.Namespace) -> int:
     """Write the pages. 1 where something was broken or missing: the pages then say what."""
+    if args.logits or args.confidences or args.labels:
+        return _report_arrays(args)
+    if not args.pools:
+        raise InputError("report: give the folder of a pool, checkpoints, --logits or --confidences")
     if args.n_models is not None:
         shared.at_least(args.n_models)
     spec, opened = shared.spec_of(args), open_pools(args, tolerant=True)
-    if not opened.pools and len(args.pools) == 1:
+    if not opened.pools and len(opened.faults) == 1:
         raise InputError(next(iter(opened.faults.values())))
     evidence = gather(
         opened.workspace,
@@ -32,7 +35,7 @@ def report(args: argparse.Namespace) -> int:
         attacks=args.attacks,
         progress=not args.quiet,
     )
-    several = len(args.pools) > 1
+    several = len(opened.pools) + len(opened.faults) > 1
     pages = write_pages(
         evidence,
         opened.pools,
@@ -43,8 +46,7 @@ def report(args: argparse.Namespace) -> int:
     )
     if several:
         out = args.out or opened.workspace.folder / COMPARISON
-        links = {name: Path(os.path.relpath(page, out.resolve().parent)).as_posix() for name, page in pages.items()}
-        write_atomically(out, comparison_page(evidence, links, shared.command_line(args)).encode())
+        write_comparison(evidence, pages, out, shared.command_line(args))
         pages = {"comparison": out, **pages}
     verdicts = {name: verdict(evidence, name) for name in opened.pools}
     facts = {
@@ -54,3 +56,11 @@ def report(args: argparse.Namespace) -> int:
     }
     answer(args, facts, [*verdict_lines(verdicts), *(f"report: {page}" for page in pages.values())])
     return 1 if evidence.faults else 0
+
+
+def _report_arrays(args: argparse.Namespace) -> int:
+    """The page of arrays from elsewhere: table, verdict and what a reader must know."""
+    found = array_score(args)
+    page = found.save(args.out or Path(f"{found.name}.html"))
+    answer(args, {"pages": {found.name: str(page)}} | found.facts(), [found.sentences()[0], f"report: {page}"])
+    return 0

@@ -13,8 +13,9 @@ from local_eval.distances import distances
 from local_eval.evaluate import FORMS, evaluate, read_samples
 from local_eval.report.notes import notes_on
 from local_eval.report.pages import report_of, verdict_lines
-from local_eval.report.table import aligned, distance_table, table_of
+from local_eval.report.table import aligned, distance_table, row_records, table_of
 from local_eval.report.write import facts_of, write_report
+from local_eval.results import write_csv
 from local_eval.retrained import fill_retrained
 from local_eval.unlearned import fill_unlearned, limit_notes, unlearned_pool
 
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     notes = [*limit_notes(pools), *notes_on(rows), took]
     further = {"command": shared.command_line(args), "attacks": args.attacks, "seconds": seconds}
     facts = facts_of(workspace, rows, pools, distance, **further)
+    write_csv(args.csv, row_records(rows, {}, args.attacks))
     tables = [table_of(rows), distance_table(rows, distance)]
     paths = write_report(pool.folder, facts, tables, notes)
     text = [line for table in tables for line in (*aligned(table), "")]

@@ -6,14 +6,13 @@ from typing import Any
 
 from kit.cli import answer
 from kit.errors import InputError
-from local_eval.assess import DISTANCES, FEWEST, agreement, assess, measures
+from local_eval.assess import DISTANCES, FEWEST, Assessment, agreement, assess, measures
 from local_eval.commands import options as shared
 from local_eval.commands.arrays import array_score
 from local_eval.commands.pools import cut_notes, given_notes, n_models_of, open_pools
 from local_eval.distances import Distance, distances
 from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
 from local_eval.metric import MetricSpec
-from local_eval.report.arrays import array_facts, array_lines
 from local_eval.report.assessment import (
     agreement_lines,
     assessment_facts,
@@ -22,8 +21,9 @@ from local_eval.report.assessment import (
     probability_lines,
 )
 from local_eval.report.notes import notes_on
-from local_eval.report.table import aligned, distance_table, table_of
+from local_eval.report.table import aligned, distance_table, row_records, table_of
 from local_eval.report.write import facts_of
+from local_eval.results import write_csv
 from local_eval.unlearned import limit_notes
 
 _LARGEST_BYTES = 1 << 31  # of confidences: 512 models on 250,000 examples, twice
@@ -62,30 +62,34 @@ def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     lines = [*aligned(table_of(rows)), "", *aligned(distance_table(rows, distance)), ""]
     facts["notes"] = [*cut_notes(args, opened), *given_notes(opened, samples), *limit_notes(pools), *notes_on(rows)]
     lines += facts["notes"]
+    assessments: dict[str, Assessment] = {}
     if not args.brief and n_models >= FEWEST:
         scores = {row.name: row.score for row in rows if row.name in pools}
-        more_facts, more_lines = _assessed(samples, spec, scores, distance, not args.quiet)
+        assessments, more_facts, more_lines = _assessed(samples, spec, scores, distance, not args.quiet)
         facts |= more_facts
         lines += more_lines
+    write_csv(args.csv, row_records(rows, assessments, args.attacks))
     answer(args, facts, lines)
     return 0
 
 
 def _assessed(
     samples: Samples, spec: MetricSpec, scores: dict[str, float], distance: Mapping[str, Distance], progress: bool
-) -> tuple[dict[str, Any], list[str]]:
-    """Facts and lines of everything beyond the table."""
+) -> tuple[dict[str, Assessment], dict[str, Any], list[str]]:
+    """Assessments, facts and lines of everything beyond the table."""
     assessments, above = assess(samples, spec, progress=progress)
     measured = measures(samples, distance)
     ranks = agreement(scores, measured)
     lines = [line for assessment in assessments for line in ("", *assessment_lines(assessment))]
     lines += ["", *probability_lines(above), "", *measure_lines(measured, without=DISTANCES)]
     lines += ["", *agreement_lines(ranks)] if ranks else []
-    return assessment_facts(assessments, above, measured, ranks), lines
+    facts = assessment_facts(assessments, above, measured, ranks)
+    return {assessment.name: assessment for assessment in assessments}, facts, lines
 
 
 def _score_arrays(args: argparse.Namespace) -> int:
     """Logits or confidences from anywhere: epsilon of each example and the forgetting quality, and what F is worth."""
     found = array_score(args)
-    answer(args, array_facts(found), array_lines(found))
+    write_csv(args.csv, found.records())
+    answer(args, found.facts(), found.lines())
     return 0

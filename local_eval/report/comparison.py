@@ -1,13 +1,16 @@
 """The page of several methods: who leads and how surely, what each lacks, and whether other measures agree."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kit.budget import format_duration
 from kit.competition import N_CHECKPOINTS
+from kit.ledger import write_atomically
 from local_eval.assess import FEWEST
 from local_eval.evaluate import DO_NOTHING, NULL
 from local_eval.report import plots
@@ -57,6 +60,13 @@ def comparison_page(evidence: Evidence, pages: Mapping[str, str] | None = None, 
         commands=[command] if command else [],
         **heading(evidence.workspace, "Comparison", ", ".join(evidence.pools)),
     )
+
+
+def write_comparison(evidence: Evidence, pages: Mapping[str, Path], out: Path, command: str = "") -> Path:
+    """The page of a comparison as a file, with links to the pages of its methods."""
+    links = {name: Path(os.path.relpath(page, out.resolve().parent)).as_posix() for name, page in pages.items()}
+    write_atomically(out, comparison_page(evidence, links, command).encode())
+    return out
 
 
 def _why_nothing(evidence: Evidence) -> str:

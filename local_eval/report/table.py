@@ -1,8 +1,10 @@
 """Rows of the evaluation as an aligned text table or a Markdown table."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kit.budget import format_duration
+from local_eval.assess import Assessment
 from local_eval.distances import Distance
 from local_eval.evaluate import NULL, Row
 
@@ -21,6 +23,17 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.mean_epsilon:.2f}",
         format_duration(row.seconds) if row.seconds else "-",
     )
+
+
+def row_records(rows: Sequence[Row], assessments: Mapping[str, Assessment], attacks: str) -> list[dict[str, Any]]:
+    """A dict a row, all with the same keys: its numbers, and the score's 95% interval where it was assessed."""
+    records = []
+    for row in rows:
+        score = assessments[row.name].forms[attacks].score if row.name in assessments else None
+        numbers = {name: value for name, value in vars(row).items() if name not in ("name", "epsilon")}
+        low, high = (score.low, score.high) if score else (None, None)
+        records.append({"method": row.name, **numbers, "score_low": low, "score_high": high})
+    return records
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

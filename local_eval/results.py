@@ -1,0 +1,104 @@
+"""What every result can do: become a table, show itself in a notebook, and be written to a file."""
+
+import csv
+import html
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kit.errors import InputError
+from kit.ledger import write_atomically
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums"
+_CELL = "padding:2px 10px;border-bottom:1px solid #8886;text-align:"
+
+
+class Result:
+    """A result as rows of a table, sentences and plain values; subclasses say which."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """The table: a dict a row, the same keys in each."""
+        raise NotImplementedError
+
+    def sentences(self) -> list[str]:
+        """The verdict and what a reader must know, the most important first."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Everything, as plain JSON values."""
+        raise NotImplementedError
+
+    def to_frame(self) -> "DataFrame":
+        """The table as a pandas DataFrame; InputError where pandas is not installed."""
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise InputError("to_frame needs pandas: pip install pandas; records() gives the same rows") from error
+        return DataFrame(self.records())
+
+    def save(self, path: str | Path) -> Path:
+        """Write a file by its ending: .json (everything), .csv (the table) or .html (table and verdict)."""
+        path = Path(path)
+        writers = {".json": lambda: json.dumps(self.facts(), indent=1) + "\n", ".csv": self._csv, ".html": self._page}
+        if path.suffix not in writers:
+            raise InputError(f"{path}: cannot be written: choose a name that ends in {', '.join(writers)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        write_atomically(path, writers[path.suffix]().encode())
+        return path
+
+    def _csv(self) -> str:
+        return csv_text(self.records())
+
+    def _page(self) -> str:
+        title = html.escape(self.sentences()[0])
+        style = "body{font:16px/1.5 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em;overflow-x:auto}"
+        head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+        style += ":root{color-scheme:light dark}"
+        return f"<!doctype html><html lang=en>{head}<style>{style}</style><body>{self._repr_html_()}</body></html>\n"
+
+    def _repr_html_(self) -> str:
+        """Verdict and table, for a notebook."""
+        first, *others = self.sentences()
+        told = f"<p><strong>{html.escape(first)}</strong></p>"
+        told += "".join(f"<p>{html.escape(sentence)}</p>" for sentence in others)
+        return told + html_table(self.records())
+
+
+def write_csv(path: Path | None, records: Sequence[Mapping[str, Any]]) -> None:
+    """The rows as a file, where one is asked for."""
+    if path is not None:
+        write_atomically(path, csv_text(records).encode())
+
+
+def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a header; nothing for what is not known."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return buffer.getvalue()
+
+
+def html_table(records: Sequence[Mapping[str, Any]]) -> str:
+    def cells(values: Iterable[str], tag: str) -> str:
+        sides = ("left", *["right"] * len(records[0]))
+        both = zip(values, sides, strict=False)
+        return "".join(f'<{tag} style="{_CELL}{side}">{html.escape(value)}</{tag}>' for value, side in both)
+
+    head = cells((name.replace("_", " ") for name in records[0]), "th")
+    rows = "".join(f"<tr>{cells(map(_text, record.values()), 'td')}</tr>" for record in records)
+    return f'<table style="{_STYLE}"><tr>{head}</tr>{rows}</table>'
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
