@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from kit.cli import NOTHING_LEFT, common, later, positive_int, process_age_s, run
+from kit import __version__
+from kit.cli import NOTHING_LEFT, Parser, common, later, positive_int, process_age_s, run
 
 # Nothing here imports torch, so that --help is there at once: a test holds these equal to the constants of the kit.
 INPUT_DIR = Path("/kaggle/input/neurips-2023-machine-unlearning")
@@ -16,7 +17,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kit", description=__doc__)
+    parser = Parser(prog="python -m kit", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"kit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, about: str) -> argparse.ArgumentParser:

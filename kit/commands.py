@@ -16,6 +16,7 @@ from kit.cli import answer
 from kit.competition import load_state
 from kit.device import accelerators, choose_device, n_cores
 from kit.emit import Problem, emit
+from kit.errors import InputError
 from kit.jobs import warm_up
 from kit.methods import Method, get_method, method_names
 from kit.own import build_net
@@ -103,6 +104,8 @@ def run_profile(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
+    if not args.archive.exists():
+        raise InputError(f"{args.archive}: no such file: give the archive that the run wrote")
     net = build_net(args.architecture)
     model, known = load_state(args.original, net) if args.original else net, args.original is not None
     checks = verify(args.archive, args.n_models, model.state_dict(), is_original=known, progress=not args.quiet)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from kit.archive import Check, check_packed, pack, state_hash
 from kit.budget import TimeBudget, format_duration
-from kit.checkpoint import STAND_IN, Maker, checkpoint_path, write_checkpoint
+from kit.checkpoint import STAND_IN, Maker, Outcome, checkpoint_path, write_checkpoint
 from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders, data_hash
 from kit.device import device_of, reproducible
 from kit.errors import InputError
@@ -73,6 +73,7 @@ def emit(
     devices: Sequence[str] = (),
     problem: Problem | None = None,
     progress: bool = True,
+    on_checkpoint: Callable[[int, float], None] | None = None,
 ) -> Emission:
     """Write `out/submission.zip` with `n_checkpoints` unlearned checkpoints inside the time budget.
 
@@ -80,6 +81,7 @@ def emit(
     left as it came. work: the folder of finished checkpoints until they are packed (`out/checkpoints`). dtype: type of
     the stored floating-point tensors, None for the model's own. fill: take as many steps as fit where more time is left
     than the method wants. devices: two or more for a process each, which `problem(device)` gives model and loaders.
+    on_checkpoint: called with the number and the seconds of each checkpoint that is made, in this process.
 
     A function that takes no plan is projected after its first checkpoint, and refused where it does not fit. Where it
     slows down later, or fails on one checkpoint three times, `short_fine_tuning` makes what it cannot: the ledger
@@ -128,7 +130,8 @@ def emit(
             given = problem if len(devices) > 1 else lambda device: (model, loaders)
             devices = devices[: max(1, len(todo))]
             run = Run(method, ledger, budget, n_checkpoints, len(devices), len(loaders.retain), fill)
-            make(Scheduler(run, todo), partial(maker_on, given, method, keep, seed, fill), devices, progress)
+            setup = partial(maker_on, given, method, keep, seed, fill)
+            make(Scheduler(run, todo), setup, devices, progress, on_checkpoint)
             _pack(archive, files, ledger.path, progress)
             ledger.append("end", seconds=round(budget.elapsed_s(), 3))
             shutil.rmtree(folder, ignore_errors=True)
@@ -164,13 +167,21 @@ def maker_on(problem: Problem, method: Method, keep: Callable[..., None], seed: 
     return Maker(method, keep, *problem(device), seed=seed, fill=fill)
 
 
-def make(schedule: Scheduler, setup: Callable[[str], Maker], devices: Sequence[str], progress: bool = True) -> None:
+def make(
+    schedule: Scheduler,
+    setup: Callable[[str], Maker],
+    devices: Sequence[str],
+    progress: bool = True,
+    on_checkpoint: Callable[[int, float], None] | None = None,
+) -> None:
     """Do what a schedule asks for."""
     run = schedule.run
     bar = {"desc": run.method.name, "total": run.n_all, "initial": schedule.n_made, "disable": not progress}
     with tqdm(**bar) as shown:
         for job, result in run_jobs(setup, schedule.next_job, devices):
             schedule.note(job, result)
+            if on_checkpoint and isinstance(result, Outcome) and not result.why:
+                on_checkpoint(job.number, result.seconds)
             if run.limited:
                 used = run.budget.elapsed_s() / run.budget.limit_s
                 shown.set_postfix_str(f"{used:.0%} of {format_duration(run.budget.limit_s)}", refresh=False)

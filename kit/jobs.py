@@ -102,7 +102,13 @@ def run_jobs(setup: Setup, next_job: Callable[[], Job | None], devices: Sequence
 
 
 def run_all(
-    setup: Setup, numbers: Iterable[int], devices: Sequence[str], *, description: str = "", progress: bool = True
+    setup: Setup,
+    numbers: Iterable[int],
+    devices: Sequence[str],
+    *,
+    description: str = "",
+    progress: bool = True,
+    on_result: Callable[[int, Any], None] | None = None,
 ) -> dict[int, Any]:
     """What `setup(device)(number)` gives for every number, by number.
 
@@ -116,6 +122,8 @@ def run_all(
             if not isinstance(result, Lost):
                 found[job.number] = result
                 bar.update()
+                if on_result:
+                    on_result(job.number, result)
                 continue
             todo.append(job.number)
             lost[job.number] += not result.crowded

@@ -75,11 +75,17 @@ def prepare(
 
 
 def retrain(
-    workspace: Workspace, n_models: int = 64, *, devices: Sequence[str] = (), progress: bool = False
+    workspace: Workspace,
+    n_models: int = 64,
+    *,
+    devices: Sequence[str] = (),
+    progress: bool = False,
+    on_checkpoint: Callable[[int, float], None] | None = None,
 ) -> ModelPool:
     """Train what is missing of the original model and of `n_models` models without the forget set: the gold standard.
 
-    What is there already is kept, in this folder and from earlier sessions. devices: as in `prepare`.
+    What is there already is kept. devices: as in `prepare`. on_checkpoint: called with the number (-1: the original)
+    and the seconds of each model that is trained.
 
     >>> import tempfile
     >>> setting = Setting("digits", "random:20", n_train=200, architecture="tinyconv", epochs=1)
@@ -87,7 +93,8 @@ def retrain(
     >>> len(retrain(workspace, 2, devices=["cpu"]))
     2
     """
-    return fill_retrained(workspace, n_models, devices=devices, progress=progress)
+    options = {"devices": devices, "progress": progress, "on_checkpoint": on_checkpoint}
+    return fill_retrained(workspace, n_models, **options)
 
 
 def unlearn(
@@ -99,6 +106,7 @@ def unlearn(
     limit: str | float | None = None,
     devices: Sequence[str] = (),
     progress: bool = False,
+    on_checkpoint: Callable[[int, float], None] | None = None,
     **hyper: Any,
 ) -> ModelPool:
     """Make what is missing of `n_models` unlearned models of a method; the original is trained first if it is not yet.
@@ -106,6 +114,7 @@ def unlearn(
     method: a name, `file.py[:function]`, or a function `(net, retain_loader, forget_loader, val_loader)` that changes
     the net or returns another; hyper: values of its hyper-parameters. limit: time for all of them, such as "90m". A
     function that is written in a notebook or script works in this process alone. devices: as in `prepare`.
+    on_checkpoint: called with the number and the seconds of each model that is made.
 
     >>> import tempfile
     >>> setting = Setting("digits", "random:20", n_train=200, architecture="tinyconv", epochs=1)
@@ -125,8 +134,8 @@ def unlearn(
     devices = [*devices] or ([devices_of()[0]] if fixed else [])
     if not workspace.setting.recipe.startswith(GIVEN) or not workspace.original_path.exists():
         fill_retrained(workspace, 0, devices=devices, progress=progress)
-    time_s = math.inf if limit is None else limit
-    return fill_unlearned(workspace, chosen, n_models, seed=seed, limit=time_s, devices=devices, progress=progress)
+    options = {"devices": devices, "progress": progress, "on_checkpoint": on_checkpoint}
+    return fill_unlearned(workspace, chosen, n_models, seed=seed, limit=math.inf if limit is None else limit, **options)
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,19 @@ def original_pool(workspace: Workspace) -> ModelPool:
 
 
 def fill_retrained(
-    workspace: Workspace, n_models: int, *, devices: Sequence[str] = (), progress: bool = True
+    workspace: Workspace,
+    n_models: int,
+    *,
+    devices: Sequence[str] = (),
+    progress: bool = True,
+    on_checkpoint: Callable[[int, float], None] | None = None,
 ) -> ModelPool:
     """Train what is missing of the original model and of the first `n_models` retrained models (which may be 0).
 
     They are independent jobs of one queue, model i with the seed derived from the setting's train_seed and i; models
     that are there already are kept, whatever number was asked for before. devices: a process for each entry, by
-    default as `devices_of` chooses them.
+    default as `devices_of` chooses them. on_checkpoint: called with the number (-1: the original) and the seconds of
+    each model that is trained, in this process.
     """
     pool = retrained_pool(workspace)
     todo = pool.missing(n_models)
@@ -47,7 +53,8 @@ def fill_retrained(
         what = "training the original model" if todo == [ORIGINAL] else "training original and retrained models"
         what = what if ORIGINAL in todo else "retraining"
         devices = processes_for(devices, workspace, len(todo))
-        run_all(partial(_trainer, workspace.folder), todo, devices, description=what, progress=progress)
+        options = {"description": what, "progress": progress, "on_result": on_checkpoint}
+        run_all(partial(_trainer, workspace.folder), todo, devices, **options)
     return pool
 
 

@@ -79,6 +79,8 @@ def grid(method: Method, settings: Sequence[str]) -> list[Point]:
         name, equals, text = setting.partition("=")
         if not equals or not all(value.strip() for value in text.split(",")):
             raise InputError(f"--set {setting}: expected name=value or name=value,value,...")
+        if name in values:
+            raise InputError(f"--set {setting}: {name} is set twice: write {name}=value,value,... once")
         values[name] = [value.strip() for value in text.split(",")]
     points: dict[tuple, Point] = {}
     for combination in product(*values.values()):

@@ -55,12 +55,13 @@ def fill_unlearned(
     limit: str | float = math.inf,
     devices: Sequence[str] = (),
     progress: bool = True,
+    on_checkpoint: Callable[[int, float], None] | None = None,
 ) -> ModelPool:
     """Unlearn what is missing of the first `n_models` models inside `limit`, several at once.
 
     Model i is the checkpoint i that kit.emit writes under the same seed and plan. devices: a process for each entry, by
     default as `devices_of` chooses them. Raises InputError where the limit does not hold all models; those made so far
-    are kept.
+    are kept. on_checkpoint: called with the number and the seconds of each model that is made, in this process.
     """
     budget = TimeBudget(limit)
     pool = _begun(unlearned_pool(workspace, method, seed, limit), method)
@@ -70,7 +71,7 @@ def fill_unlearned(
         run = Run(method, Ledger(pool.folder / FILE_NAME), budget, n_models, len(devices), stands_in=False)
         setup = partial(_one_on, workspace.folder, method, pool, seed)
         with reproducible():
-            make(Scheduler(run, todo), setup, devices, progress=progress)
+            make(Scheduler(run, todo), setup, devices, progress, on_checkpoint)
     return pool
 
 

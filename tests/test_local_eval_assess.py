@@ -135,7 +135,7 @@ def test_one_null_at_the_number_of_models_it_is_compared_with(samples, assessed)
 def test_what_is_printed_and_written_holds_it_all(samples, assessed):
     assessments, above = assessed
     measured = measures(samples)
-    text = "\n".join(assessment_lines(assessments[0]) + probability_lines(above) + measure_lines(measured))
+    text = "\n".join(assessment_lines(assessments[0]) + probability_lines(above, N) + measure_lines(measured))
     for piece in ("perfect (N = 32", "share of attainable", "predicted at N = 512", "U-LiRA AUC", "scores above"):
         assert piece in text
     facts = json.loads(json.dumps(assessment_facts(assessments, above, measured, None)))
@@ -218,7 +218,8 @@ def test_compare_prints_everything_about_two_pools(workspace, capsys):
     pools = [str(next(workspace.folder.glob(f"{name}-*"))) for name in ("finetune", "random_perturbation")]
     assert main(["compare", *pools, "--quiet"]) == 0
     text = capsys.readouterr().out
-    assert "finetune scores above random_perturbation with probability" in text
+    assert "which of two scores higher cannot be told from 8 models: that needs 32" in text
+    assert "100.0%" not in text
     assert "share of attainable" in text
     assert main(["score", pools[0], "--brief", "--attacks", "exact", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -13,9 +13,9 @@ from local_eval.audit.lower_bounds import LowerBounds
 from local_eval.audit.simulate import simulated_pools
 from local_eval.evaluate import DO_NOTHING, Row
 from local_eval.metric import MetricSpec, exact_epsilon
-from local_eval.report.assessment import assessment_lines
+from local_eval.report.assessment import assessment_lines, sure
 from local_eval.report.evidence import Evidence
-from local_eval.report.verdict import expected_share, percent, sure, verdict
+from local_eval.report.verdict import expected_share, percent, verdict
 from local_eval.setting import Setting
 
 NULL_F = 0.17

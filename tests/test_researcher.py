@@ -14,6 +14,8 @@ from torch.nn.functional import cross_entropy
 
 import data_stubs
 from kit.own import build_own_net
+from local_eval import Setting, prepare, report
+from local_eval import assess as assess_models
 from local_eval.__main__ import main
 from local_eval.checkpoints import Checkpoint, as_named, find, read_state
 from local_eval.models import build
@@ -185,6 +187,23 @@ def test_unequal_numbers_are_said(case, tmp_path, capsys):
     assert told in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
     assert told in facts_of(capsys)["notes"]
+
+
+def test_the_same_from_python(case, tmp_path, capsys):
+    splits = data_stubs.load(f"image-folder@{SIZE}:{case}/pictures", forget="random:12", progress=False)
+    setting = Setting("pictures", architecture=f"{case}/net.py:resnet8")
+    given = {"retrained": case / "retrained", "original": case / "original.pt", "devices": ["cpu"]}
+    workspace = prepare(setting, data=splits, work_dir=tmp_path / "python", **given)
+    evaluation = assess_models(workspace, case / "unlearned", devices=["cpu"])
+    assert evaluation.to_frame()["method"][0] == "unlearned"
+    assert "similarity ratio" in evaluation.evidence.measured["unlearned"]
+    words = options(case, tmp_path / "shell", "--retrained", given["retrained"], "--original", given["original"])
+    assert main(["score", str(case / "unlearned"), *words, "--brief", "--json"]) == 0
+    row, *_ = facts_of(capsys)["rows"]
+    assert row["score"] == evaluation.rows["unlearned"].score
+    assert row["mean_epsilon"] == evaluation.rows["unlearned"].mean_epsilon
+    page = report(workspace, {"a": case / "unlearned", "b": sorted((case / "unlearned").iterdir())[:2]}, saliency=False)
+    assert "comparison" in page.name
 
 
 def test_a_zip_a_pattern_and_loose_files_are_the_folder(case, tmp_path, capsys):

@@ -234,14 +234,19 @@ def method_of(function: Callable[..., Any], name: str | None = None) -> Method:
 
 def with_settings(method: Method, settings: Iterable[str]) -> Method:
     """`method` with hyper-parameters set by `name=value` texts, read as the type of their defaults."""
-    hyper = dict(method.hyper)
+    hyper, seen = dict(method.hyper), set()
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: expected name=value")
+        if name in seen:
+            raise InputError(f"--set {setting}: {name} is set twice: once is enough")
+        seen.add(name)
         if name not in method.defaults:
             known = ", ".join(f"{key}={value!r}" for key, value in method.defaults.items()) or "none"
-            raise InputError(f"--set {setting}: {method.name} has no hyper-parameter {name!r}: it has {known}")
+            close = get_close_matches(name, method.defaults, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise InputError(f"--set {setting}: {method.name} has no hyper-parameter {name!r}: {hint}it has {known}")
         hyper[name] = _parse(text, method.defaults[name], setting)
     return replace(method, hyper=hyper)
 
@@ -254,7 +259,8 @@ def _parse(text: str, default: Any, setting: str) -> Any:
             return readers[kind](text)
         return _read_any(text)
     except ValueError as error:
-        raise InputError(f"--set {setting}: expected {kind.__name__}, such as {default!r}") from error
+        several = "; to try several values: python -m local_eval sweep" if "," in text else ""
+        raise InputError(f"--set {setting}: expected {kind.__name__}, such as {default!r}{several}") from error
 
 
 def _read_bool(text: str) -> bool:

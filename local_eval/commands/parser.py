@@ -7,7 +7,8 @@ equal to those of their tables by a test.
 import argparse
 from pathlib import Path
 
-from kit.cli import common, later, positive_int
+from kit import __version__
+from kit.cli import Parser, common, later, positive_int
 
 LIKE = ("competition",)
 SOURCES = (
@@ -40,7 +41,8 @@ STAND_IN = {"n_train": 400, "forget": "random:40", "epochs": 4.0}  # of a dry ru
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m local_eval", description=description)
+    parser = Parser(prog="python -m local_eval", description=description)
+    parser.add_argument("--version", action="version", version=f"local_eval {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, about: str, function: str = "") -> argparse.ArgumentParser:
@@ -134,7 +136,11 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     n_models_option(sub)
     score_options(sub)
     sub.add_argument("--out", type=Path, metavar="FILE.html", help="where the page goes (the setting's folder)")
-    sub.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+
+    about = "the settings below --work-dir, and their pools: method, models, score, date"
+    sub = command("list", about, "listing.list_pools")
+    sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept (runs)")
+    sub.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the rows of the table there too")
 
     sub = command("dry-run", "execute a notebook or script as if on Kaggle, check it, score it", "dry_run.execute")
     dry_run_options(sub)

@@ -81,7 +81,7 @@ def _assessed(
     measured = measures(samples, distance)
     ranks = agreement(scores, measured)
     lines = [line for assessment in assessments for line in ("", *assessment_lines(assessment))]
-    lines += ["", *probability_lines(above), "", *measure_lines(measured, without=DISTANCES)]
+    lines += ["", *probability_lines(above, samples.n_models), "", *measure_lines(measured, without=DISTANCES)]
     lines += ["", *agreement_lines(ranks)] if ranks else []
     facts = assessment_facts(assessments, above, measured, ranks)
     return {assessment.name: assessment for assessment in assessments}, facts, lines

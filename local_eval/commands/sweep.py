@@ -76,6 +76,8 @@ def _notes(found: Sweep, chosen: Outcome | None, meaning: str) -> list[str]:
     else:
         notes.append(f"best: {chosen.point.name}, by {meaning}")
     notes += [f"{outcome.point.name} gave no model: {outcome.broken}" for outcome in found.outcomes if outcome.broken]
+    if not found.scored:
+        notes.append(f"no score: {found.n_models} models say nothing of it: it is shown from {FEWEST} on")
     if warning := ranking_warning(found.n_models):
         notes.append(warning)
     return notes

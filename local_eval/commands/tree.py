@@ -20,5 +20,7 @@ def tree(args: argparse.Namespace) -> int:
         architecture = f"{models.__file__}:{architecture}"
     options = shlex.join(["--input", str(root), "--architecture", architecture])
     lines = [f"input tree: {root}", f"work on it: python -m kit emit {options}"]
-    answer(args, {"tree": str(root), "architecture": architecture}, lines)
+    lines.append(f"score what it writes: python -m local_eval score submission.zip --setting {workspace.folder}")
+    facts = {"tree": str(root), "architecture": architecture, "setting": str(workspace.folder)}
+    answer(args, facts, lines)
     return 0

@@ -10,6 +10,7 @@ from kit.competition import N_CHECKPOINTS
 from local_eval.assess import Assessment
 from local_eval.audit.families import Agreement
 from local_eval.audit.intervals import Interval
+from local_eval.audit.predict import RANKABLE
 from local_eval.report.table import aligned
 
 _FEW_EXAMPLES = 30
@@ -92,8 +93,16 @@ def measure_lines(measured: Mapping[str, Mapping[str, float | None]], without: S
     return aligned([header, *rows])
 
 
-def probability_lines(above: Mapping[tuple[str, str], float]) -> list[str]:
-    return [f"{a} scores above {b} with probability {probability:.1%}" for (a, b), probability in above.items()]
+def probability_lines(above: Mapping[tuple[str, str], float], n_models: int) -> list[str]:
+    """How sure the order of two methods is; where too few models carry no such sentence, that."""
+    if above and n_models < RANKABLE:
+        return [f"which of two scores higher cannot be told from {n_models} models: that needs {RANKABLE}"]
+    return [f"{a} scores above {b} with probability {sure(probability)}" for (a, b), probability in above.items()]
+
+
+def sure(probability: float) -> str:
+    """A probability in words: no 0% and no 100%."""
+    return "over 99.9%" if probability > 0.999 else "under 0.1%" if probability < 0.001 else f"{probability:.1%}"
 
 
 def agreement_lines(agreement: Agreement) -> list[str]:

@@ -14,11 +14,12 @@ from kit.ledger import write_atomically
 from local_eval.assess import FEWEST
 from local_eval.evaluate import DO_NOTHING, NULL
 from local_eval.report import plots
+from local_eval.report.assessment import sure
 from local_eval.report.evidence import Evidence, methods_of
 from local_eval.report.facts import heading, measures_table, setting_facts
 from local_eval.report.html import picture, png_uri, render
 from local_eval.report.notes import notes_on
-from local_eval.report.verdict import expected_share, main_fault, percent, sure, verdict
+from local_eval.report.verdict import expected_share, main_fault, percent, verdict
 from local_eval.unlearned import limit_notes
 
 SECTIONS = (

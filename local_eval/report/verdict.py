@@ -11,7 +11,7 @@ from local_eval.audit.intervals import Interval
 from local_eval.audit.predict import RANKABLE
 from local_eval.evaluate import DO_NOTHING
 from local_eval.report import kaggle
-from local_eval.report.assessment import interval_text
+from local_eval.report.assessment import interval_text, sure
 from local_eval.report.evidence import Evidence
 from local_eval.report.notes import TIME_LIMIT, time_sentence
 from local_eval.validity import NOT_VALIDATED, validation_of
@@ -175,8 +175,3 @@ def percent(share: float) -> str:
 def _percent(interval: Interval) -> str:
     digits = 0 if interval.value >= 0.1 else 1
     return f"{interval.value:.{digits}%} [{interval.low:.{digits}%}, {interval.high:.{digits}%}]"
-
-
-def sure(probability: float) -> str:
-    """A probability in words: no 0% and no 100%."""
-    return "over 99.9%" if probability > 0.999 else "under 0.1%" if probability < 0.001 else f"{probability:.1%}"

@@ -1,0 +1,81 @@
+"""The command list: the settings below a work folder and their pools, with the score where one was written down."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from kit.cli import answer
+from kit.errors import InputError
+from local_eval.pool import ModelPool
+from local_eval.report.table import aligned
+from local_eval.results import write_csv
+
+_HEADER = ("pool", "method", "models", "score", "date")
+
+
+def list_pools(args: argparse.Namespace) -> int:
+    if not args.work_dir.is_dir():
+        raise InputError(f"{args.work_dir}: no such folder: give --work-dir, the one that run was given (runs)")
+    lines, records = [], []
+    for folder in sorted(meta.parent for meta in args.work_dir.glob("*/setting.json")):
+        setting = _json(folder / "setting.json")
+        rows = [_record(folder, ModelPool.open(meta.parent)) for meta in sorted(folder.glob("*/pool.json"))]
+        records += rows
+        lines += [*([""] if lines else []), f"{folder}: {_described(setting)}"]
+        if rows:
+            texts = [(row["pool"], _method(row), str(row["n_models"]), _score(row), row["date"]) for row in rows]
+            lines += [f"  {line.rstrip()}" for line in aligned([_HEADER, *texts])]
+        else:
+            lines.append("  no models yet")
+    if args.csv and not records:
+        raise InputError(f"{args.work_dir}: holds no pools to write to {args.csv}")
+    write_csv(args.csv, records)
+    answer(args, {"pools": records}, lines or [f"{args.work_dir}: holds no setting yet: python -m local_eval run"])
+    return 0
+
+
+def _record(folder: Path, pool: ModelPool) -> dict[str, Any]:
+    hyper = pool.identity.get("hyper", {})
+    method = pool.identity.get("method") or ("" if pool.identity.get("kind") != "unlearned" else "checkpoints")
+    changed = max(file.stat().st_mtime for file in [pool.folder / "pool.json", *pool.folder.glob("model_*.npz")])
+    return {
+        "setting": str(folder),
+        "pool": pool.folder.name,
+        "method": method,
+        "hyper": json.dumps(hyper),
+        "n_models": len(pool),
+        "score": _cached_score(pool),
+        "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
+    }
+
+
+def _cached_score(pool: ModelPool) -> float | None:
+    """The score that `run` wrote down beside the models."""
+    try:
+        rows = json.loads((pool.folder / "report.json").read_text())["rows"]
+        return next((row["score"] for row in rows if row["name"] == pool.identity.get("method")), None)
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or of another version
+        return None
+
+
+def _method(row: dict[str, Any]) -> str:
+    hyper = json.loads(row["hyper"])
+    return " ".join([row["method"] or "-", *(f"{name}={value}" for name, value in hyper.items())])
+
+
+def _score(row: dict[str, Any]) -> str:
+    return "-" if row["score"] is None else f"{row['score']:.4f}"
+
+
+def _described(setting: dict[str, Any]) -> str:
+    named = (Path(str(setting.get(name))).name for name in ("source", "architecture", "recipe"))
+    return f"{', '.join(named)}, forget {setting.get('forget')}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error

@@ -1,0 +1,140 @@
+"""Misspelt words, wrong numbers, things said twice: one line that names the remedy; and --json that stands alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kit.__main__ import main as kit
+from kit.competition import ExampleDataset, make_loaders
+from kit.emit import emit
+from kit.errors import InputError
+from kit.methods import get_method
+from local_eval.__main__ import main
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting, open_workspace
+from local_eval.sweep import grid
+from local_eval.unlearned import fill_unlearned, unlearned_pool
+
+ROOT = Path(__file__).parents[1]
+SMALL = Setting("digits", "random:20", n_train=200, architecture="tinyconv", epochs=1, n_retain_sample=50)
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "message"),
+    [
+        (main, ["scoer"], "'scoer' is unknown: did you mean score?: choose from run, sweep"),
+        (kit, ["emitt"], "'emitt' is unknown: did you mean emit?"),
+        (main, ["run", "--methd", "finetune"], "unknown: --methd finetune: did you mean --method?"),
+        (kit, ["emit", "--metod=x"], "unknown: --metod=x: did you mean --method?"),
+        (main, ["run", "--n-train", "many"], "argument --n-train: 'many' is no whole number"),
+        (main, ["run", "--n-train", "0"], "argument --n-train: 0 is below 1"),
+        (main, ["run", "--attacks", "gird"], "argument --attacks: 'gird' is unknown: did you mean grid?"),
+        (main, ["run", "--epochs"], "argument --epochs: expected one argument"),
+        (main, [], "COMMAND"),
+    ],
+)
+def test_a_misspelt_word_is_one_line(program, words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        program(words)
+    out, err = capsys.readouterr()
+    assert end.value.code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert "--help" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "lr=0.1", "--set", "lr=0.2"], "--set lr=0.2: lr is set twice"),
+        (["--set", "lr=0.001,0.01"], "to try several values: python -m local_eval sweep"),
+        (["--set", "momntum=0.5"], "has no hyper-parameter 'momntum': did you mean momentum?"),
+        (["--setting", "x", "--epochs", "3"], "--epochs beside --setting x: the folder has its own"),
+        (["--source", "digits", "--n-train", "100"], "random:500 is the default: choose another with --forget"),
+    ],
+)
+def test_options_that_contradict_each_other(words, message, tmp_path, capsys):
+    assert main(["run", "--work-dir", str(tmp_path), "--slots", "1", "--quiet", *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_sweep_refuses_a_name_given_twice():
+    with pytest.raises(InputError, match=r"lr is set twice: write lr=value,value,... once"):
+        grid(get_method("finetune"), ["lr=0.1,0.2", "lr=0.3,0.4"])
+
+
+def test_an_archive_that_is_not_there(tmp_path, capsys):
+    assert kit(["verify", str(tmp_path / "nofile.zip")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "nofile.zip: no such file" in err
+    assert "PosixPath" not in err
+    for words in (["score", str(tmp_path / "no.zip"), "--setting", str(tmp_path)], ["score", "--logits", "no.npz"]):
+        assert main(words) == 2
+        assert "PosixPath" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["kit", "local_eval"])
+def test_the_version_is_told(package):
+    done = subprocess.run([sys.executable, "-m", package, "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"{package} {__import__('kit').__version__}\n"
+
+
+def test_json_is_one_object_whatever_a_method_prints(tmp_path):
+    (tmp_path / "loud.py").write_text(
+        "import os\n"
+        "def unlearning(net, retain_loader, forget_loader, val_loader):\n"
+        "    print('a progress bar')\n    os.write(1, b'past python\\n')\n"
+    )
+    words = ["--source", "digits", "--n-train", "200", "--forget", "random:20", "--architecture", "tinyconv"]
+    words += ["--epochs", "1", "--n-models", "2", "--work-dir", str(tmp_path / "runs"), "--slots", "2", "--json"]
+    command = [sys.executable, "-m", "local_eval", "run", "--no-page", *words, "--method", str(tmp_path / "loud.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"][0]["name"] == "loud"
+    assert "a progress bar" in done.stderr
+    assert "past python" in done.stderr
+
+
+def test_the_settings_of_a_folder_are_listed(tmp_path, capsys):
+    assert main(["list", "--work-dir", str(tmp_path / "none")]) == 2
+    assert "none: no such folder: give --work-dir" in capsys.readouterr().err
+    assert main(["list", "--work-dir", str(tmp_path)]) == 0
+    assert "holds no setting yet" in capsys.readouterr().out
+    words = ["run", "--source", "digits", "--n-train", "200", "--forget", "random:20", "--architecture", "tinyconv"]
+    words += ["--epochs", "1", "--n-models", "2", "--no-page", "--work-dir", str(tmp_path), "--slots", "1", "--quiet"]
+    assert main([*words, "--method", "ssd", "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)["rows"][0]["score"]
+    assert main(["list", "--work-dir", str(tmp_path), "--json", "--csv", str(tmp_path / "list.csv")]) == 0
+    pools = {row["pool"].partition("-")[0]: row for row in json.loads(capsys.readouterr().out)["pools"]}
+    assert {name: row["n_models"] for name, row in pools.items()} == {"original": 1, "retrained": 2, "ssd": 2}
+    assert pools["ssd"]["score"] == score
+    assert (tmp_path / "list.csv").read_text().count("\n") == 4
+    assert main(["list", "--work-dir", str(tmp_path)]) == 0
+    assert "digits, tinyconv, fast, forget random:20" in capsys.readouterr().out
+
+
+def test_each_checkpoint_is_told_to_a_callback(tmp_path):
+    import torch
+    from torch import nn
+
+    workspace, told = open_workspace(SMALL, tmp_path, progress=False), []
+    options = {"devices": ["cpu"], "progress": False, "on_checkpoint": lambda *what: told.append(what)}
+    fill_retrained(workspace, 2, **options)
+    fill_unlearned(workspace, get_method("finetune"), 2, **options)
+    assert [index for index, _ in told] == [-1, 0, 1, 0, 1]
+    assert all(seconds > 0 for _, seconds in told)
+    assert len(unlearned_pool(workspace, get_method("finetune"))) == 2
+    told.clear()
+    data = [ExampleDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), [0, 1, 0, 1]) for _ in range(3)]
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    common = {"out": tmp_path / "out", "n_checkpoints": 3, "progress": False}
+    emit(get_method("finetune"), net, make_loaders(*data), on_checkpoint=options["on_checkpoint"], **common)
+    assert [index for index, _ in told] == [0, 1, 2]
