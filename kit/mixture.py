@@ -37,7 +37,7 @@ def interleaving(weights: tuple[int, ...]) -> tuple[int, ...]:
     begins anew after more than 100,000 turns only.
 
     >>> interleaving((1, 3))
-    (1, 1, 0, 1)
+    (1, 0, 1, 1)
     """
     divisor = math.gcd(*weights)
     weights = tuple(weight // divisor for weight in weights)

@@ -73,8 +73,8 @@ class Result:
 
 
 def write_csv(path: Path | None, records: Sequence[Mapping[str, Any]]) -> None:
-    """The rows as a file, where one is asked for."""
-    if path is not None:
+    """The rows as a file, where one is asked for and there are any."""
+    if path is not None and records:
         write_atomically(path, csv_text(records).encode())
 
 

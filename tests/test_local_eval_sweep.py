@@ -210,7 +210,10 @@ def test_the_command_writes_table_and_picture_and_answers_in_json(filled, capsys
     assert "best: beta=" in text
     assert "\nretrain " in text, "too few models for a null still have accuracies"
     assert f"go on: python -m local_eval run --setting {filled.folder} --method random_perturbation" in text
-    assert main([*options, "--json", "--best-by", "similarity"]) == 0
+    assert "no score: 2 models say nothing of it: it is shown from 8 on" in text
+    rows = filled.folder / "sweep.csv"
+    assert main([*options, "--json", "--best-by", "similarity", "--csv", str(rows)]) == 0
+    assert [line.partition(",")[0] for line in rows.read_text().splitlines()[::4]] == ["method", '"beta=1.0'], rows
     facts = json.loads(capsys.readouterr().out)
     assert facts["swept"] == {"beta": [0.1, 1.0], "lr": [0.01, 0.1]}
     assert len(facts["points"]) == 4

@@ -18,8 +18,9 @@ from local_eval.commands.pools import note_reuse
 from local_eval.evaluate import FORMS
 from local_eval.report.sweep import sweep_facts, sweep_table
 from local_eval.report.sweep_plot import plot_sweep
-from local_eval.report.table import aligned, markdown
+from local_eval.report.table import aligned, markdown, row_records
 from local_eval.report.write import provenance
+from local_eval.results import write_csv
 from local_eval.retrained import fill_retrained
 from local_eval.sweep import CRITERIA, Outcome, Point, Sweep, best, fill_sweep, grid
 from local_eval.unlearned import file_name, unlearned_pool
@@ -48,6 +49,8 @@ def sweep(args: argparse.Namespace) -> int:
     picture = plot_sweep(found, chosen, folder / "sweep.png")
     facts = provenance(workspace, shared.command_line(args)) | sweep_facts(found, chosen)
     facts |= {"best_by": args.best_by, "attacks": args.attacks, "seed": args.seed, "picture": str(picture)}
+    rows = [outcome.row for outcome in found.outcomes if outcome.row is not None]
+    write_csv(args.csv, row_records(rows, {}, args.attacks))
     table, notes = sweep_table(found, chosen), _notes(found, chosen, meaning)
     architecture = Path(workspace.setting.architecture).name
     text = [f"# {found.method}, {workspace.setting.forget}, {architecture}", "", *markdown(table), ""]
