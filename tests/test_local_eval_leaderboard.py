@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import pytest
 from benchmarks.validity.points import METHODS, known_points
 from kit.errors import InputError
 from kit.methods import get_method, method_names
-from local_eval import assess as assess_module
 from local_eval import evaluate as evaluate_module
 from local_eval import leaderboard as board_module
 from local_eval.__main__ import main
@@ -31,6 +31,7 @@ from local_eval.setting import reopen
 from local_eval.unlearned import unlearned_pool
 from tests.test_local_eval_report_pages import ON_DESK, ON_PHONE, TEXTS_IN_THE_WAY, TOO_WIDE, browser, show  # noqa: F401
 
+assess_module = import_module("local_eval.assess")  # the package's own name is the public function
 N = 8
 QUICK = partial(predict_quality, n_simulated=40, n_refits=3)  # a prediction takes most of an assessment's time
 MIXTURE = "mixture(finetune=1, random_perturbation=3)"
