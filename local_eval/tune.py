@@ -7,6 +7,7 @@ System for Massively Parallel Hyperparameter Tuning"). Which trials there are de
 
 import fcntl
 import hashlib
+import inspect
 import json
 import math
 import time
@@ -96,7 +97,7 @@ def ranges_of(method: Method, given: Sequence[str] = ()) -> dict[str, Range]:
     A tuple (low, high) is searched between, in equal ratios where high is ten times a positive low or more; a list
     holds the choices. Raises InputError where there is nothing to search, and for a range that is none.
     """
-    code = getattr(method.function, "__globals__", {})
+    code = getattr(inspect.unwrap(method.function), "__globals__", {})
     declared = code.get("RANGES", {})
     if not isinstance(declared, Mapping):
         raise InputError(f'{method.name}: RANGES is a {type(declared).__name__}: write RANGES = {{"lr": (1e-4, 1e-2)}}')

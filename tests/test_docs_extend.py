@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "extend.md").read_text()
 FILES = dict(re.findall(r"Write `(mine/\w+\.py)`:\n\n```python\n(.*?)^```", TEXT, re.S | re.M))
-COMMANDS = [line for block in re.findall(r"^```\n(.*?)^```", TEXT, re.S | re.M) for line in block.splitlines()]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.S | re.M)
+COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from benchmarks.record import RESULTS, record, rounded
 from benchmarks.validity.points import FEW, Known, known_points
-from local_eval.assess import measures
+from local_eval.assess import FEWEST, measures
 from local_eval.audit.diagnosis import diagnose
 from local_eval.audit.expected import expected_at_512
 from local_eval.audit.null import null_quality
@@ -34,6 +34,7 @@ from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
 # Each changes one thing of the first.
 STAND_INS = {
     "competition": {},
+    "narrow recipe": {"recipe": "competition-narrow"},
     "clean labels": {"source": "gtsrb:super"},
     "6% flipped": {"source": "gtsrb:super:noise=0.06"},
     "one pass an epoch": {"passes": 1},
@@ -42,7 +43,7 @@ STAND_INS = {
     "fast recipe": {"recipe": "fast"},
     "unweighted loss": {"recipe": "competition-unweighted"},
     "smallconv": {"architecture": "smallconv"},
-    "ten classes": {"source": "gtsrb:ten:noise=0.04"},
+    "ten classes": {"source": "gtsrb:ten:noise=0.04", "n_train": 10_000},
 }
 CIFAR10 = {"source": "cifar10", "n_train": 10_000, "forget": "random:500"}  # as the README's tables were made
 PUBLIC_MIA = "starting kit's MIA"
@@ -115,7 +116,7 @@ def measured(samples: Samples) -> dict[str, dict[str, float]]:
     """Every measure of every method, by name."""
     apart, retrained = distances(samples), samples.retrained
     rows = {row.name: row for row in evaluate(samples) if row.name != DO_NOTHING}
-    others = measures(samples, apart)
+    others = measures(samples, apart) if samples.n_models >= FEWEST else {}
     found = {}
     for name, sample in samples.methods.items():
         row, fault = rows[name], diagnose(sample.confidence, retrained.confidence)
@@ -129,13 +130,16 @@ def measured(samples: Samples) -> dict[str, dict[str, float]]:
             "score": row.score,
             "shift": float(np.median(np.abs(fault.shift))),
             "spread": float(np.median(fault.spread_ratio)),
-            "U-LiRA accuracy": others[name]["U-LiRA accuracy"],
-            "KLOM": others[name]["KLOM (95th percentile)"],
-            PUBLIC_MIA: others[name][PUBLIC_MIA],
             "accuracy gap": float(np.mean(gaps)),
             "accuracy ratios": ratio,
             "seconds": row.seconds,
         }
+        if others:
+            found[name] |= {
+                "U-LiRA accuracy": others[name]["U-LiRA accuracy"],
+                "KLOM": others[name]["KLOM (95th percentile)"],
+                PUBLIC_MIA: others[name][PUBLIC_MIA],
+            }
     return found
 
 
@@ -159,6 +163,8 @@ def correlations(found: Mapping[str, Mapping[str, float]], n_resamples: int = 20
     draws = rng.integers(len(kaggle), size=(n_resamples, len(kaggle)))
     result = {}
     for measure, sign in DIRECTIONS.items():
+        if not all(measure in row for row in found.values()):  # too few models for it
+            continue
         values = np.array([row[measure] for row in found.values()])
         values = sign * values if sign else -np.abs(np.log(np.maximum(values, 1e-6)))
         again = [spearmanr(kaggle[rows], values[rows]).statistic for rows in draws if np.ptp(values[rows]) > 0]
@@ -199,7 +205,8 @@ def plot(found: Mapping, path: Path) -> Path:
 
     group = found["all"] or found["fine-tuning"]
     figure, panels = plt.subplots(1, 2, figsize=(12, 5.6), layout="constrained", sharey=True)
-    for axes, measure in zip(panels, ("expected at 512", PUBLIC_MIA), strict=True):
+    shown = ("expected at 512", PUBLIC_MIA if PUBLIC_MIA in group else "score")
+    for axes, measure in zip(panels, shown, strict=True):
         for kind, colour, mark in (("fine-tuning", "#2b6cb0", "o"), ("method", "#c05621", "s")):
             rows = {name: row for name, row in found["points"].items() if row["kind"] == kind}
             if not rows:
@@ -212,7 +219,9 @@ def plot(found: Mapping, path: Path) -> Path:
                 axes.annotate(name, at, xytext=(5, 3), textcoords="offset points", fontsize=7.5, color="#333333")
         rank = group[measure]
         low, high = rank["interval"] or (np.nan, np.nan)
-        title = {"expected at 512": "score expected at 512 models"}.get(measure, f"accuracy of the {measure}")
+        title = {"expected at 512": "score expected at 512 models", "score": "score with these models"}.get(
+            measure, f"accuracy of the {measure}"
+        )
         axes.set(xlabel=title, title=f"Spearman {rank['spearman']:.2f} [{low:.2f}, {high:.2f}]")
         axes.grid(alpha=0.3)
         axes.margins(x=0.22)

@@ -21,7 +21,7 @@ SOURCES = (
     "file.py:function",
 )
 ARCHITECTURES = ("resnet18", "resnet18_narrow", "resnet20", "smallconv", "tinyconv")
-RECIPES = ("competition", "competition-unweighted", "fast", "sgd")
+RECIPES = ("competition", "competition-unweighted", "competition-narrow", "fast", "sgd")
 POLICIES = (
     "random:500",
     "random:0.02",
