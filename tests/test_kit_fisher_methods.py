@@ -45,7 +45,8 @@ any_batches = pytest.mark.parametrize("loaders", [8, 3], indirect=True)  # 3 lea
 def unlearned(name, model, loaders, *settings, seed=SEED, plan=None):
     """The parameters afterwards, by name."""
     net = copy.deepcopy(model)
-    get_method(name, [*WHOLE.get(name, []), *settings])(net, loaders, seed=seed, plan=plan)
+    given = {setting.partition("=")[0]: setting for setting in (*WHOLE.get(name, []), *settings)}
+    get_method(name, given.values())(net, loaders, seed=seed, plan=plan)
     return {key: tensor.detach() for key, tensor in net.named_parameters()}
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_settings_are_read_as_the_type_of_their_default():
-    method = get_method("finetune", ["lr=0.003", "epochs=2", "lr=0.004"])
+    method = get_method("finetune", ["lr=0.004", "epochs=2"])
     assert method.settings == {
         "lr": 0.004,
         "epochs": 2.0,
