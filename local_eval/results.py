@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +19,20 @@ _STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums"
 _CELL = "padding:2px 10px;border-bottom:1px solid #8886;text-align:"
 
 
-class Result:
+class Result(ABC):
     """A result as rows of a table, sentences and plain values; subclasses say which."""
 
+    @abstractmethod
     def records(self) -> list[dict[str, Any]]:
         """The table: a dict a row, the same keys in each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sentences(self) -> list[str]:
         """The verdict and what a reader must know, the most important first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Everything, as plain JSON values."""
-        raise NotImplementedError
 
     def to_frame(self) -> "DataFrame":
         """The table as a pandas DataFrame; InputError where pandas is not installed."""

@@ -2,6 +2,8 @@
 
 import signal
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,15 @@ def interruptible():
     """A shell ignores Ctrl-C for what it starts in the background, tests included; some of them send it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def rough_predictions():
+    """What 512 models would get is simulated, at a length that a test does not need."""
+    assess = import_module("local_eval.assess")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assess, "predict_quality", partial(assess.predict_quality, n_simulated=20, n_refits=2))
+        yield
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Logits and confidences from elsewhere, judged without a model."""
 
 import json
-from functools import partial
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,6 +9,8 @@ from local_eval.__main__ import main
 from local_eval.arrays import judge
 from local_eval.audit import families
 from local_eval.metric import logit_scaled_confidence
+
+pytestmark = pytest.mark.usefixtures("rough_predictions")
 
 MODELS, EXAMPLES, CLASSES = 12, 40, 5
 
@@ -21,15 +21,6 @@ def logits(seed, shift=0.0, n_models=MODELS):
     found = fixed.normal(size=(EXAMPLES, CLASSES)) + rng.normal(size=(n_models, EXAMPLES, CLASSES))
     found[:, np.arange(EXAMPLES), labels] += 2 + shift
     return found.astype(np.float32), labels
-
-
-@pytest.fixture(autouse=True, scope="module")
-def rough_predictions():
-    """What 512 models would get is simulated, at a length that a test does not need."""
-    assess = import_module("local_eval.assess")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assess, "predict_quality", partial(assess.predict_quality, n_simulated=20, n_refits=2))
-        yield
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import inspect
 import json
 import subprocess
 import sys
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,8 @@ from kit.errors import InputError
 from local_eval import Setting, assess, prepare, report, retrain, score_arrays, unlearn
 from local_eval.__main__ import main
 from local_eval.pool import ModelPool
+
+pytestmark = pytest.mark.usefixtures("rough_predictions")
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
@@ -62,15 +62,6 @@ def test_importing_the_packages_imports_nothing_heavy():
     code = "import sys, kit, local_eval; assert not {'torch', 'numpy', 'matplotlib'} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(autouse=True, scope="module")
-def rough_predictions():
-    """What 512 models would get is simulated, at a length that a test does not need."""
-    assess = import_module("local_eval.assess")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assess, "predict_quality", partial(assess.predict_quality, n_simulated=20, n_refits=2))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import json
 import zipfile
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,8 @@ from local_eval import assess as assess_models
 from local_eval.__main__ import main
 from local_eval.checkpoints import Checkpoint, as_named, find, read_state
 from local_eval.models import build
+
+pytestmark = pytest.mark.usefixtures("rough_predictions")
 
 NET = """
 import torch
@@ -76,15 +76,6 @@ def trained(net, part, seed, n_steps):
         loss.backward()
         optimizer.step()
     return net.state_dict()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def rough_predictions():
-    """What 512 models would get is simulated, at a length that a test does not need."""
-    assess = import_module("local_eval.assess")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assess, "predict_quality", partial(assess.predict_quality, n_simulated=20, n_refits=2))
-        yield
 
 
 @pytest.fixture(scope="module")
