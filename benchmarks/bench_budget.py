@@ -32,7 +32,7 @@ from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
 from kit.emit import emit
 from kit.ledger import Ledger
 from kit.methods import get_method
-from kit.submission import verify
+from kit.tools.verify import verify
 from kit.training import fine_tune
 from local_eval.models import smallconv
 

@@ -31,7 +31,8 @@ from kit.fisher.diagonal import (
     sampled_labels,
     squared_batch_means,
 )
-from kit.training import fine_tune, native_bfloat16, predict
+from kit.training import fine_tune
+from local_eval.inference import native_bfloat16, predict
 from local_eval.setting import as_dataset
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))

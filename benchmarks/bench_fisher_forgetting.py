@@ -23,7 +23,7 @@ from benchmarks.record import record, rounded
 from kit.competition import N_CHECKPOINTS, load_original, read_tree
 from kit.fisher.diagonal import estimated_diagonal, every_label
 from kit.seeds import checkpoint_seed, seed_everything
-from kit.training import native_bfloat16
+from local_eval.inference import native_bfloat16
 
 GPU_FLOP_PER_S = 8e12  # peak in float32 of the cards that the competition ran on
 REACHED = (1.0, 0.5, 0.3)  # parts of that peak

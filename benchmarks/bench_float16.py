@@ -22,7 +22,7 @@ from kit.archive import pack, read_checkpoints, serialize
 from kit.competition import TensorLoader
 from kit.emit import emit
 from kit.methods import get_method
-from kit.submission import open_archive
+from kit.tools.verify import open_archive
 from local_eval.archived import fill_from_archive
 from local_eval.assess import assess
 from local_eval.devices import begin_processes, devices_of

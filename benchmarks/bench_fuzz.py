@@ -27,7 +27,7 @@ from torch import nn
 
 from benchmarks.record import record, rounded
 from kit.archive import Check, pack, serialize
-from kit.submission import verify
+from kit.tools.verify import verify
 from tests.hostile_files import archives
 
 N_CHECKPOINTS = 3

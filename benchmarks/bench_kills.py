@@ -32,7 +32,7 @@ from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders
 from kit.emit import emit
 from kit.ledger import Ledger
 from kit.methods import Method, get_method, method_of
-from kit.submission import verify
+from kit.tools.verify import verify
 from local_eval.models import tinyconv
 
 N_CHECKPOINTS = 12

@@ -21,7 +21,7 @@ from kit.competition import TensorLoader
 from kit.device import keep_freed_memory
 from kit.emit import emit
 from kit.methods import get_method
-from kit.profile import profile
+from kit.tools.profile import profile
 
 METHODS = (
     ("finetune", []),

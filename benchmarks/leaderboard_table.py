@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.record import RESULTS, record, rounded
 from kit.budget import format_duration
-from kit.cli import run
 from kit.errors import InputError
+from kit.tools.cli import run
 from local_eval.report.table import markdown
 
 HEADER = ("method", "score (95% interval)", "of the null", "at N = 512", "retain", "forget", "test", "a checkpoint")

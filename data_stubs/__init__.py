@@ -11,7 +11,7 @@ from data_stubs.arrays import from_arrays, from_dataset
 from data_stubs.parts import Part, Source, stratified_subset
 from data_stubs.splits import Splits, fingerprint, flip_labels, split_forget
 from kit.errors import InputError
-from kit.own import call_own, is_file_spec, own_function, read_spec
+from kit.tools.own import call_own, is_file_spec, own_function, read_spec
 
 __all__ = [
     "SOURCES",

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_stubs.parts import Part, Source
 from kit.errors import InputError
-from kit.own import FileSpec, call_own, own_function
+from kit.tools.own import FileSpec, call_own, own_function
 
 # The competition's data as its organisers describe it: a forget set of about 2% of the training set, only from the
 # first two classes and mostly class 0; class 0 dominates all splits. The exact figures are hidden: these are ours.

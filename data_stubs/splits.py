@@ -13,7 +13,7 @@ import numpy as np
 from data_stubs.parts import Part, Source, check_parts, concatenate
 from data_stubs.policies import POLICIES, from_file
 from kit.errors import InputError
-from kit.own import is_file_spec, read_spec
+from kit.tools.own import is_file_spec, read_spec
 
 __all__ = ["PARTS", "Part", "Source", "Splits", "fingerprint", "load", "save", "split_forget"]
 

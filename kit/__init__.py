@@ -4,9 +4,9 @@ Needs torch (2.0 or later), torchvision, tqdm and the standard library only, so 
 Public: `emit`, `submit`, `profile`.
 """
 
-from kit.public import publish
+from kit.tools.public import publish
 
 __version__ = "0.1.0"
 __all__ = ["emit", "profile", "submit"]
 
-publish(__name__, {"emit": "kit.emit", "profile": "kit.profile", "submit": "kit.submit"})
+publish(__name__, {"emit": "kit.emit", "profile": "kit.tools.profile", "submit": "kit.submit"})

@@ -1,5 +1,5 @@
 from kit.emit import emit as emit
-from kit.profile import profile as profile
 from kit.submit import submit as submit
+from kit.tools.profile import profile as profile
 
 __version__: str

@@ -1,77 +1,12 @@
-"""Command line of the kit: python -m kit {emit, profile, verify, methods}."""
+"""python -m kit"""
 
-import argparse
 import os
 import sys
-import time
-from pathlib import Path
 
-from kit import __version__
-from kit.cli import NOTHING_LEFT, Parser, common, later, positive_int, process_age_s, run
+from kit.tools.cli import process_age_s
+from kit.tools.parser import build_parser, main
 
-# Nothing here imports torch, so that --help is there at once: a test holds these equal to the constants of the kit.
-INPUT_DIR = Path("/kaggle/input/neurips-2023-machine-unlearning")
-WORKING_DIR = Path("/kaggle/working")
-N_CHECKPOINTS = 512
-DTYPES = ("float32", "float16", "bfloat16")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m kit", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"kit {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, about: str) -> argparse.ArgumentParser:
-        sub = common(commands.add_parser(name, help=about, description=about))
-        sub.set_defaults(command=later("kit.commands", f"run_{name}"))
-        return sub
-
-    def method_options(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--input", type=Path, default=INPUT_DIR, help="the competition's input tree")
-        sub.add_argument(
-            "--method", default="finetune", help="a name, file.py[:function], or 'mixture(NAME=3, NAME=5)'"
-        )
-        sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
-        sub.add_argument("--n-models", type=positive_int, default=N_CHECKPOINTS, help="checkpoints (512)")
-        sub.add_argument("--limit", default="8h", help="time limit for everything, such as 8h, 90m or 120s")
-        sub.add_argument("--seed", type=int, default=0)
-        sub.add_argument("--slots", type=positive_int, help="processes on each device (one a GPU, one a core)")
-        sub.add_argument("--dtype", choices=DTYPES, help="type of the stored weights (the model's own)")
-        sub.add_argument("--device", default="auto", help="auto (every GPU, else the CPU), cpu, cuda, cuda:1")
-        sub.add_argument("--batch-size", type=positive_int, default=64)
-        sub.add_argument("--architecture", default="resnet18", help="resnet18, or file.py:function that builds a net")
-
-    sub = command("emit", "write N unlearned checkpoints into submission.zip inside a time limit")
-    method_options(sub)
-    sub.add_argument("--out", type=Path, default=WORKING_DIR, help="folder of archive and ledger")
-    sub.add_argument("--work", type=Path, help="folder of checkpoints until they are packed (OUT/checkpoints)")
-    sub.add_argument("--fill", action="store_true", help="use the whole limit, with more steps than the method wants")
-
-    sub = command("profile", "time a few checkpoints phase by phase; exit code 0 where N fit the limit")
-    sub.set_defaults(interrupted=NOTHING_LEFT)
-    method_options(sub)
-    sub.add_argument("--out", type=Path, default=Path(), help="folder that would hold the archive, for its disk")
-    sub.add_argument("--measure", type=positive_int, default=3, metavar="K", help="checkpoints to time (3)")
-
-    sub = command("verify", "check an archive; exit code 0 where every check holds")
-    sub.set_defaults(interrupted=NOTHING_LEFT)
-    sub.add_argument("archive", type=Path)
-    sub.add_argument("--n-models", type=positive_int, default=N_CHECKPOINTS, help="checkpoints expected (512)")
-    sub.add_argument("--original", type=Path, help="original_model.pth, to tell copies of it")
-    sub.add_argument("--architecture", default="resnet18", help="resnet18, or file.py:function that builds a net")
-
-    sub = command("methods", "list the methods, or one with its hyper-parameters")
-    sub.add_argument("name", nargs="?")
-    return parser
-
-
-def main(argv: list[str] | None = None, *, spent_s: float = 0.0, own_process: bool = False) -> int:
-    """spent_s: seconds that count against a time limit before this call, those of starting Python. own_process: it may
-    set how memory is kept."""
-    parser = build_parser()
-    parser.set_defaults(begun=time.monotonic() - spent_s, own_process=own_process)
-    return run(parser, argv)
-
+__all__ = ["build_parser", "main"]
 
 if __name__ == "__main__":
     code = main(spent_s=process_age_s(), own_process=True)

@@ -3,7 +3,7 @@
 Public: `Setting`, `prepare`, `retrain`, `unlearn`, `assess`, `score_arrays`, `report`.
 """
 
-from kit.public import publish
+from kit.tools.public import publish
 
 __all__ = ["Setting", "assess", "prepare", "report", "retrain", "score_arrays", "unlearn"]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from kit.cli import run
+from kit.tools.cli import run
 from local_eval.commands.parser import build_parser
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kit.errors import InputError, first_line
-from kit.submission import open_archive
+from kit.tools.verify import open_archive
 from local_eval.assess import FEWEST, Assessment, assess_confidences, attack_measures
 from local_eval.audit import families
 from local_eval.audit.predict import ranking_warning

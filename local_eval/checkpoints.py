@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kit.archive import read_checkpoints
 from kit.competition import load_tensors, state_difference
 from kit.errors import InputError, first_line, printable
-from kit.submission import BROKEN_ZIP, largest_checkpoint, open_archive
+from kit.tools.verify import BROKEN_ZIP, largest_checkpoint, open_archive
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 # Under these names training programs keep the weights beside optimiser, epoch and so on.

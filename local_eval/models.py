@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import InputError, first_line
-from kit.own import build_own_net, is_file_spec
+from kit.tools.own import build_own_net, is_file_spec
 
 
 def resnet18(n_classes: int = 10) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data_stubs.splits import Part
 from kit.errors import InputError
 from kit.ledger import write_atomically
-from kit.training import predict
+from local_eval.inference import predict
 
 EVALUATED = ("forget", "retain", "test")
 _BATCH_SIZE = 500

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from kit.competition import ExampleDataset, TensorLoader
 from kit.errors import InputError
-from kit.own import call_own, is_file_spec, own_function, read_spec
-from kit.training import Objective, cosine, cross_entropy, device_of, native_bfloat16, one_cycle, train, unpack
+from kit.methods.shared.schedules import one_cycle
+from kit.tools.own import call_own, is_file_spec, own_function, read_spec
+from kit.training import Objective, cosine, cross_entropy, device_of, train, unpack
+from local_eval.inference import native_bfloat16
 from local_eval.models import check_name
 from local_eval.muon import Muon
 

@@ -18,8 +18,8 @@ from data_stubs import splits as saved
 from data_stubs.splits import Part, Splits
 from kit.competition import BATCH_SIZE, ExampleDataset, Loaders, load_state, make_loaders
 from kit.errors import InputError
-from kit.own import is_file_spec, read_spec
 from kit.seeds import checkpoint_seed
+from kit.tools.own import is_file_spec, read_spec
 from local_eval.models import ARCHITECTURES, build, check_name, check_net
 from local_eval.recipes import Recipe, get_recipe
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from kit.cli import run as run_command
 from kit.errors import InputError
+from kit.tools.cli import run as run_command
 from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import stand_in

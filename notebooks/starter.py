@@ -10,8 +10,8 @@ from pathlib import Path
 
 import nbformat
 
-from kit.cli import run
 from kit.errors import InputError
+from kit.tools.cli import run
 from notebooks.percent import notebook_of, script_of
 
 IMPORTS = """\

@@ -15,7 +15,7 @@ from kit import __version__
 from kit.competition import INPUT_DIR
 from kit.errors import InputError
 from kit.methods import Mixture, get_method, method_names
-from kit.mixture import read_mixture
+from kit.methods.shared.mixture import read_mixture
 from notebooks.flatten import Import, flatten, import_lines, is_main_block, parse_module
 from notebooks.percent import Cell
 

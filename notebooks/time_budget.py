@@ -23,7 +23,7 @@ from kit.errors import InputError
 from kit.ledger import FILE_NAME, Ledger
 from kit.methods import get_method
 from kit.plan import planned_steps
-from kit.profile import profile
+from kit.tools.profile import profile
 from kit.training import fine_tune
 from local_eval.report.plots import colour
 from local_eval.retrained import fill_retrained

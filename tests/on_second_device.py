@@ -15,9 +15,9 @@ from kit.competition import TensorLoader, make_loaders, resnet18
 from kit.device import device_of, peak_bytes
 from kit.emit import emit
 from kit.methods import get_method, method_names, method_of
-from kit.profile import profile
-from kit.submission import verify
 from kit.submit import submit
+from kit.tools.profile import profile
+from kit.tools.verify import verify
 from local_eval.models import tinyconv
 from tests.conftest import dataset
 from tests.second_device import CALLS, register

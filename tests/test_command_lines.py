@@ -11,9 +11,9 @@ import pytest
 
 from data_stubs import SOURCES
 from data_stubs.policies import POLICIES
-from kit import __main__ as kit_parser
-from kit import commands as kit_commands
 from kit import competition
+from kit.tools import commands as kit_commands
+from kit.tools import parser as kit_parser
 from local_eval.__main__ import main
 from local_eval.commands import options, parser
 from local_eval.commands.dry_run import ISOLATION

@@ -26,4 +26,4 @@ def test_examples_give_what_they_say(name):
 
 
 def test_public_functions_have_an_example():
-    assert {"kit.emit", "kit.submit", "kit.profile", "local_eval.api", "data_stubs.arrays"} <= set(MODULES)
+    assert {"kit.emit", "kit.submit", "kit.tools.profile", "local_eval.api", "data_stubs.arrays"} <= set(MODULES)

@@ -13,7 +13,7 @@ import pytest
 from kit.archive import pack, verdict_lines
 from kit.competition import _read_image, load_state, read_rows
 from kit.errors import InputError, printable
-from kit.submission import verify
+from kit.tools.verify import verify
 from local_eval.__main__ import main as local_eval
 from local_eval.archived import _count
 from local_eval.models import tinyconv
@@ -88,7 +88,7 @@ def test_counting_the_members_of_an_archive_is_bounded_too(corpus, folder):
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
-from kit.submission import verify
+from kit.tools.verify import verify
 from tests.hostile_files import N_CHECKPOINTS, original
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 paths = sorted(Path(sys.argv[1]).glob("archives/*.zip"))

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from kit.competition import Loaders, TensorLoader, make_loaders
 from kit.errors import InputError
 from kit.methods import get_method, random_labels, salun
+from kit.methods.shared.data import other_labels
+from kit.methods.shared.surgery import names_of_last
 from kit.plan import Plan
-from kit.surgery import names_of_last
-from kit.training import other_labels
 from local_eval.models import resnet18_narrow
 from tests.conftest import dataset
 from tests.test_kit_winners import assert_same, batch_of, changed, kl, optimizer_of, step, unlearned

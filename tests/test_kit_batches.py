@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from kit.batches import takes_pairs
 from kit.checkpoint import unlearn_once
 from kit.competition import Loaders
 from kit.errors import InputError
 from kit.methods import get_method, method_of
+from kit.tools.batches import takes_pairs
 from notebooks.build import main as build
 
 HEAD = "import torch\nimport torch.nn.functional as F\n\n\n"
@@ -84,7 +84,7 @@ def test_a_fault_in_either_style_is_told_as_it_is(tmp_path, model, plain_loaders
 
 
 def test_the_adapter_travels_where_it_is_asked_for_alone(tmp_path, model, plain_loaders, expected):
-    decorated = "from kit.batches import takes_pairs\n\n\n@takes_pairs\n" + TUPLES["unpacked"]
+    decorated = "from kit.tools.batches import takes_pairs\n\n\n@takes_pairs\n" + TUPLES["unpacked"]
     for one, other in zip(states(method_from(tmp_path, decorated), model, plain_loaders), expected, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
     for text, wanted in ((decorated, True), (TUPLES["unpacked"], False)):

@@ -5,9 +5,9 @@ import argparse
 import pytest
 import torch
 
-from kit.commands import devices_of
 from kit.device import accelerators, choose_device, is_out_of_memory, peak_bytes, reproducible
 from kit.errors import InputError
+from kit.tools.commands import devices_of
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from kit.emit import emit
 from kit.errors import InputError
 from kit.methods import get_method, method_of
 from kit.seeds import checkpoint_seed
-from kit.submission import verify
 from kit.submit import submit
+from kit.tools.verify import verify
 from tests.conftest import dataset
 
 FINETUNE = get_method("finetune", ["epochs=2"])

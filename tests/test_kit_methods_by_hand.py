@@ -13,8 +13,8 @@ from kit.checkpoint import unlearn_once
 from kit.competition import TensorLoader, make_loaders
 from kit.errors import InputError
 from kit.methods import get_method
+from kit.methods.shared.surgery import add_noise, reset_parameters
 from kit.plan import Plan, planned_phases
-from kit.surgery import add_noise, reset_parameters
 from local_eval.models import ARCHITECTURES, build, tinyconv
 from tests.conftest import dataset
 

@@ -15,11 +15,11 @@ from kit.competition import TensorLoader
 from kit.errors import InputError
 from kit.ledger import Ledger
 from kit.methods import get_method, method_of, mixture_of
-from kit.mixture import interleaving
+from kit.methods.shared.mixture import interleaving
 from kit.plan import Plan
-from kit.profile import profile
 from kit.schedule import Run, Scheduler
 from kit.submit import read_problem
+from kit.tools.profile import profile
 from local_eval.models import tinyconv
 from tests.test_kit_emit import ledger_of, members, run
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from kit.budget import TimeBudget
-from kit.cli import process_age_s
 from kit.errors import InputError
 from kit.ledger import Ledger
 from kit.methods import method_of
 from kit.plan import measure_cost
 from kit.schedule import Run, Scheduler
+from kit.tools.cli import process_age_s
 from tests.test_kit_emit import ledger_of, members, run
 
 

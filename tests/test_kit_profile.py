@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kit.methods import get_method, method_of
-from kit.profile import PEAK_TFLOPS, PHASES, kernel_tflops, profile
+from kit.tools.profile import PEAK_TFLOPS, PHASES, kernel_tflops, profile
 
 FINETUNE = get_method("finetune", ["epochs=2"])
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kit.errors import InputError
-from kit.surgery import (
+from kit.methods.shared.surgery import (
     add_normal,
     convolutions,
     first_layer,

@@ -7,21 +7,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kit.competition import TensorLoader
 from kit.errors import InputError
-from kit.training import (
-    class_counts,
-    constant,
-    contrast,
-    cosine_per_epoch,
-    cosine_to,
-    cycle,
-    fine_tune,
-    interleaved,
-    kl_divergence,
-    part,
-    rebatched,
-    sgd,
-    train,
-)
+from kit.methods.shared.data import class_counts, interleaved, rebatched
+from kit.methods.shared.schedules import constant, cosine_per_epoch, cosine_to, part
+from kit.methods.shared.teaching import contrast, kl_divergence
+from kit.training import cycle, fine_tune, sgd, train
 from tests.conftest import dataset
 
 

@@ -9,7 +9,7 @@ import torch
 
 from kit.archive import pack, serialize
 from kit.competition import MEMBER_NAME
-from kit.submission import verify
+from kit.tools.verify import verify
 
 
 def states(model, n=3):

@@ -10,8 +10,8 @@ from torch import nn
 
 from kit.competition import TensorLoader, make_loaders
 from kit.methods import amnesiacs, fanchuan, get_method, kookmin, pseudo_label, seif, sun
+from kit.methods.shared.data import relabelled
 from kit.plan import Plan
-from kit.training import relabelled
 from local_eval.models import resnet18_narrow
 from tests.conftest import dataset
 

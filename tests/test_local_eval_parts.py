@@ -10,7 +10,7 @@ import torch
 
 from kit.competition import TensorLoader
 from kit.errors import InputError
-from kit.training import native_bfloat16, predict
+from local_eval.inference import native_bfloat16, predict
 from local_eval.models import ARCHITECTURES, build
 from local_eval.muon import Muon, orthogonalize
 from local_eval.pool import ModelPool

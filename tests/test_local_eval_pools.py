@@ -13,7 +13,7 @@ from kit.checkpoint import unlearn_once
 from kit.emit import emit
 from kit.errors import BrokenModelError, InputError
 from kit.methods import get_method, method_of
-from kit.own import build_net
+from kit.tools.own import build_net
 from local_eval import unlearned
 from local_eval.__main__ import main
 from local_eval.archived import fill_from_archive

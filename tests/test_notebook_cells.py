@@ -23,8 +23,8 @@ from kit.competition import load_original, resnet18
 from kit.errors import InputError
 from kit.methods import get_method, method_names
 from kit.plan import Plan
-from kit.submission import verify
 from kit.submit import read_problem
+from kit.tools.verify import verify
 from notebooks.percent import notebook_of
 from notebooks.submission import (
     attached_cells,

@@ -294,7 +294,7 @@ def test_a_function_of_another_name_is_named_in_the_run_cell(tmp_path, participa
 
 def test_imports_from_the_kit_become_one(tmp_path, participant):
     text = MINE.replace(
-        "import fine_tune\n", "import fine_tune as tune\nfrom kit.surgery import (\n    add_noise,\n)\n"
+        "import fine_tune\n", "import fine_tune as tune\nfrom kit.methods.shared.surgery import (\n    add_noise,\n)\n"
     )
     kit, method, _ = code_of(built(tmp_path, method=participant(text.replace("return fine_tune", "return tune"))))
     assert "\nimport torch\nfrom unlearning_kit import add_noise, fine_tune as tune\n\nSCALE" in method
@@ -326,7 +326,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
         (MINE.replace("import torch", "import beside"), "imports beside.py, which does not travel"),
         (MINE.replace("from kit.training import fine_tune", "import kit.training"), "write from kit.training import"),
         (
-            MINE.replace("    return", "    from kit.surgery import add_noise\n    return"),
+            MINE.replace("    return", "    from kit.methods.shared.surgery import add_noise\n    return"),
             "inside a function: move it up",
         ),
     ],

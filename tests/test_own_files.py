@@ -10,7 +10,7 @@ import torch
 import data_stubs
 from kit.__main__ import main as kit
 from kit.errors import InputError
-from kit.own import build_net, build_own_net, is_file_spec, read_spec
+from kit.tools.own import build_net, build_own_net, is_file_spec, read_spec
 from local_eval.__main__ import main
 from local_eval.commands.options import setting_of
 from local_eval.commands.parser import build_parser

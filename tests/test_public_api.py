@@ -45,7 +45,7 @@ def test_exactly_ten_names_are_public():
 
 def test_a_submodule_of_the_same_name_does_not_take_its_place():
     code = (
-        "import kit.emit, kit.profile, local_eval.assess, local_eval.report.notes\n"
+        "import kit.emit, kit.tools.profile, local_eval.assess, local_eval.report.notes\n"
         "from kit import emit, profile, submit\nfrom local_eval import assess, report\n"
         "assert all(type(f).__name__ == 'function' for f in (emit, profile, submit, assess, report))\n"
         "import sys\nassert sys.modules['kit.emit'].emit is emit\n"

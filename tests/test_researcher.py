@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 import data_stubs
-from kit.own import build_own_net
+from kit.tools.own import build_own_net
 from local_eval import Setting, prepare, report
 from local_eval import assess as assess_models
 from local_eval.__main__ import main

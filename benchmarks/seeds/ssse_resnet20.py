@@ -30,9 +30,11 @@ from kit.competition import TensorLoader
 from kit.device import device_of
 from kit.fisher.inverse import inverse_product
 from kit.jobs import run_all
+from kit.methods.shared.schedules import one_cycle
 from kit.seeds import seed_everything
-from kit.training import native_bfloat16, one_cycle, predict, sgd, train
+from kit.training import sgd, train
 from local_eval.devices import begin_processes, devices_of
+from local_eval.inference import native_bfloat16, predict
 from local_eval.models import resnet20
 from local_eval.setting import as_dataset
 

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from kit import __version__
 from kit.competition import Loaders, TensorLoader
 from kit.errors import InputError
-from kit.mixture import PREFIX, interleaving, read_mixture
+from kit.methods.shared.mixture import PREFIX, interleaving, read_mixture
 from kit.plan import Plan
 from kit.training import fine_tune
 
@@ -177,7 +177,7 @@ def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def method_names() -> list[str]:
     """The names of the methods that come with the kit."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def get_method(spec: str, settings: Iterable[str] = ()) -> Method:
@@ -191,7 +191,8 @@ def get_method(spec: str, settings: Iterable[str] = ()) -> Method:
         names, weights = zip(*read_mixture(spec), strict=True)
         method = mixture_of([get_method(name) for name in names], weights)
     elif spec.partition(":")[0].endswith(".py"):
-        method = importlib.import_module("kit.batches").adapted(method_from_file(spec))  # which stands on this module
+        batches = importlib.import_module("kit.tools.batches")  # not above: it stands on this module
+        method = batches.adapted(method_from_file(spec))
     elif spec in method_names():
         method = method_of(importlib.import_module(f"{__name__}.{spec}").unlearn, spec)
     else:

@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.methods.shared.schedules import constant, cosine_per_epoch
+from kit.methods.shared.surgery import first_layer, last_layer
+from kit.methods.shared.teaching import frozen_copy, kl_divergence
 from kit.plan import Plan, planned_phases
-from kit.surgery import first_layer, last_layer
-from kit.training import constant, cosine_per_epoch, fine_tune, frozen_copy, kl_divergence
+from kit.training import fine_tune
 
 RANGES = {"temperature": (1.0, 10.0), "warm_up_epochs": (0.5, 4.0), "lr": (1e-4, 1e-2)}
 

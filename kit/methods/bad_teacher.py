@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kit.methods.shared.surgery import reset_parameters
+from kit.methods.shared.teaching import frozen_copy, kl_divergence
 from kit.plan import Plan, planned_steps
-from kit.surgery import reset_parameters
-from kit.training import cycle, fine_tune, frozen_copy, kl_divergence, unpack
+from kit.training import cycle, fine_tune, unpack
 
 RANGES = {"retain_share": (0.1, 1.0), "temperature": (0.5, 5.0), "lr": (1e-4, 1e-2)}
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from kit.methods.shared.surgery import names_of_last, training_only
 from kit.plan import Plan, planned_steps
-from kit.surgery import names_of_last, training_only
 from kit.training import fine_tune
 
 RANGES = {"k": (1, 20), "epochs": (1.0, 5.0), "lr": (1e-3, 1e-1)}

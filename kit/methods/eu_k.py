@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from kit.methods.shared.schedules import one_cycle
+from kit.methods.shared.surgery import names_of_last, reset_parameters, training_only
 from kit.plan import Plan, planned_steps
-from kit.surgery import names_of_last, reset_parameters, training_only
-from kit.training import fine_tune, one_cycle
+from kit.training import fine_tune
 
 RANGES = {"k": (1, 20), "epochs": (1.0, 5.0), "lr": (5e-3, 5e-1)}
 

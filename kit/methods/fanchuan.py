@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.methods.shared.data import rebatched
+from kit.methods.shared.schedules import constant, cosine_to, part
+from kit.methods.shared.teaching import contrast
 from kit.plan import Plan, planned_phases
-from kit.training import constant, contrast, cosine_to, cycle, part, rebatched, sgd, train, unpack
+from kit.training import cycle, sgd, train, unpack
 
 RANGES = {"uniform_lr": (5e-4, 5e-2), "contrast_lr": (3e-5, 3e-3), "retain_lr": (4e-4, 4e-2), "reverse_kl": (0.0, 1.0)}
 

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import InputError
+from kit.methods.shared.surgery import in_shortcut, layers
+from kit.methods.shared.teaching import frozen_copy
 from kit.plan import Plan, planned_phases
-from kit.surgery import in_shortcut, layers
-from kit.training import fine_tune, frozen_copy
+from kit.training import fine_tune
 
 RANGES = {"cycles": (1, 4), "n_layers": (3, 12), "noise": (0.0, 0.3), "lr": (1e-4, 1e-2)}
 

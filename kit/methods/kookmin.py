@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from kit.device import device_of
+from kit.methods.shared.schedules import per_epoch
+from kit.methods.shared.surgery import convolutions, replace_where, smallest
 from kit.plan import Plan, planned_phases
-from kit.surgery import convolutions, replace_where, smallest
-from kit.training import cross_entropy, cycle, fine_tune, per_epoch, unpack
+from kit.training import cross_entropy, cycle, fine_tune, unpack
 
 RANGES = {"share": (0.1, 0.6), "kept_factor": (0.0, 1.0), "epochs": (2, 6), "lr": (1e-4, 1e-2)}
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kit.methods.shared.schedules import per_epoch
 from kit.plan import Plan, planned_steps
-from kit.training import cross_entropy, fine_tune, per_epoch
+from kit.training import cross_entropy, fine_tune
 
 RANGES = {"alpha": (1e-5, 1e-2), "epochs": (1, 5), "lr": (1e-3, 1e-1)}
 

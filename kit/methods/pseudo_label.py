@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from kit.device import device_of
+from kit.methods.shared.data import interleaved, relabelled
+from kit.methods.shared.schedules import cosine_per_epoch
+from kit.methods.shared.surgery import transpose_kernels
 from kit.plan import Plan, planned_phases
-from kit.surgery import transpose_kernels
-from kit.training import cosine_per_epoch, fine_tune, interleaved, relabelled
+from kit.training import fine_tune
 
 RANGES = {"label_epochs": (1, 4), "epochs": (1, 5), "lr": (1e-4, 1e-2)}
 

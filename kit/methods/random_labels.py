@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from kit.device import device_of
+from kit.methods.shared.data import interleaved, other_labels, relabelled
+from kit.methods.shared.surgery import n_classes
 from kit.plan import Plan, planned_steps
-from kit.surgery import n_classes
-from kit.training import fine_tune, interleaved, other_labels, relabelled
+from kit.training import fine_tune
 
 RANGES = {"epochs": (0.5, 3.0), "lr": (1e-5, 1e-2)}
 

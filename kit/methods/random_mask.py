@@ -10,9 +10,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from kit.methods.shared.schedules import cosine_to
+from kit.methods.shared.surgery import norm_names, zero_at_random
 from kit.plan import Plan, planned_steps
-from kit.surgery import norm_names, zero_at_random
-from kit.training import cosine_to, train
+from kit.training import train
 
 RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 6.0), "lr": (1e-5, 1e-3)}
 

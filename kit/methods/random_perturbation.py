@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from kit.methods.shared.surgery import add_noise
 from kit.plan import Plan, planned_steps
-from kit.surgery import add_noise
 from kit.training import fine_tune
 
 RANGES = {"beta": (0.05, 1.0), "epochs": (1.0, 4.0), "lr": (1e-4, 1e-2)}

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from kit.methods.shared.schedules import one_cycle
+from kit.methods.shared.surgery import reset_parameters
 from kit.plan import Plan, planned_steps
-from kit.surgery import reset_parameters
-from kit.training import fine_tune, one_cycle
+from kit.training import fine_tune
 
 RANGES = {"epochs": (2.0, 8.0), "lr": (1e-2, 5e-1)}
 

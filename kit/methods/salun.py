@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from kit.device import device_of
+from kit.methods.shared.data import interleaved, other_labels, relabelled
+from kit.methods.shared.surgery import n_classes, smallest
 from kit.plan import Plan, planned_phases
-from kit.surgery import n_classes, smallest
-from kit.training import cross_entropy, cycle, fine_tune, interleaved, other_labels, relabelled, unpack
+from kit.training import cross_entropy, cycle, fine_tune, unpack
 
 RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
 

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.methods.shared.schedules import constant, cosine_per_epoch
+from kit.methods.shared.teaching import frozen_copy, kl_divergence
 from kit.plan import Plan, planned_phases
-from kit.training import constant, cosine_per_epoch, fine_tune, frozen_copy, kl_divergence
+from kit.training import fine_tune
 
 RANGES = {"alpha": (0.1, 1.0), "gamma": (0.1, 1.0), "max_lr": (5e-5, 5e-3), "lr": (5e-5, 5e-3)}
 

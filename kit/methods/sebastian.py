@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.device import device_of
+from kit.methods.shared.data import class_counts
+from kit.methods.shared.schedules import constant
+from kit.methods.shared.surgery import layers, replace_where, round_to, smallest
+from kit.methods.shared.teaching import frozen_copy
 from kit.plan import Plan, planned_steps
-from kit.surgery import layers, replace_where, round_to, smallest
-from kit.training import class_counts, constant, fine_tune, frozen_copy
+from kit.training import fine_tune
 
 RANGES = {"share": (0.3, 0.999), "epochs": (2.0, 5.0), "entropy_weight": (0.0, 3.0), "lr": (5e-5, 5e-3)}
 

@@ -12,9 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from kit.methods.shared.schedules import cosine_per_epoch, part
+from kit.methods.shared.surgery import add_normal, first_layer
 from kit.plan import Plan, planned_phases
-from kit.surgery import add_normal, first_layer
-from kit.training import cosine_per_epoch, cross_entropy, part, sgd, train
+from kit.training import cross_entropy, sgd, train
 
 RANGES = {"noise": (0.1, 1.0), "late_noise": (1e-3, 0.1), "epochs": (2, 5), "lr": (7e-5, 7e-3)}
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from kit.methods.shared.schedules import constant
+from kit.methods.shared.surgery import add_normal, last_layer, norm_names, training_only
 from kit.plan import Plan, planned_phases
-from kit.surgery import add_normal, last_layer, norm_names, training_only
-from kit.training import constant, fine_tune
+from kit.training import fine_tune
 
 RANGES = {"partial_epochs": (1, 5), "n_tensors": (4, 20), "noise": (0.0, 0.2), "lr": (2e-5, 2e-3)}
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from kit.methods.shared.schedules import cosine_per_epoch
+from kit.methods.shared.surgery import transpose_kernels
 from kit.plan import Plan, planned_steps
-from kit.surgery import transpose_kernels
-from kit.training import cosine_per_epoch, fine_tune
+from kit.training import fine_tune
 
 RANGES = {"epochs": (1, 5), "lr": (1e-4, 1e-2)}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 
 from kit.budget import parse_duration
-from kit.cli import answer
 from kit.competition import INPUT_DIR, N_CHECKPOINTS
 from kit.errors import InputError
+from kit.tools.cli import answer
 from local_eval.devices import devices_of
 from local_eval.dry_run.judge import dry_run, facts_of, lines_of
 from local_eval.dry_run.kaggle_image import install, missing_packages

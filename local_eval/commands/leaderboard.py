@@ -2,10 +2,10 @@
 
 import argparse
 
-from kit.cli import answer
 from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.preflight import check_folder
+from kit.tools.cli import answer
 from local_eval.assess import FEWEST
 from local_eval.commands import options as shared
 from local_eval.evaluate import FORMS

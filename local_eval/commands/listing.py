@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kit.cli import answer
 from kit.errors import InputError
+from kit.tools.cli import answer
 from local_eval.pool import ModelPool
 from local_eval.report.table import aligned
 from local_eval.results import write_csv

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from kit import __version__
-from kit.cli import Parser, common, later, positive_int
+from kit.tools.cli import Parser, common, later, positive_int
 
 LIKE = ("competition",)
 SOURCES = (

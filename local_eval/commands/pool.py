@@ -2,8 +2,8 @@
 
 import argparse
 
-from kit.cli import answer
 from kit.errors import InputError
+from kit.tools.cli import answer
 from local_eval.published import export_pool, import_pool
 from local_eval.setting import reopen
 

@@ -4,8 +4,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from kit.cli import answer
 from kit.errors import InputError
+from kit.tools.cli import answer
 from local_eval.commands import options as shared
 from local_eval.commands.arrays import array_score
 from local_eval.commands.pools import open_pools

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 
 from kit.budget import format_duration
-from kit.cli import answer
+from kit.tools.cli import answer
 from local_eval.commands import options as shared
 from local_eval.commands.pools import note_reuse
 from local_eval.distances import distances

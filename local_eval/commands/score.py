@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from kit.cli import answer
 from kit.errors import InputError
+from kit.tools.cli import answer
 from local_eval.assess import DISTANCES, FEWEST, Assessment, agreement, assess, measures
 from local_eval.commands import options as shared
 from local_eval.commands.arrays import array_score

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kit.cli import answer
+from kit.tools.cli import answer
 from local_eval.commands import options as shared
 from local_eval.commands.pools import note_reuse
 from local_eval.retrained import fill_retrained

@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from kit.cli import answer
 from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.methods import get_method
+from kit.tools.cli import answer
 from local_eval.assess import FEWEST
 from local_eval.audit.predict import ranking_warning
 from local_eval.commands import options as shared

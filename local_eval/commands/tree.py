@@ -4,8 +4,8 @@ import argparse
 import shlex
 
 from data_stubs.kaggle_tree import write_tree
-from kit.cli import answer
-from kit.own import is_file_spec
+from kit.tools.cli import answer
+from kit.tools.own import is_file_spec
 from local_eval import models
 from local_eval.commands import options as shared
 from local_eval.retrained import fill_retrained

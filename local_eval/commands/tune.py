@@ -9,11 +9,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from kit.budget import format_duration, parse_duration
-from kit.cli import answer
 from kit.competition import N_CHECKPOINTS
 from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.methods import get_method, with_settings
+from kit.tools.cli import answer
 from local_eval.commands import options as shared
 from local_eval.dry_run.projection import EPOCH_S
 from local_eval.evaluate import sample_of

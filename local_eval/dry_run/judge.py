@@ -12,7 +12,7 @@ from kit.archive import Check, pack, verdict_lines
 from kit.competition import MEMBER_NAME, N_CHECKPOINTS
 from kit.device import choose_device
 from kit.errors import InputError
-from kit.submission import largest_checkpoint, verify
+from kit.tools.verify import largest_checkpoint, verify
 from local_eval.archived import fill_from_archive
 from local_eval.assess import FEWEST, assess
 from local_eval.dry_run import verdict

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from kit.archive import read_checkpoints
 from kit.competition import resnet18
-from kit.submission import largest_checkpoint
+from kit.tools.verify import largest_checkpoint
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from kit.device import device_of, peak_bytes, reproducible, synchronize
 from kit.methods import Method, method_of
 from kit.plan import Plan
 from kit.preflight import checkpoint_bytes
-from kit.submission import verify
+from kit.tools.verify import verify
 
 PHASES = ("unlearn", "write", "pack", "verify")
 # Published float32 rates in TFLOP/s. How much of them small nets reach is assumed, the same everywhere.

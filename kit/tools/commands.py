@@ -12,17 +12,17 @@ import torch
 
 from kit.archive import verdict_lines
 from kit.budget import TimeBudget, parse_duration
-from kit.cli import answer
 from kit.competition import load_state
 from kit.device import accelerators, choose_device, n_cores
 from kit.emit import Problem, emit
 from kit.errors import InputError
 from kit.jobs import warm_up
 from kit.methods import Method, get_method, method_names
-from kit.own import build_net
-from kit.profile import profile
-from kit.submission import verify
 from kit.submit import read_problem
+from kit.tools.cli import answer
+from kit.tools.own import build_net
+from kit.tools.profile import profile
+from kit.tools.verify import verify
 
 _WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

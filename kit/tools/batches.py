@@ -68,7 +68,7 @@ class EitherStyle:
                 result = chosen(tried, *loaders, **told)
             except _OTHER_STYLE:
                 raise error from None
-            advice = "for a notebook of it: from kit.batches import takes_pairs, and @takes_pairs above it"
+            advice = "for a notebook of it: from kit.tools.batches import takes_pairs, and @takes_pairs above it"
             print(f"{self.__name__} reads its batches as tuples: it is given pairs; {advice}", file=sys.stderr)
         self.chosen = chosen
         return result if isinstance(result, nn.Module) else tried

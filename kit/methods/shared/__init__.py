@@ -1,0 +1,1 @@
+"""What methods share: changes of weights, schedules, losses, loaders, mixtures."""
