@@ -10,7 +10,7 @@ import time
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kit.budget import TimeBudget, format_duration
@@ -57,18 +57,31 @@ class Scheduler:
     def __init__(self, run: Run, todo: Iterable[int]):
         self.run, self.todo = run, deque(todo)
         self.given: dict[int, float] = {}  # checkpoints being made, and when they were given out
-        self.n_made = run.n_all - len(self.todo)
         self.by_stand_in: dict[int, str] = {}  # checkpoints that the method failed to make, and why
         self.losses: Counter[int] = Counter()
         self.n_probes = run.n_parallel if run.limited and self.todo else 0  # to be given out
         self.probed: list[Probe] = []
         self.stand_in_s = 0.0 if run.stands_in else None  # that it takes for a step; None where nothing can stand in
         self.costs: list[StepCost] = []  # of each component, by steps of its own
-        self.cost: StepCost | None = None  # of the mean checkpoint, by those of the plan
         self.slowness: list[float] = []
         plans = list(run.ledger.of("plan"))
         self.steps: int | None = plans[-1]["steps"] if plans else None
         self.wanted: list[int] = (plans[0] if plans else {}).get("each", [1] * len(run.method.components))  # steps
+
+    @property
+    def n_made(self) -> int:
+        return self.run.n_all - len(self.todo) - len(self.given)
+
+    @property
+    def cost(self) -> StepCost | None:
+        """Of the mean checkpoint, by steps of the plan; None before it is known."""
+        if len(self.costs) <= 1:
+            return self.costs[0] if self.costs else None
+        parts = [
+            StepCost(c.fixed_s, c.step_s * n / max(1, *self.wanted))
+            for c, n in zip(self.costs, self.wanted, strict=True)
+        ]
+        return mean_cost(parts[self.run.method.component_of(index)] for index in range(self.run.n_all))
 
     def _close_s(self, slow: float) -> float:
         """Seconds to pack and check the archive on a machine so many times slower than at first."""
@@ -108,10 +121,8 @@ class Scheduler:
             self._note_lost(job.number, result.reason)
         elif result.why:
             self._note_failed(job, result.why)
-        else:
-            self.n_made += 1
-            if self.run.limited:
-                self._note_speed(job, result.seconds)
+        elif self.run.limited:
+            self._note_speed(job, result.seconds)
 
     def _note_probe(self, job: ProbeJob, result: Outcome | Probe | Lost) -> None:
         run, took = self.run, format_duration(job.allowed_s)
@@ -128,15 +139,13 @@ class Scheduler:
             return
         self.wanted, wanted = result.wanted, max(result.wanted)
         self.costs = [mean_cost(costs) for costs in zip(*(probe.costs for probe in self.probed), strict=True)]
-        parts = zip(self.costs, self.wanted, strict=True)
-        parts = [StepCost(cost.fixed_s, cost.step_s * each / max(1, wanted)) for cost, each in parts]
-        self.cost = mean_cost(parts[run.method.component_of(index)] for index in range(run.n_all))
+        cost = self.cost
         if self.steps is None:
             options = {"fill": run.fill, "n_parallel": run.n_parallel}
-            steps = plan_steps(self.cost, wanted, len(self.todo), self._left_s(), **options)
+            steps = plan_steps(cost, wanted, len(self.todo), self._left_s(), **options)
             each = {"each": self.wanted} if len(self.wanted) > 1 else {}
-            self._set_plan(steps, wanted=wanted, **each, fixed_s=self.cost.fixed_s, step_s=self.cost.step_s)
-        elif self._left_s() < self._needed_s(self.cost.seconds(self.steps)):  # a run that is continued
+            self._set_plan(steps, wanted=wanted, **each, **asdict(cost))
+        elif self._left_s() < self._needed_s(cost.seconds(self.steps)):  # a run that is continued
             self._lower_plan(1.0)
 
     def _steps_of(self, index: int) -> int | None:
@@ -159,8 +168,7 @@ class Scheduler:
             if self.cost is None or slow < 1.5:
                 return
         elif self.cost is None:  # a function that takes no plan, and its first checkpoint
-            self.cost, slow = StepCost(seconds), 1.0
-            self.costs = [self.cost]
+            self.costs, slow = [StepCost(seconds)], 1.0
             self._refuse_or_accept(seconds)
         else:
             slow = seconds / max(1e-9, self._seconds_of(job.number))
@@ -239,6 +247,7 @@ class Scheduler:
 
     def _note_lost(self, index: int, reason: str) -> None:
         """Put a checkpoint back that went down with its process."""
+        self.todo.appendleft(index)
         self.losses[index] += 1
         self.run.ledger.append("lost", index=index, reason=reason)
         if not self.n_made and self.losses.total() >= _LOSSES:
@@ -248,7 +257,6 @@ class Scheduler:
             raise InputError(f"checkpoint {index}: {reason} whatever makes it: {self.n_made} are kept")
         if self.losses[index] == _LOSSES:
             self.by_stand_in[index] = "its process died or hung each time"
-        self.todo.appendleft(index)
 
     def _refuse_or_accept(self, pace_s: float) -> None:
         """A function that cannot be told to hurry fits the limit or does not."""
