@@ -53,13 +53,13 @@ def cycle(loader: Iterable[Any], trained: nn.Module | None = None) -> Iterator[A
             raise InputError("a data loader gave no batch: the data set behind it is empty")
 
 
-def sgd(params: Iterable[Tensor], lr: float, **options: Any) -> torch.optim.SGD:
-    """SGD in its fused form where this torch has one for the parameters' device: the same update, fewer passes."""
+def fused(kind: type[torch.optim.Optimizer], params: Iterable[Tensor], lr: float, **options: Any) -> Any:
+    """torch's SGD or Adam, fused where this torch can on the parameters' device: the same update in fewer passes."""
     params = list(params)
     try:
-        return torch.optim.SGD(params, lr=lr, fused=True, **options)
-    except (TypeError, RuntimeError):  # torch before 2.4 knows no fused SGD on this device
-        return torch.optim.SGD(params, lr=lr, **options)
+        return kind(params, lr=lr, fused=True, **options)
+    except (TypeError, RuntimeError):  # torch before 2.4 has no such form on a CPU
+        return kind(params, lr=lr, **options)
 
 
 def train(
@@ -119,7 +119,7 @@ def fine_tune(
     bfloat16: forward and backward pass in bfloat16 where autocast allows it; other bits, and faster only where the
     processor multiplies it in hardware (`native_bfloat16`).
     """
-    optimizer = sgd(net.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = fused(torch.optim.SGD, net.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
     return train(
         net,
         loader,

@@ -14,7 +14,7 @@ from kit.competition import ExampleDataset, TensorLoader
 from kit.errors import InputError
 from kit.methods.shared.schedules import one_cycle
 from kit.tools.own import call_own, is_file_spec, own_function, read_spec
-from kit.training import Objective, cosine, cross_entropy, device_of, train, unpack
+from kit.training import Objective, cosine, cross_entropy, device_of, fused, train, unpack
 from local_eval.inference import native_bfloat16
 from local_eval.models import check_name
 from local_eval.muon import Muon
@@ -50,7 +50,7 @@ def fit_competition(
     def objective(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(model(images).float(), labels, weight=weights)
 
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr, weight_decay=weight_decay)
+    optimizer = fused(torch.optim.Adam, net.parameters(), lr, weight_decay=weight_decay)
     objective = finite("competition", optimizer, objective)
     return train(net, loader, math.ceil(epochs * len(loader)), optimizer, schedule=cosine, objective=objective)
 

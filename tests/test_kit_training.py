@@ -10,7 +10,7 @@ from kit.errors import InputError
 from kit.methods.shared.data import class_counts, interleaved, rebatched
 from kit.methods.shared.schedules import constant, cosine_per_epoch, cosine_to, part
 from kit.methods.shared.teaching import contrast, kl_divergence
-from kit.training import cycle, fine_tune, sgd, train
+from kit.training import cycle, fine_tune, fused, train
 from tests.conftest import dataset
 
 
@@ -76,7 +76,7 @@ def test_a_net_whose_last_map_is_one_pixel_trains_on_any_number_of_examples():
 def rates_of(schedule, n_steps, lr=0.1):
     """The learning rates that a net is trained at, and the optimiser's own afterwards."""
     net, rates = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10)), []
-    optimizer = sgd(net.parameters(), lr)
+    optimizer = fused(torch.optim.SGD, net.parameters(), lr)
     note = lambda _: rates.append(optimizer.param_groups[0]["lr"])  # noqa: E731
     train(net, TensorLoader(dataset(8, 0), batch_size=4), n_steps, optimizer, schedule=schedule, before_step=note)
     return rates, optimizer.param_groups[0]["lr"]

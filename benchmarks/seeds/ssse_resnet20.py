@@ -32,7 +32,7 @@ from kit.fisher.inverse import inverse_product
 from kit.jobs import run_all
 from kit.methods.shared.schedules import one_cycle
 from kit.seeds import seed_everything
-from kit.training import sgd, train
+from kit.training import fused, train
 from local_eval.devices import begin_processes, devices_of
 from local_eval.inference import native_bfloat16, predict
 from local_eval.models import resnet20
@@ -103,7 +103,7 @@ def trainer(source: str, n_train: int, epochs: float, folder: Path, device: str)
         seed_everything(0)
         net = resnet20(10).to(device)
         loader = TensorLoader(as_dataset(part).to(device), batch_size=64, shuffle=True)
-        optimizer = sgd(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+        optimizer = fused(torch.optim.SGD, net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
         precision = native_bfloat16(device_of(net))
         n_steps = round(epochs * len(loader))
         train(net, loader, n_steps, optimizer, schedule=one_cycle(warm_up=0.2), autocast_dtype=precision)

@@ -20,7 +20,7 @@ from kit.methods.shared.data import rebatched
 from kit.methods.shared.schedules import constant, cosine_to, part
 from kit.methods.shared.teaching import contrast
 from kit.plan import Plan, planned_phases
-from kit.training import cycle, sgd, train, unpack
+from kit.training import cycle, fused, train, unpack
 
 RANGES = {"uniform_lr": (5e-4, 5e-2), "contrast_lr": (3e-5, 3e-3), "retain_lr": (4e-4, 4e-2), "reverse_kl": (0.0, 1.0)}
 
@@ -55,7 +55,7 @@ def unlearn(
     retain_loader = rebatched(retain_loader, retain_batch)
     n_first, *passes = planned_phases(plan, len(forget_loader), *(len(forget_loader), len(retain_loader)) * rounds)
     uniform, contrasting, retaining = (
-        sgd(net.parameters(), lr, momentum=momentum, weight_decay=decay)
+        fused(torch.optim.SGD, net.parameters(), lr, momentum=momentum, weight_decay=decay)
         for lr, decay in ((uniform_lr, 0.0), (contrast_lr, 0.0), (retain_lr, weight_decay))
     )
     run = partial(train, net, autocast_dtype=torch.bfloat16 if bfloat16 else None)

@@ -13,7 +13,7 @@ from torch import nn
 from kit.methods.shared.schedules import cosine_to
 from kit.methods.shared.surgery import norm_names, zero_at_random
 from kit.plan import Plan, planned_steps
-from kit.training import train
+from kit.training import fused, train
 
 RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 6.0), "lr": (1e-5, 1e-3)}
 
@@ -38,6 +38,6 @@ def unlearn(
     n_steps = planned_steps(plan, epochs * len(retain_loader))
     kept = norm_names(net)
     zero_at_random((p for name, p in net.named_parameters() if name not in kept), share)
-    optimizer = torch.optim.Adam(net.parameters(), lr=lr, weight_decay=weight_decay)
+    optimizer = fused(torch.optim.Adam, net.parameters(), lr, weight_decay=weight_decay)
     dtype = torch.bfloat16 if bfloat16 else None
     return train(net, retain_loader, n_steps, optimizer, schedule=cosine_to(min_lr / lr), autocast_dtype=dtype)

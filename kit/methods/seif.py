@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kit.methods.shared.schedules import cosine_per_epoch, part
 from kit.methods.shared.surgery import add_normal, first_layer
 from kit.plan import Plan, planned_phases
-from kit.training import cross_entropy, sgd, train
+from kit.training import cross_entropy, fused, train
 
 RANGES = {"noise": (0.1, 1.0), "late_noise": (1e-3, 0.1), "epochs": (2, 5), "lr": (7e-5, 7e-3)}
 
@@ -43,7 +43,7 @@ def unlearn(
     n_steps, n_last = planned_phases(plan, (epochs - 1) * len(retain_loader), len(retain_loader))
     noisy = list(first_layer(net).parameters())
     optimizer, schedule = (
-        sgd(net.parameters(), lr, momentum=momentum, weight_decay=weight_decay),
+        fused(torch.optim.SGD, net.parameters(), lr, momentum=momentum, weight_decay=weight_decay),
         cosine_per_epoch(epochs),
     )
     weighted = partial(_times_class_weight, other_weight=other_weight)
