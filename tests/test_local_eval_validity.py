@@ -113,7 +113,8 @@ def replayed(tmp_path_factory):
 def test_a_replay_measures_every_point_and_can_be_written_and_drawn(replayed, tmp_path):
     assert len(replayed["points"]) == 5 and replayed["broken"] == []
     assert json.loads(json.dumps(replayed)) == replayed
-    assert replayed["all"]["score"]["n_points"] == 5 and replayed["fine-tuning"]["score"]["n_points"] == 4
+    assert replayed["method"] is None and replayed["all"]["score"]["n_points"] == 5
+    assert replayed["fine-tuning"]["score"]["n_points"] == 4
     for row in replayed["points"].values():
         assert {*DIRECTIONS} < {*row} and all(np.isfinite(value) for value in row.values() if value != row["kind"])
     assert any("0.001, 64, 4" in line for line in lines_of(replayed))

@@ -52,6 +52,7 @@ STAND_INS = {
     },
 }
 CIFAR10 = {"source": "cifar10", "n_train": 10_000, "forget": "random:500"}  # as the README's tables were made
+KINDS = ("fine-tuning", "method")
 PUBLIC_MIA = "starting kit's MIA"
 
 
@@ -65,20 +66,28 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--n-retrained", type=int, help="where they are more (as many)")
     parser.add_argument("--kept", action="store_true", help="only submissions whose models are there already")
     parser.add_argument("--few", action="store_true", help="eight of the sweep's points, for the ablation")
+    parser.add_argument("--only", choices=KINDS, help="submissions of this kind, the others as the record has them")
     options = parser.parse_args(argv[1:])
     fields = CIFAR10 if options.stand_in == "cifar10" else LIKE["competition"] | STAND_INS[options.stand_in]
     fields = fields | ({"source": options.source} if options.source else {})
     workspace = open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
     points = [point for point in known_points() if not options.few or point.name in FEW]
+    points = [point for point in points if options.only in (None, point.kind)]
     if options.kept:
         points = [point for point in points if len(unlearned_pool(workspace, point.method)) >= options.n_models]
     fill_retrained(workspace, max(options.n_models, options.n_retrained or 0))
     found = replay(workspace, points, options.n_models)
+    kept = RESULTS / "validity.json"
+    others = json.loads(kept.read_text())["results"] if kept.exists() else {}
+    if options.only:
+        before = others[options.stand_in]
+        if any(before[name] != rounded(found)[name] for name in ("n_models", "retrained")):
+            raise SystemExit(f"{kept}: its models of {options.stand_in} are others: run all submissions again")
+        found["points"] = before["points"] | found["points"]
+        found |= correlations_of(found["points"])
     found["setting"] = found["setting"] | ({"source": "cifar10 as image folder"} if options.source else {})
     for line in lines_of(found):
         print(line)
-    kept = RESULTS / "validity.json"
-    others = json.loads(kept.read_text())["results"] if kept.exists() else {}
     shown = ["image-folder:PATH" if word == options.source else word for word in argv]
     print(record("validity", {**others, options.stand_in: rounded(found)}, without_paths(shown)))
     print(plot(found, RESULTS / f"validity_{options.stand_in.replace(' ', '_')}.png"))
@@ -98,11 +107,10 @@ def replay(workspace: Workspace, points: Sequence[Known], n_models: int) -> dict
     rows = measured(samples)
     known = {point.name: point for point in points if point.name in whole}
     found = {name: {"kaggle": known[name].kaggle, "kind": known[name].kind, **rows[name]} for name in known}
-    tuning = {name: row for name, row in found.items() if row["kind"] == "fine-tuning"}
     retrained = {part: float(values.mean()) for part, values in samples.retrained.accuracy.items()}
     original = {part: float(values.mean()) for part, values in samples.original.accuracy.items()}
     spread = samples.retrained.confidence.std(axis=0, ddof=1)
-    return {
+    facts = {
         "setting": asdict(workspace.setting),
         "n_models": n_models,
         "n_forget": len(workspace.splits.forget),
@@ -113,9 +121,15 @@ def replay(workspace: Workspace, points: Sequence[Known], n_models: int) -> dict
         "null": float(null_quality(samples.retrained.confidence, n_models).quality.value),
         "points": found,
         "broken": [point.name for point in points if point.name not in whole],
-        "fine-tuning": correlations(tuning),
-        "all": correlations(found) if len(found) > len(tuning) else None,
     }
+    return facts | correlations_of(found)
+
+
+def correlations_of(found: Mapping[str, Mapping]) -> dict[str, dict | None]:
+    """Over the points of each kind, and over all; None where a kind has fewer than three."""
+    groups = {kind: {name: row for name, row in found.items() if row["kind"] == kind} for kind in KINDS}
+    groups["all"] = found if all(groups.values()) else {}
+    return {group: correlations(rows) if len(rows) > 2 else None for group, rows in groups.items()}
 
 
 def measured(samples: Samples) -> dict[str, dict[str, float]]:
@@ -194,7 +208,7 @@ def lines_of(found: Mapping) -> list[str]:
         lines.append(
             f"{name:24s} {values[0]:.4f}  {values[1]:.4f}    {values[2]:.4f}  {values[3]:5.2f}  {values[4]:5.2f}"
         )
-    for group in ("fine-tuning", "all"):
+    for group in (*KINDS, "all"):
         for measure, row in (found[group] or {}).items():
             low, high = row["interval"] or (np.nan, np.nan)
             rank = f"Spearman {row['spearman']:.2f} [{low:.2f}, {high:.2f}], Kendall {row['kendall']:.2f}"
