@@ -40,6 +40,14 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 110
 
 
+def test_every_module_is_named():
+    text = (ROOT / "docs" / "files.md").read_text()
+    folders = ["kit", "kit/tools", "kit/methods/shared", "kit/fisher", "data_stubs", "local_eval", "notebooks"]
+    modules = [path for folder in folders for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("__")]
+    shown = [path.stem if (ROOT / "notebooks" / f"{path.stem}.ipynb").exists() else path.name for path in modules]
+    assert [name for name in shown if name not in text] == []
+
+
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_every_command_is_understood(page, command):
     words = shlex.split(command, comments=True)[2:]
