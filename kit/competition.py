@@ -228,10 +228,7 @@ def _read_image(path: Path) -> Tensor:
 
 
 def _number(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text
+    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text.strip()) else text
 
 
 def resnet18() -> nn.Module:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from types import ModuleType
 
 import torch
 from torch import nn
@@ -41,17 +40,13 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def _api(device: torch.device | str) -> ModuleType | None:
-    """torch's module for this kind of device, such as torch.cuda; None for the CPU."""
+def _asked(device: torch.device | str, name: str) -> int | None:
+    """What a function of torch's module for this kind of device says, such as torch.cuda; None where there is none."""
     kind = torch.device(device).type
     if kind == "cpu":
         return None
-    return getattr(torch, kind, None) or import_module(f"torch.{kind}")  # torch 2.0 has mps only once it is imported
-
-
-def _asked(device: torch.device | str, name: str) -> int | None:
-    function = getattr(_api(device), name, None)
-    return None if function is None else function()
+    api = getattr(torch, kind, None) or import_module(f"torch.{kind}")  # torch 2.0 has mps only once it is imported
+    return getattr(api, name, lambda: None)()
 
 
 def synchronize(device: torch.device | str) -> None:
