@@ -53,6 +53,7 @@ STAND_INS = {
 }
 CIFAR10 = {"source": "cifar10", "n_train": 10_000, "forget": "random:500"}  # as the README's tables were made
 KINDS = ("fine-tuning", "method")
+STARTER = "0.001, 64, 1"
 PUBLIC_MIA = "starting kit's MIA"
 
 
@@ -66,31 +67,27 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--n-retrained", type=int, help="where they are more (as many)")
     parser.add_argument("--kept", action="store_true", help="only submissions whose models are there already")
     parser.add_argument("--few", action="store_true", help="eight of the sweep's points, for the ablation")
-    parser.add_argument("--only", choices=KINDS, help="submissions of this kind, the others as the record has them")
+    parser.add_argument("--methods", action="store_true", help="the prize winners and others beside the starter alone")
     options = parser.parse_args(argv[1:])
     fields = CIFAR10 if options.stand_in == "cifar10" else LIKE["competition"] | STAND_INS[options.stand_in]
     fields = fields | ({"source": options.source} if options.source else {})
     workspace = open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
     points = [point for point in known_points() if not options.few or point.name in FEW]
-    points = [point for point in points if options.only in (None, point.kind)]
+    if options.methods:
+        points = [point for point in points if point.kind == "method" or point.name == STARTER]
     if options.kept:
         points = [point for point in points if len(unlearned_pool(workspace, point.method)) >= options.n_models]
     fill_retrained(workspace, max(options.n_models, options.n_retrained or 0))
     found = replay(workspace, points, options.n_models)
-    kept = RESULTS / "validity.json"
-    others = json.loads(kept.read_text())["results"] if kept.exists() else {}
-    if options.only:
-        before = others[options.stand_in]
-        if any(before[name] != rounded(found)[name] for name in ("n_models", "retrained")):
-            raise SystemExit(f"{kept}: its models of {options.stand_in} are others: run all submissions again")
-        found["points"] = before["points"] | found["points"]
-        found |= correlations_of(found["points"])
     found["setting"] = found["setting"] | ({"source": "cifar10 as image folder"} if options.source else {})
     for line in lines_of(found):
         print(line)
+    kept = RESULTS / "validity.json"
+    others = json.loads(kept.read_text())["results"] if kept.exists() else {}
+    name = options.stand_in + ", methods" * options.methods
     shown = ["image-folder:PATH" if word == options.source else word for word in argv]
-    print(record("validity", {**others, options.stand_in: rounded(found)}, without_paths(shown)))
-    print(plot(found, RESULTS / f"validity_{options.stand_in.replace(' ', '_')}.png"))
+    print(record("validity", {**others, name: rounded(found)}, without_paths(shown)))
+    print(plot(found, RESULTS / f"validity_{name.replace(', ', '_').replace(' ', '_')}.png"))
 
 
 def without_paths(argv: Sequence[str]) -> list[str]:
