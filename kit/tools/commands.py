@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from kit.device import accelerators, choose_device, n_cores
 from kit.emit import Problem, emit
 from kit.errors import InputError
 from kit.jobs import warm_up
+from kit.ledger import FILE_NAME, Ledger
 from kit.methods import Method, get_method, method_names
 from kit.submit import read_problem
 from kit.tools.cli import answer
@@ -53,6 +55,7 @@ def run_emit(args: argparse.Namespace) -> int:
     if n_forget > n_retain:
         swapped = f"{n_forget} images to forget, {n_retain} to retain: are retain.csv and forget.csv swapped?"
         print(f"warning: {args.input}: {swapped}", file=sys.stderr)
+    kept = _made_before(args.out, args.n_models)
     result = emit(
         method,
         model,
@@ -76,10 +79,21 @@ def run_emit(args: argparse.Namespace) -> int:
         "checkpoint_s": statistics.fmean(result.checkpoint_s),
         "steps": result.steps,
         "stood_in": len(result.reasons),
+        "reused": kept,
     }
     last = f"{result.summary(budget.limit_s)}: {result.archive}"
+    if kept:
+        print(
+            f"reused {kept} checkpoints of {method.name} in {args.out}: to make them anew, delete it", file=sys.stderr
+        )
     answer(args, facts, [*verdict_lines(result.checks), last])
     return 0 if facts["ok"] else 1
+
+
+def _made_before(out: Path, n_models: int) -> int:
+    """How many checkpoints an earlier run into this folder wrote down; whether of the same method, `emit` checks."""
+    lines = Ledger(out / FILE_NAME).of("checkpoint")
+    return len({line.get("index") for line in lines} & set(range(n_models)))
 
 
 def run_profile(args: argparse.Namespace) -> int:

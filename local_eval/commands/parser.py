@@ -58,6 +58,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     limit_option(sub)
     score_options(sub)
     n_models_option(sub)
+    fresh_option(sub)
     sub.add_argument("--no-page", action="store_true", help="no report.html, which takes intervals and two more models")
 
     sub = command("sweep", "one method at several values: --set alpha=0.1,1,10; several such options give the grid")
@@ -98,6 +99,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     method_options(sub)
     limit_option(sub)
     n_models_option(sub)
+    fresh_option(sub)
 
     about = "export: the retrained models of a setting to one small file; import: back, beside data of one's own"
     sub = command("pool", about)
@@ -201,6 +203,11 @@ def limit_option(sub: argparse.ArgumentParser) -> None:
 
 def n_models_option(sub: argparse.ArgumentParser, default: int = 64) -> None:
     sub.add_argument("--n-models", type=int, default=default, help=f"retrained and unlearned models ({default})")
+
+
+def fresh_option(sub: argparse.ArgumentParser) -> None:
+    what = "make the unlearned models anew, even where there are some (those of an earlier run are reused)"
+    sub.add_argument("--fresh", action="store_true", help=what)
 
 
 def score_options(sub: argparse.ArgumentParser) -> None:

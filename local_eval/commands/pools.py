@@ -1,6 +1,7 @@
 """The pools and archives that a command line names: opened, read and told apart in one way."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from local_eval.pool import ModelPool
 from local_eval.recipes import GIVEN
 from local_eval.retrained import retrained_pool
 from local_eval.setting import Setting, Workspace, reopen
+from local_eval.unlearned import emptied, unlearned_pool
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,22 @@ def _sizes(opened: Opened) -> dict[str, int]:
     return {name: len(pool) for name, pool in pools.items()}
 
 
-def note_reuse(args: argparse.Namespace, method: Method, n_models: int, *pools: ModelPool) -> None:
+def begun(args: argparse.Namespace, workspace: Workspace, method: Method, limit: float = math.inf) -> ModelPool:
+    """The pool to fill with models of a method; with --fresh its models are removed, else those it has are told."""
+    pool = unlearned_pool(workspace, method, args.seed, limit)
+    if args.fresh:
+        return emptied(pool)
+    note_reuse(f"models of {method.name}", args.n_models, pool, remedy=f" in {pool.folder}: --fresh makes them anew")
+    return pool
+
+
+def note_reuse(what: str, n_models: int, *pools: ModelPool, remedy: str = "") -> None:
     """Say on stderr that models of an earlier run are taken."""
-    n_kept = sum(n_models - len(pool.missing(n_models)) for pool in pools)
-    if n_kept and not (args.quiet or args.json):
-        print(f"reusing {n_kept} models of {method.name}", file=sys.stderr)
+    if n_kept := sum(n_models - len(pool.missing(n_models)) for pool in pools):
+        print(f"reusing {n_kept} {what}{remedy}", file=sys.stderr)
+
+
+def note_retrained(workspace: Workspace, n_models: int) -> None:
+    """The same of the retrained models."""
+    pool = retrained_pool(workspace)
+    note_reuse("retrained models", n_models, pool, remedy=f" in {pool.folder}")

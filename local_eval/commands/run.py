@@ -8,7 +8,7 @@ from dataclasses import asdict
 from kit.budget import format_duration
 from kit.tools.cli import answer
 from local_eval.commands import options as shared
-from local_eval.commands.pools import note_reuse
+from local_eval.commands.pools import begun, note_retrained
 from local_eval.distances import distances
 from local_eval.evaluate import FORMS, evaluate, read_samples
 from local_eval.report.notes import notes_on
@@ -17,7 +17,7 @@ from local_eval.report.table import aligned, distance_table, row_records, table_
 from local_eval.report.write import facts_of, write_report
 from local_eval.results import write_csv
 from local_eval.retrained import fill_retrained
-from local_eval.unlearned import fill_unlearned, limit_notes, unlearned_pool
+from local_eval.unlearned import fill_unlearned, limit_notes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
         seconds[phase] = time.perf_counter() - start - sum(seconds.values())
 
     workspace = shared.workspace_of(args)
-    note_reuse(args, method, args.n_models, unlearned_pool(workspace, method, args.seed, args.limit_s))
+    note_retrained(workspace, args.n_models)
+    begun(args, workspace, method, args.limit_s)
     devices = shared.devices_for(args, workspace, args.n_models)
     common = {"devices": devices, "progress": not args.quiet}
     lap("data")

@@ -14,7 +14,7 @@ from kit.tools.cli import answer
 from local_eval.assess import FEWEST
 from local_eval.audit.predict import ranking_warning
 from local_eval.commands import options as shared
-from local_eval.commands.pools import note_reuse
+from local_eval.commands.pools import note_retrained, note_reuse
 from local_eval.evaluate import FORMS
 from local_eval.report.sweep import sweep_facts, sweep_table
 from local_eval.report.sweep_plot import plot_sweep
@@ -36,7 +36,8 @@ def sweep(args: argparse.Namespace) -> int:
     points, metric = grid(method, args.set), shared.spec_of(args)
     workspace = shared.workspace_of(args)
     pools = [unlearned_pool(workspace, point.method, args.seed) for point in points]
-    note_reuse(args, method, args.n_models, *pools)
+    note_retrained(workspace, args.n_models)
+    note_reuse(f"models of {method.name}", args.n_models, *pools)
     devices = shared.devices_for(args, workspace, args.n_models)
     common = {"devices": devices, "progress": not args.quiet}
     fill_retrained(workspace, args.n_models, **common)
