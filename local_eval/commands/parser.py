@@ -167,6 +167,8 @@ def setting_options(sub: argparse.ArgumentParser, *, trained: bool = True) -> No
     if trained:
         group.add_argument("--recipe", help=f"{', '.join(RECIPES)}, or file.py:function ({SETTING['recipe']})")
         group.add_argument("--epochs", type=float, help="training epochs (the recipe's)")
+        group.add_argument("--lr", type=float, help="learning rate of the training, at its highest (the recipe's)")
+        group.add_argument("--batch-size", type=positive_int, help="images a step of the training (the recipe's)")
         group.add_argument("--train-seed", type=int, help="of the original and the retrained models (0)")
     most = SETTING["n_retain_sample"]
     group.add_argument("--n-retain-sample", type=positive_int, help=f"of them models are shown ({most})")
