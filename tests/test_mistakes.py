@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,6 @@ def test_a_misspelt_word_is_one_line(program, words, message, capsys):
         (["--set", "lr=0.1", "--set", "lr=0.2"], "--set lr=0.2: lr is set twice"),
         (["--set", "lr=0.001,0.01"], "to try several values: python -m local_eval sweep"),
         (["--set", "momntum=0.5"], "has no hyper-parameter 'momntum': did you mean momentum?"),
-        (["--setting", "x", "--epochs", "3"], "--epochs beside --setting x: the folder has its own"),
         (["--source", "digits", "--n-train", "100"], "random:500 is the default: choose another with --forget"),
     ],
 )
@@ -63,6 +63,27 @@ def test_options_that_contradict_each_other(words, message, tmp_path, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_options_beside_a_setting_must_be_its_own(tmp_path, capsys):
+    folder = str(open_workspace(replace(SMALL, epochs=None), tmp_path, progress=False).folder)
+    kept = (tmp_path / folder / "setting.json").read_text()
+    for words, message in (
+        (["--epochs", "2"], f"--epochs beside --setting {folder}: epochs is the recipe's own there, not 2.0: leave"),
+        (["--source", "synthetic"], "source is digits there, not synthetic"),
+        (["--quick"], "n_train is 200 there, not 10000"),
+        (["--like", "competition"], "source is digits there, not gtsrb:super:noise=0.04"),
+        (["--forget", "random:20", "--lr", "0.1"], "lr is the recipe's own there, not 0.1"),
+    ):
+        for command in ("train", "run", "leaderboard"):
+            assert main([command, "--setting", folder, *words, "--slots", "1", "--quiet"]) == 2
+            err = capsys.readouterr().err
+            assert message in err and err.count("\n") == 1
+    assert main(["score", folder, "--setting", folder, "--source", "synthetic"]) == 2
+    assert "source is digits there, not synthetic" in capsys.readouterr().err
+    same = ["--source", "digits", "--epochs", "3", "--n-train", "200", "--architecture", "tinyconv"]
+    assert main(["train", "--setting", folder, *same, "--slots", "1", "--quiet"]) == 0
+    assert (tmp_path / folder / "setting.json").read_text() == kept
 
 
 def test_a_sweep_refuses_a_name_given_twice():

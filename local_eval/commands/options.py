@@ -4,7 +4,7 @@ import argparse
 import math
 import shlex
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from data_stubs.splits import Splits
@@ -52,8 +52,9 @@ def workspace_of(args: argparse.Namespace) -> Workspace:
     """The setting of the options, or of the folder given with --setting."""
     begin_processes(devices_of(args.device, args.slots))
     if args.setting:
-        refuse_beside_setting(args)
-        return reopen(args.setting, checked=True)
+        workspace = reopen(args.setting, checked=True)
+        refuse_beside_setting(args, workspace.setting)
+        return workspace
     setting = Setting(**setting_of(args))
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
     splits = load_splits(args, setting, **where, progress=not args.quiet)
@@ -82,12 +83,19 @@ def data_words(args: argparse.Namespace) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) not in (None, False)]
 
 
-def refuse_beside_setting(args: argparse.Namespace) -> None:
-    """InputError where options that make a setting stand beside the folder of one."""
-    if given := data_words(args):
-        raise InputError(
-            f"{' '.join(given)} beside --setting {args.setting}: the folder has its own: leave out one or the other"
-        )
+def refuse_beside_setting(args: argparse.Namespace, setting: Setting) -> None:
+    """InputError where options beside --setting ask for another setting than the folder's."""
+    given = setting_of(args)
+    if args.source is None and not getattr(args, "like", None):
+        del given["source"]
+    for name, value in given.items():
+        asked = replace(setting, **{name: value})
+        if asked != setting and (name != "epochs" or asked.n_epochs != setting.n_epochs):
+            held = "the recipe's own" if (held := getattr(setting, name)) is None else held
+            raise InputError(
+                f"{' '.join(data_words(args))} beside --setting {args.setting}: {name} is {held} there, not {value}: "
+                "leave out one or the other"
+            )
 
 
 def load_splits(args: argparse.Namespace, setting: Setting, **options: Any) -> Splits:

@@ -68,10 +68,12 @@ def _setting_of(args: argparse.Namespace) -> Workspace:
         return given_workspace(args)
     if args.original:
         raise InputError("--original: belongs to --retrained, the retrained models that came as files beside it")
+    if args.setting is not None:
+        workspace = reopen(args.setting, checked=True)
+        refuse_beside_setting(args, workspace.setting)
+        return workspace
     if given := data_words(args):
         raise InputError(f"{given[0]}: says on which data --retrained FILES were made: give those, or --setting FOLDER")
-    if args.setting is not None:
-        return reopen(args.setting, checked=True)
     folders = [path.resolve() for path in args.pools if _is_pool(path) or (path / "setting.json").exists()]
     if not folders and (files := [path for path in args.pools if _is_files(path)]):
         raise InputError(
@@ -86,8 +88,8 @@ def given_workspace(args: argparse.Namespace) -> Workspace:
     """The setting of --retrained: data and architecture from the options, or from --setting."""
     progress = not args.quiet
     if args.setting is not None:
-        refuse_beside_setting(args)
         before = reopen(args.setting, checked=True)
+        refuse_beside_setting(args, before.setting)
         setting, splits, root = before.setting, before.splits, before.folder.resolve().parent
     else:
         if args.source is None:

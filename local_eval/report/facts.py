@@ -10,6 +10,7 @@ from typing import Any
 from kit.competition import N_CHECKPOINTS
 from local_eval.evaluate import DO_NOTHING, NULL
 from local_eval.metric import BINS, MetricSpec
+from local_eval.recipes import GIVEN
 from local_eval.report.assessment import interval_text
 from local_eval.report.evidence import Evidence
 from local_eval.report.write import versions
@@ -128,8 +129,7 @@ def commands(evidence: Evidence, name: str, archive: Path | None = None) -> list
     options += ["--seed", str(pool.identity["seed"])] if pool.identity["seed"] else []
     options += ["--limit", f"{pool.identity['limit_s']:.15g}s"] if "limit_s" in pool.identity else []
     options += ["--n-models", str(evidence.samples.n_models)]
-    options += ["--work-dir", str(folder.parent)] if folder.parent != Path("runs") else []
-    run = ["python", "-m", "local_eval", "run", *setting_options(evidence.workspace.setting), *options, *own]
+    run = ["python", "-m", "local_eval", "run", *where_options(evidence.workspace), *options, *own]
     return [shlex.join(run), report]
 
 
@@ -139,6 +139,16 @@ def score_options(spec: MetricSpec, attacks: str) -> list[str]:
     given = {"attacks": (attacks, "grid"), "bins": (bins, "code")}
     given |= {name: (getattr(spec, name), getattr(MetricSpec, name)) for name in ("delta", "cap")}
     return [part for name, (value, usual) in given.items() if value != usual for part in (f"--{name}", str(value))]
+
+
+def where_options(workspace: Workspace) -> list[str]:
+    """The options of the command line that lead to this workspace: those of its setting, or its folder where its data
+    or its retrained models were given and no options make them."""
+    setting, folder = workspace.setting, workspace.folder
+    if setting.recipe.startswith(GIVEN) or setting.source.startswith("data:"):
+        return ["--setting", str(folder)]
+    root = ["--work-dir", str(folder.parent)] if folder.parent != Path("runs") else []
+    return [*setting_options(setting), *root]
 
 
 def setting_options(setting: Setting) -> list[str]:
