@@ -1,6 +1,7 @@
 """Misspelt words, wrong numbers, things said twice: one line that names the remedy; and --json that stands alone."""
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,8 @@ from kit.emit import emit
 from kit.errors import InputError
 from kit.methods import get_method
 from local_eval.__main__ import main
+from local_eval.commands.options import go_on
+from local_eval.commands.parser import build_parser
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace
 from local_eval.sweep import grid
@@ -140,6 +143,53 @@ def test_the_settings_of_a_folder_are_listed(tmp_path, capsys):
     assert (tmp_path / "list.csv").read_text().count("\n") == 4
     assert main(["list", "--work-dir", str(tmp_path)]) == 0
     assert "digits, tinyconv, fast, forget random:20" in capsys.readouterr().out
+
+
+def test_a_label_is_listed_and_a_page_opened(tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) < 2)
+    words = ["--source", "digits", "--n-train", "200", "--forget", "random:20", "--architecture", "tinyconv"]
+    words += ["--epochs", "1", "--n-models", "2", "--work-dir", str(tmp_path), "--slots", "1", "--quiet"]
+    words += ["--method", "ssd"]
+
+    def labels():
+        capsys.readouterr()
+        assert main(["list", "--work-dir", str(tmp_path), "--json"]) == 0
+        return {row["method"]: row["label"] for row in json.loads(capsys.readouterr().out)["pools"]}
+
+    assert main(["run", *words, "--label", "first try", "--open"]) == 0
+    said = capsys.readouterr().out
+    (pool,) = tmp_path.glob("*/ssd-*")
+    assert opened == [(pool / "report.html").as_uri()]
+    go_on = next(line.strip() for line in said.splitlines() if line.startswith("  go on: "))
+    assert go_on == f"go on: python -m local_eval run --setting {pool.parent} --method ssd --n-models 64"
+    assert labels() == {"ssd": "first try", "": ""}
+    assert main(["unlearn", *words]) == 0  # without one it keeps that it has
+    assert labels()["ssd"] == "first try"
+    assert main(["score", str(pool), "--label", "second", "--brief", "--quiet"]) == 0
+    assert labels()["ssd"] == "second"
+    assert main(["list", "--work-dir", str(tmp_path)]) == 0
+    assert "second" in capsys.readouterr().out
+    assert main(["report", str(pool), "--open", "--no-saliency", "--quiet"]) == 0
+    assert f"--open: no browser was found: open {pool / 'report.html'} yourself" in capsys.readouterr().err
+    assert main(["score", "--confidences", "c.npz", "--label", "x"]) == 2
+    assert "--label x: is for one pool, 0 are given" in capsys.readouterr().err
+
+
+def test_a_search_goes_on_with_the_options_that_it_had(tmp_path):
+    workspace = open_workspace(SMALL, tmp_path, progress=False)
+    words = ["sweep", "--method", "finetune", "--set", "lr=0.1,0.2", "--seed", "3", "--attacks", "exact"]
+    words += ["--delta", "0.1"]
+    args = build_parser("").parse_args([*words, "--slots", "1", "--device", "cpu", "--n-models", "80"])
+    line = go_on(args, workspace, ["lr=0.1"])
+    again = build_parser("").parse_args(shlex.split(line.removeprefix("go on: python -m local_eval ")))
+    for name in ("method", "seed", "attacks", "delta", "cap", "bins", "slots", "device", "n_models"):
+        assert getattr(again, name) == getattr(args, name)
+    assert (again.set, again.setting) == (["lr=0.1"], workspace.folder)
+    few = build_parser("").parse_args(["tune", "finetune", "--n-models", "8"])
+    assert (
+        go_on(few, workspace, []) == f"go on: python -m local_eval run --setting {workspace.folder} --method finetune"
+    )
 
 
 def test_each_checkpoint_is_told_to_a_callback(tmp_path):

@@ -40,6 +40,7 @@ def leaderboard(args: argparse.Namespace) -> int:
     board = measure(workspace, chosen, args.n_models, faults, **options)
     page, command = args.out or workspace.folder / PAGE, shared.command_line(args)
     write_atomically(page, board_page(workspace, board, spec, args.attacks, command, page.parent).encode())
+    shared.open_page(args, page)
     written = [page]
     if args.csv:
         write_atomically(args.csv, board_csv(board).encode())

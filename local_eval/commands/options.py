@@ -4,7 +4,10 @@ import argparse
 import math
 import shlex
 import sys
+import webbrowser
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from data_stubs.splits import Splits
@@ -12,9 +15,11 @@ from kit.budget import parse_duration
 from kit.device import choose_device
 from kit.errors import InputError
 from kit.methods import Method, get_method
+from local_eval.commands.parser import N_MODELS
 from local_eval.devices import begin_processes, devices_of
 from local_eval.metric import BINS, MetricSpec
 from local_eval.published import use_published
+from local_eval.report.facts import score_options
 from local_eval.setting import Setting, Workspace, keep_workspace, reopen, splits_of
 
 # What --like competition sets unless told otherwise: the competition's training recipe, forget policy and steps an
@@ -118,6 +123,24 @@ def _scaled(source: str, size: int) -> str:
 def devices_for(args: argparse.Namespace, workspace: Workspace, n_models: int) -> list[str]:
     """Where so many models are made, an entry a process."""
     return devices_of(args.device, args.slots, workspace, n_models)
+
+
+def go_on(args: argparse.Namespace, workspace: Workspace, settings: Sequence[str]) -> str:
+    """The line that tells how `run` takes the best settings of a search, with the options that this command had."""
+    words = ["--setting", str(workspace.folder), "--method", args.method]
+    words += [word for setting in settings for word in ("--set", setting)]
+    words += ["--seed", str(args.seed)] if args.seed else []
+    words += ["--n-models", str(args.n_models)] if args.n_models > N_MODELS else []
+    words += score_options(spec_of(args), args.attacks) if hasattr(args, "attacks") else []
+    words += ["--device", args.device] if args.device != "auto" else []
+    words += ["--slots", str(args.slots)] if args.slots else []
+    return f"go on: {shlex.join(['python', '-m', 'local_eval', 'run', *words])}"
+
+
+def open_page(args: argparse.Namespace, page: Path) -> None:
+    """Show a page in the browser, where --open asks for it."""
+    if args.open and not webbrowser.open(page.resolve().as_uri()):
+        print(f"--open: no browser was found: open {page} yourself", file=sys.stderr)
 
 
 def command_line(args: argparse.Namespace) -> str:

@@ -37,6 +37,7 @@ BINS = ("code", "report")
 CRITERIA = ("accuracy", "score", "similarity")
 ISOLATION = ("auto", "namespaces", "hooks")
 SETTING = {"forget": "random:500", "architecture": "smallconv", "recipe": "fast", "n_retain_sample": 2000}
+N_MODELS = 64
 STAND_IN = {"n_train": 400, "forget": "random:40", "epochs": 4.0}  # of a dry run
 
 
@@ -59,6 +60,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     score_options(sub)
     n_models_option(sub)
     fresh_option(sub)
+    label_option(sub)
+    open_option(sub)
     sub.add_argument("--no-page", action="store_true", help="no report.html, which takes intervals and two more models")
 
     sub = command("sweep", "one method at several values: --set alpha=0.1,1,10; several such options give the grid")
@@ -100,6 +103,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     limit_option(sub)
     n_models_option(sub)
     fresh_option(sub)
+    label_option(sub)
 
     about = "export: the retrained models of a setting to one small file; import: back, beside data of one's own"
     sub = command("pool", about)
@@ -118,8 +122,10 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub = command("score", "score pools, an archive of checkpoints, or confidences from anywhere")
     pool_options(sub, "*")
     sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
+    label_option(sub)
     array_options(sub)
     sub = command("compare", "compare pools or archives of one setting, two or more", "score.compare")
+    sub.set_defaults(label=None)
     pool_options(sub, "*")
     sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
 
@@ -127,6 +133,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     pool_options(sub, "*")
     array_options(sub)
     sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
+    open_option(sub)
     sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
 
     about = "many methods on one setting, made where they are missing: a table, a page that sorts, CSV"
@@ -138,6 +145,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     n_models_option(sub)
     score_options(sub)
     sub.add_argument("--out", type=Path, metavar="FILE.html", help="where the page goes (the setting's folder)")
+    open_option(sub)
 
     about = "the settings below --work-dir, and their pools: method, models, score, date"
     sub = command("list", about, "listing.list_pools")
@@ -203,13 +211,21 @@ def limit_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--limit", help="time limit of the unlearning, such as 90m; none by default")
 
 
-def n_models_option(sub: argparse.ArgumentParser, default: int = 64) -> None:
+def n_models_option(sub: argparse.ArgumentParser, default: int = N_MODELS) -> None:
     sub.add_argument("--n-models", type=int, default=default, help=f"retrained and unlearned models ({default})")
 
 
 def fresh_option(sub: argparse.ArgumentParser) -> None:
     what = "make the unlearned models anew, even where there are some (those of an earlier run are reused)"
     sub.add_argument("--fresh", action="store_true", help=what)
+
+
+def label_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--label", metavar="TEXT", help="what `list` calls the models (the label that they have, if any)")
+
+
+def open_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--open", action="store_true", help="show the page in a browser at the end")
 
 
 def score_options(sub: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from kit.budget import format_duration
 from kit.errors import InputError
+from kit.ledger import write_atomically
 from kit.methods import Method
 from local_eval.archived import fill_from_files
 from local_eval.checkpoints import is_checkpoint
@@ -23,6 +24,8 @@ from local_eval.recipes import GIVEN
 from local_eval.retrained import retrained_pool
 from local_eval.setting import Setting, Workspace, reopen
 from local_eval.unlearned import emptied, unlearned_pool
+
+LABEL = "label.txt"  # in the folder of a pool: what its user calls it
 
 
 @dataclass(frozen=True)
@@ -209,9 +212,21 @@ def begun(args: argparse.Namespace, workspace: Workspace, method: Method, limit:
     """The pool to fill with models of a method; with --fresh its models are removed, else those it has are told."""
     pool = unlearned_pool(workspace, method, args.seed, limit)
     if args.fresh:
-        return emptied(pool)
-    note_reuse(f"models of {method.name}", args.n_models, pool, remedy=f" in {pool.folder}: --fresh makes them anew")
+        pool = emptied(pool)
+    else:
+        remedy = f" in {pool.folder}: --fresh makes them anew"
+        note_reuse(f"models of {method.name}", args.n_models, pool, remedy=remedy)
+    keep_label(args, [pool])
     return pool
+
+
+def keep_label(args: argparse.Namespace, pools: Sequence[ModelPool]) -> None:
+    """Write --label down with the pool, where it is given."""
+    if args.label is None:
+        return
+    if len(pools) != 1:
+        raise InputError(f"--label {args.label}: is for one pool, {len(pools)} are given: label them one by one")
+    write_atomically(pools[0].folder / LABEL, f"{args.label}\n".encode())
 
 
 def note_reuse(what: str, n_models: int, *pools: ModelPool, remedy: str = "") -> None:

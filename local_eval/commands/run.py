@@ -1,6 +1,7 @@
 """The command run: original model, retrained models, unlearned models, score, report."""
 
 import argparse
+import shlex
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from local_eval.commands import options as shared
 from local_eval.commands.pools import begun, note_retrained
 from local_eval.distances import distances
 from local_eval.evaluate import FORMS, evaluate, read_samples
+from local_eval.report.facts import score_options
 from local_eval.report.notes import notes_on
 from local_eval.report.pages import report_of, verdict_lines
 from local_eval.report.table import aligned, distance_table, row_records, table_of
@@ -57,8 +59,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_page:
         options = {"spec": spec, "attacks": args.attacks, "progress": not args.quiet, "device": devices[0]}
         page, found = report_of(workspace, method.name, pool, args.n_models, **options)
+        shared.open_page(args, page)
         facts, paths = facts | {"page": str(page), "verdict": asdict(found)}, [*paths, page]
         verdict = ["", *verdict_lines({method.name: found}), ""]
-    more = f"intervals, null, other measures: python -m local_eval score {pool.folder}"
+    words = ["python", "-m", "local_eval", "score", str(pool.folder), *score_options(spec, args.attacks)]
+    more = f"intervals, null, other measures: {shlex.join(words)}"
     answer(args, facts, [*text, *notes, *verdict, "report: " + ", ".join(map(str, paths)), more])
     return 0

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,9 +59,7 @@ def sweep(args: argparse.Namespace) -> int:
     write_atomically(folder / "sweep.md", ("\n".join(text) + "\n").encode())
     lines = [*(line.rstrip() for line in aligned(table)), "", *notes, f"report: {folder / 'sweep.md'}, {picture}"]
     if chosen is not None:
-        words = ["--setting", str(workspace.folder), "--method", args.method]
-        words += [word for setting in chosen.point.settings for word in ("--set", setting)]
-        lines.append(f"go on: python -m local_eval run {shlex.join(words)}")
+        lines.append(shared.go_on(args, workspace, chosen.point.settings))
     answer(args, facts, lines)
     return 0 if chosen is not None else 1
 

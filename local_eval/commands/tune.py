@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -72,9 +71,7 @@ def tune(args: argparse.Namespace) -> int:
         lines = [*lines[:SHOWN], f"... {len(lines) - SHOWN} more in {folder / 'tune.md'}"]
     lines += ["", *notes, f"report: {folder / 'tune.md'}, {folder / 'tune.png'}"]
     if chosen is not None:
-        words = ["--setting", str(workspace.folder), "--method", args.method]
-        words += [word for setting in (*args.set, *chosen.settings) for word in ("--set", setting)]
-        lines.append(f"go on: python -m local_eval run {shlex.join(words)}")
+        lines.append(shared.go_on(args, workspace, (*args.set, *chosen.settings)))
     answer(args, facts, lines)
     return 0 if chosen is not None else 1
 

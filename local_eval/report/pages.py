@@ -67,4 +67,5 @@ def verdict_lines(verdicts: Mapping[str, Verdict]) -> list[str]:
             lines += [f"  {reason}" for reason in found.reasons[:1]]
         if found.fault:
             lines.append(f"  {found.fault}")
+        lines.append(f"  go on: {found.command}")
     return lines
