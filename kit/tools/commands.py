@@ -1,6 +1,8 @@
 """What the commands of the kit do once their words are read."""
 
 import argparse
+import inspect
+import re
 import statistics
 import sys
 import time
@@ -26,6 +28,13 @@ from kit.tools.own import build_net
 from kit.tools.profile import profile
 from kit.tools.verify import verify
 
+_HEADING = "Hyper-parameters:"
+_OF_SGD = {
+    "lr": "learning rate of SGD, at its highest",
+    "momentum": "of SGD",
+    "weight_decay": "of SGD",
+    "bfloat16": "train in bfloat16 where autocast allows it",
+}
 _WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -135,6 +144,7 @@ def run_methods(args: argparse.Namespace) -> int:
         name: {
             "summary": _summary(method),
             "hyper_parameters": dict(method.defaults),
+            "meanings": meanings(method),
             "anytime": method.anytime,
         }
         for name, method in methods.items()
@@ -142,17 +152,38 @@ def run_methods(args: argparse.Namespace) -> int:
     lines = []
     for name, method in methods.items():
         if args.name:
-            lines += [_doc(method), "", *(f"    {key} = {value!r}" for key, value in method.defaults.items())]
+            lines += [_doc(method), "", *_hyper_lines(method)]
         else:
             lines.append(f"{name:<22}{_summary(method)}")
     answer(args, facts, lines)
     return 0
 
 
+def meanings(method: Method) -> dict[str, str]:
+    """What each hyper-parameter means, as the lines `name: words` below "Hyper-parameters:" in the docstring say."""
+    found = {}
+    for part in method.components:
+        prefix = f"{part.name}." if len(method.components) > 1 else ""
+        lines = re.split(r"\n(?=  \w+: )", _whole_doc(part).partition(_HEADING)[2])
+        said = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
+        found |= {f"{prefix}{name}": " ".join(said.get(name, _OF_SGD.get(name, "")).split()) for name in part.defaults}
+    return found
+
+
+def _hyper_lines(method: Method) -> list[str]:
+    values = {name: f"{name} = {value!r}" for name, value in method.defaults.items()}
+    width = max(map(len, values.values()), default=0)
+    return [f"    {values[name]:<{width}}  {meaning}".rstrip() for name, meaning in meanings(method).items()]
+
+
 def _doc(method: Method) -> str:
     """What the method's file says of it: equation, source, constants. Of a mixture what those of its parts say."""
-    functions = [part.function for part in method.components]
-    return "\n\n".join((sys.modules[f.__module__].__doc__ or f.__doc__ or "").strip() for f in functions)
+    return "\n\n".join(_whole_doc(part).partition(_HEADING)[0].strip() for part in method.components)
+
+
+def _whole_doc(method: Method) -> str:
+    function = method.function
+    return inspect.cleandoc(sys.modules[function.__module__].__doc__ or function.__doc__ or "")
 
 
 def _summary(method: Method) -> str:
