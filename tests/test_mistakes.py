@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import data_stubs
 from kit.__main__ import main as kit
 from kit.competition import ExampleDataset, make_loaders
 from kit.emit import emit
@@ -18,7 +19,7 @@ from local_eval.__main__ import main
 from local_eval.commands.options import go_on
 from local_eval.commands.parser import build_parser
 from local_eval.retrained import fill_retrained
-from local_eval.setting import Setting, open_workspace
+from local_eval.setting import Setting, open_workspace, reopen
 from local_eval.sweep import grid
 from local_eval.unlearned import fill_unlearned, unlearned_pool
 
@@ -58,7 +59,6 @@ def test_a_misspelt_word_is_one_line(program, words, message, capsys):
         (["--set", "lr=0.1", "--set", "lr=0.2"], "--set lr=0.2: lr is set twice"),
         (["--set", "lr=0.001,0.01"], "to try several values: python -m local_eval sweep"),
         (["--set", "momntum=0.5"], "has no hyper-parameter 'momntum': did you mean momentum?"),
-        (["--source", "digits", "--n-train", "100"], "random:500 is the default: choose another with --forget"),
     ],
 )
 def test_options_that_contradict_each_other(words, message, tmp_path, capsys):
@@ -87,6 +87,20 @@ def test_options_beside_a_setting_must_be_its_own(tmp_path, capsys):
     same = ["--source", "digits", "--epochs", "3", "--n-train", "200", "--architecture", "tinyconv"]
     assert main(["train", "--setting", folder, *same, "--slots", "1", "--quiet"]) == 0
     assert (tmp_path / folder / "setting.json").read_text() == kept
+
+
+def test_the_default_forget_set_fits_the_data_and_is_told(tmp_path, capsys):
+    words = ["--architecture", "tinyconv", "--epochs", "1", "--work-dir", str(tmp_path), "--slots", "1", "--quiet"]
+    assert main(["train", "--source", "digits", "--n-train", "160", *words]) == 0
+    told = "forget policy random:0.05, the default here: 8 of 160 images: --forget chooses another\n"
+    assert capsys.readouterr().err == told
+    (folder,) = tmp_path.iterdir()
+    assert reopen(folder).setting.forget == "random:0.05"
+    assert main(["train", "--source", "digits", "--n-train", "160", "--forget", "random:0.05", *words]) == 0
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == [folder]
+    splits, forget = data_stubs.load_by_default("synthetic", n_train=10_000, progress=False)
+    assert (len(splits.forget), forget) == (500, Setting("synthetic").forget)
 
 
 def test_a_sweep_refuses_a_name_given_twice():

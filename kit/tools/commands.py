@@ -21,9 +21,10 @@ from kit.emit import Problem, emit
 from kit.errors import InputError
 from kit.jobs import warm_up
 from kit.ledger import FILE_NAME, Ledger
-from kit.methods import Method, get_method, method_names
+from kit.methods import Method
 from kit.submit import read_problem
 from kit.tools.cli import answer
+from kit.tools.folder import all_method_names, find_method
 from kit.tools.own import build_net
 from kit.tools.profile import profile
 from kit.tools.verify import verify
@@ -56,7 +57,7 @@ def _problem(args: argparse.Namespace, method: Method, **options: Any) -> Proble
 def run_emit(args: argparse.Namespace) -> int:
     budget = TimeBudget(args.limit, spent_s=time.monotonic() - args.begun)
     devices = devices_of(args)
-    method = get_method(args.method, args.set)
+    method = find_method(args.method, args.set)
     if len(devices) > 1:
         warm_up()
     model, loaders = _problem(args, method, progress=not args.quiet)(devices[0] if len(devices) == 1 else "cpu")
@@ -107,7 +108,7 @@ def _made_before(out: Path, n_models: int) -> int:
 
 def run_profile(args: argparse.Namespace) -> int:
     limit_s = parse_duration(args.limit)
-    method, devices = get_method(args.method, args.set), devices_of(args)
+    method, devices = find_method(args.method, args.set), devices_of(args)
     result = profile(
         method,
         *_problem(args, method, progress=not args.quiet)(devices[0]),
@@ -138,8 +139,8 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_methods(args: argparse.Namespace) -> int:
-    names = [args.name] if args.name else method_names()
-    methods = {name: get_method(name) for name in names}
+    names = [args.name] if args.name else all_method_names()
+    methods = {name: find_method(name) for name in names}
     facts = {
         name: {
             "summary": _summary(method),

@@ -10,11 +10,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import data_stubs
 from data_stubs.splits import Splits
 from kit.budget import parse_duration
 from kit.device import choose_device
 from kit.errors import InputError
-from kit.methods import Method, get_method
+from kit.methods import Method
+from kit.tools.folder import find_method
 from local_eval.commands.parser import N_MODELS
 from local_eval.devices import begin_processes, devices_of
 from local_eval.metric import BINS, MetricSpec
@@ -45,7 +47,7 @@ def at_least(n_models: int, fewest: int = 2) -> None:
 def method_of(args: argparse.Namespace) -> Method:
     """The method, the only time that its words are read; a mistake in the limit is told as early."""
     args.limit_s = parse_duration(args.limit) if args.limit else math.inf
-    return get_method(args.method, args.set)
+    return find_method(args.method, args.set)
 
 
 def spec_of(args: argparse.Namespace) -> MetricSpec:
@@ -60,9 +62,8 @@ def workspace_of(args: argparse.Namespace) -> Workspace:
         workspace = reopen(args.setting, checked=True)
         refuse_beside_setting(args, workspace.setting)
         return workspace
-    setting = Setting(**setting_of(args))
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
-    splits = load_splits(args, setting, **where, progress=not args.quiet)
+    setting, splits = load_setting(args, **where, progress=not args.quiet)
     workspace = keep_workspace(setting, splits, args.work_dir)
     if (n_models := use_published(workspace)) and not (args.quiet or args.json):
         print(f"using the {n_models} retrained models published for this setting", file=sys.stderr)
@@ -103,14 +104,17 @@ def refuse_beside_setting(args: argparse.Namespace, setting: Setting) -> None:
             )
 
 
-def load_splits(args: argparse.Namespace, setting: Setting, **options: Any) -> Splits:
-    """The setting's data; a forget policy that nobody chose and that does not fit is told as the default."""
-    try:
-        return splits_of(setting, **options)
-    except InputError as error:
-        if args.forget is None and str(error).startswith("forget policy"):
-            raise InputError(f"{error} ({setting.forget} is the default: choose another with --forget)") from error
-        raise
+def load_setting(args: argparse.Namespace, **where: Any) -> tuple[Setting, Splits]:
+    """The setting of the options with its data; a forget policy that nobody chose fits the data, and is told."""
+    given = setting_of(args)
+    setting = Setting(**given)
+    if "forget" in given:
+        return setting, splits_of(setting, **where)
+    options = {"n_train": setting.n_train, "seed": setting.data_seed}
+    splits, forget = data_stubs.load_by_default(setting.source, **options, **where)
+    shown = f"{len(splits.forget):,} of {len(splits.train):,} images: --forget chooses another"
+    print(f"forget policy {forget}, the default here: {shown}", file=sys.stderr)
+    return replace(setting, forget=forget), splits
 
 
 def _scaled(source: str, size: int) -> str:

@@ -179,7 +179,7 @@ def setting_options(sub: argparse.ArgumentParser, *, trained: bool = True) -> No
     )
     data_options(group)
     group.add_argument("--n-train", type=positive_int, help="training images, a stratified sample (all)")
-    forget = f"forget policy: {', '.join(POLICIES)}, file.py:function ({SETTING['forget']})"
+    forget = f"forget policy: {', '.join(POLICIES)}, file.py:function (random:0.05, {SETTING['forget']} at most)"
     group.add_argument("--forget", help=forget)
     group.add_argument("--data-seed", type=int, help="of the forget set and the sample (0)")
     nets = f"{', '.join(ARCHITECTURES)}, or file.py:function"

@@ -15,14 +15,14 @@ from kit.ledger import write_atomically
 from kit.methods import Method
 from local_eval.archived import fill_from_files
 from local_eval.checkpoints import is_checkpoint
-from local_eval.commands.options import data_words, load_splits, refuse_beside_setting, setting_of
+from local_eval.commands.options import data_words, load_setting, refuse_beside_setting
 from local_eval.devices import devices_of
 from local_eval.evaluate import Samples
 from local_eval.given import doubts, open_given
 from local_eval.pool import ModelPool
 from local_eval.recipes import GIVEN
 from local_eval.retrained import retrained_pool
-from local_eval.setting import Setting, Workspace, reopen
+from local_eval.setting import Workspace, reopen
 from local_eval.unlearned import emptied, unlearned_pool
 
 LABEL = "label.txt"  # in the folder of a pool: what its user calls it
@@ -97,9 +97,9 @@ def given_workspace(args: argparse.Namespace) -> Workspace:
     else:
         if args.source is None:
             raise InputError("--retrained: say on which data: --source, such as image-folder:PATH, and --forget")
-        setting, root = Setting(**setting_of(args)), args.work_dir
+        root = args.work_dir
         where = {"data_root": args.data_root, "cache_dir": args.cache_dir, "progress": progress}
-        splits = load_splits(args, setting, **where)
+        setting, splits = load_setting(args, **where)
     devices = devices_of(args.device, args.slots)
     return open_given(setting, splits, root, args.retrained, args.original, devices=devices, progress=progress)
 
