@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -35,6 +36,7 @@ SOURCES = (
     "synthetic",
     "file.py:function",
 )
+DEFAULT_FORGET = (0.05, 500)  # a share of the training images, and the most
 SUBSET_STREAM = 1  # keeps the draw of n_train images independent of the forget policy's draw with the same seed
 NOISE_STREAM = 2  # and so the draw of the flipped labels
 
@@ -58,12 +60,38 @@ def load(
     """
     if n_train is not None and forget.partition(":")[0] == "indices":
         raise InputError("forget policy indices counts in the whole training set: leave out n_train")
+    return load_by_default(
+        source,
+        forget=forget,
+        n_train=n_train,
+        seed=seed,
+        data_root=data_root,
+        cache_dir=cache_dir,
+        progress=progress,
+    )[0]
+
+
+def load_by_default(
+    source: str, *, forget: str | None = None, n_train: int | None = None, seed: int = 0, **where: Any
+) -> tuple[Splits, str]:
+    """As `load`, and the forget policy beside it; where none is given the default one for so many training images."""
     source, noise = noise_of(source)
-    loaded = load_source(
-        source, n_train=n_train, seed=seed, data_root=data_root, cache_dir=cache_dir, progress=progress
-    )
+    loaded = load_source(source, n_train=n_train, seed=seed, **where)
+    forget = forget or default_forget(len(loaded.train))
     splits = split_forget(loaded, forget, seed)
-    return splits if noise is None else flip_labels(splits, noise, np.random.default_rng([seed, NOISE_STREAM]))
+    if noise is not None:
+        splits = flip_labels(splits, noise, np.random.default_rng([seed, NOISE_STREAM]))
+    return splits, forget
+
+
+def default_forget(n_train: int) -> str:
+    """The policy where none is chosen: 5% of the training images, at most 500.
+
+    >>> default_forget(50_000), default_forget(160)
+    ('random:500', 'random:0.05')
+    """
+    share, most = DEFAULT_FORGET
+    return f"random:{most}" if share * n_train >= most else f"random:{share}"
 
 
 def noise_of(source: str) -> tuple[str, float | None]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from data_stubs.splits import Splits
 from kit.errors import InputError
-from kit.methods import Method, get_method, method_of
+from kit.methods import Method, method_of
+from kit.tools.folder import find_method
 from local_eval.archived import fill_from_files
 from local_eval.arrays import ArrayScore, judge
 from local_eval.devices import devices_of
@@ -124,7 +125,7 @@ def unlearn(
     >>> len(unlearn(workspace, nothing, 2, devices=["cpu"]))
     2
     """
-    chosen = method if isinstance(method, Method) else get_method(method) if isinstance(method, str) else None
+    chosen = method if isinstance(method, Method) else find_method(method) if isinstance(method, str) else None
     chosen = chosen or method_of(method)
     if unknown := [name for name in hyper if name not in chosen.defaults]:
         known = ", ".join(f"{key}={value!r}" for key, value in chosen.defaults.items()) or "none"

@@ -45,7 +45,7 @@ def open_given(
     if len(start) > 1:
         raise InputError(f"{original}: holds {len(start)} checkpoints: the original model is one")
     digest = digest_of([*named, *(["original", *digests(start)] if start else [])])
-    setting = replace(setting, recipe=f"{GIVEN}{digest[:16]}", epochs=None)
+    setting = replace(setting, recipe=f"{GIVEN}{digest[:16]}", epochs=None, lr=None, batch_size=None)
     workspace = keep_workspace(setting, splits, root)
     options = {"devices": devices, "progress": progress}
     pool = retrained_pool(workspace)

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from kit.competition import N_CHECKPOINTS
 from kit.errors import InputError, first_line
-from kit.methods import Method, get_method, method_names
+from kit.methods import Method, method_names
+from kit.tools.folder import find_method, own_methods
 from local_eval.assess import form_of, nulls_of
 from local_eval.audit.intervals import Interval
 from local_eval.dry_run.projection import EPOCH_S
@@ -87,8 +88,9 @@ class Leaderboard:
 
 def entrants(text: str | None = None) -> list[Entrant]:
     """The methods of a list `a, file.py, mixture(a=1, b=2), a lr=0.01`, settings behind a name; by default all of the
-    kit's. Raises InputError as `get_method` does, and for one that is named twice."""
-    words = KITS_OWN if text is None else [word.strip() for word in re.split("," + _OUTSIDE, text)]
+    kit's and of the folder that LOCAL_EVAL_METHODS names. Raises InputError as `find_method` does, and for one that is
+    named twice."""
+    words = [*KITS_OWN, *own_methods()] if text is None else [word.strip() for word in re.split("," + _OUTSIDE, text)]
     known = {_key(_method(words)): score for words, score in BY_METHOD.items()}
     found: dict[str, Entrant] = {}
     for word in words:
@@ -110,7 +112,7 @@ def split_words(text: str) -> list[str]:
 
 def _method(words: str) -> Method:
     spec, *settings = split_words(words)
-    return get_method(spec, settings)
+    return find_method(spec, settings)
 
 
 def _key(method: Method) -> str:

@@ -24,7 +24,7 @@ from kit.errors import InputError
 from kit.ledger import write_atomically
 from local_eval.pool import EVALUATED
 from local_eval.retrained import original_pool, retrained_pool
-from local_eval.setting import Setting, Workspace, keep_workspace
+from local_eval.setting import LATER, Setting, Workspace, keep_workspace
 
 # Where this project keeps those it publishes, named by the setting's hash.
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "pools"
@@ -177,7 +177,7 @@ def _facts(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if facts["format"] != _FORMAT:
             raise ValueError(f"format {facts['format']}, this version reads {_FORMAT}")
         known = {field.name for field in fields(Setting)}
-        if strange := set(facts["setting"]) ^ known:
+        if strange := (set(facts["setting"]) ^ known) - set(LATER):
             raise ValueError(f"setting with {', '.join(sorted(strange))}")
         return facts | {"fingerprint": str(facts["fingerprint"]), "original_seconds": float(facts["original_seconds"])}
     except (ValueError, KeyError, TypeError) as error:

@@ -24,6 +24,7 @@ from local_eval.models import ARCHITECTURES, build, check_name, check_net
 from local_eval.recipes import Recipe, get_recipe
 
 _BY_FILE = ("architecture", "recipe")  # what may be a function in a user's file
+LATER = ("lr", "batch_size")  # fields that settings of before lack; not part of a name where they are None
 _FORMAT = 1  # part of the hash: raised when a change makes models trained before incomparable
 
 
@@ -31,10 +32,11 @@ _FORMAT = 1  # part of the hash: raised when a change makes models trained befor
 class Setting:
     """What two pools must share to be compared.
 
-    source, n_train, forget: as data_stubs.load takes them; data_seed draws the forget set. recipe, epochs (None: the
-    recipe's own) and train_seed train the original and the retrained models. n_retain_sample: how many retain
-    examples each model is evaluated on. passes: how often a method's loaders hold each example, so that an epoch of a
-    small data set has as many steps as one of the competition's; originals and retrained models are trained as ever.
+    source, n_train, forget: as data_stubs.load takes them; data_seed draws the forget set. recipe, epochs, lr,
+    batch_size (None: the recipe's own) and train_seed train the original and the retrained models. n_retain_sample: how
+    many retain examples each model is evaluated on. passes: how often a method's loaders hold each example, so that an
+    epoch of a small data set has as many steps as one of the competition's; originals and retrained models are trained
+    as ever.
     """
 
     source: str
@@ -47,6 +49,8 @@ class Setting:
     train_seed: int = 0
     n_retain_sample: int = 2000
     passes: int = 1
+    lr: float | None = None
+    batch_size: int | None = None
 
     def __post_init__(self):
         for what in _BY_FILE:
@@ -63,13 +67,18 @@ class Setting:
             get_recipe(self.recipe)
         if self.epochs is not None and not self.epochs > 0:
             raise InputError(f"--epochs {self.epochs}: must be positive")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise InputError(f"--lr {self.lr}: must be positive")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size}: must be 1 or more")
         if self.passes < 1:
             raise InputError(f"passes is {self.passes}: 1 or more")
 
     def hash(self, splits: Splits) -> str:
         """Twelve hex digits over every field and the data itself; the data's path does not count."""
+        given = {name: value for name, value in asdict(self).items() if value is not None or name not in LATER}
         facts = {
-            **asdict(self),
+            **given,
             **self.sources(),
             "epochs": int(self.n_epochs) if self.n_epochs == int(self.n_epochs) else self.n_epochs,  # 1.0 is 1
             "source": None,
@@ -83,6 +92,10 @@ class Setting:
         """Function and text of the user's files that this setting builds on: field -> what names them."""
         specs = {what: getattr(self, what) for what in _BY_FILE}
         return {what: read_spec(spec, f"--{what}").identity for what, spec in specs.items() if is_file_spec(spec)}
+
+    def training(self) -> Recipe:
+        """The recipe with this setting's learning rate and batch size."""
+        return get_recipe(self.recipe, self.lr, self.batch_size)
 
     @property
     def n_epochs(self) -> float:
@@ -131,7 +144,7 @@ class Workspace:
     def recipe(self) -> Recipe:
         """How models are trained; InputError where its file is gone or was changed."""
         self._check_source("recipe")
-        return get_recipe(self.setting.recipe)
+        return self.setting.training()
 
     def _check_source(self, what: str) -> None:
         if (before := self.sources.get(what)) is None:
@@ -182,6 +195,7 @@ def keep_workspace(setting: Setting, splits: Splits, root: Path) -> Workspace:
     """The workspace of data that is loaded already."""
     folder = Path(root) / setting.hash(splits)
     if not folder.exists():
+        setting.training()
         with torch.random.fork_rng(devices=[]):
             net = build(setting.architecture, splits.n_classes)
         check_net(net, splits.test.images.shape[1:], splits.n_classes, f"--architecture {setting.architecture}")
@@ -199,6 +213,10 @@ def keep_workspace(setting: Setting, splits: Splits, root: Path) -> Workspace:
     return Workspace(setting, splits, folder, sources)
 
 
+def _names() -> list[str]:
+    return [item.name for item in fields(Setting)]
+
+
 def reopen(folder: Path, *, checked: bool = False) -> Workspace:
     """The workspace of a folder made by `open_workspace`, data memory-mapped: what processes start from.
 
@@ -207,7 +225,7 @@ def reopen(folder: Path, *, checked: bool = False) -> Workspace:
     folder = Path(folder)
     try:
         facts = json.loads((folder / "setting.json").read_text())
-        setting = Setting(**{item.name: facts[item.name] for item in fields(Setting)})
+        setting = Setting(**{name: facts[name] for name in _names() if name in facts or name not in LATER})
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder}: is no folder of a setting ({error}): give one that run or train made") from error
     return Workspace(setting, saved.load(folder / "data", checked=checked), folder, facts.get("sources", {}))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,12 @@ def unlearned_pool(workspace: Workspace, method: Method, seed: int = 0, limit: s
         identity["limit_s"] = limit_s
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return ModelPool(workspace.folder / f"{file_name(method.name)}-{digest}", identity)
+
+
+def emptied(pool: ModelPool) -> ModelPool:
+    """The pool without its models and all that was written down of them."""
+    shutil.rmtree(pool.folder)
+    return ModelPool(pool.folder, pool.identity)
 
 
 def file_name(method: str) -> str:

@@ -22,7 +22,17 @@ NOT_VALIDATED = (
     "Not validated: how scores of this kind of setting relate to Kaggle's has not been measured; they rank methods on "
     "this data only (docs/validity.md; --like competition is the setting made for that)."
 )
-_SAME = ("source", "n_train", "forget", "architecture", "recipe", "epochs", "passes")  # seeds may differ
+_SAME = (
+    "source",
+    "n_train",
+    "forget",
+    "architecture",
+    "recipe",
+    "epochs",
+    "passes",
+    "lr",
+    "batch_size",
+)  # seeds may differ
 _LEAST = 1e-4  # scores below are told from each other neither here nor there
 
 

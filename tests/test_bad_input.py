@@ -87,7 +87,7 @@ def test_a_class_without_retain_example(folder, tmp_path, run):
         (["--recipe", "cake"], "recipe 'cake': unknown"),
         (["--architecture", "resnet19"], "architecture 'resnet19': unknown"),
         (["--epochs", -1], "must be positive"),
-        (["--setting", "nowhere"], "beside --setting nowhere: the folder has its own: leave out one or the other"),
+        (["--setting", "nowhere"], "nowhere: is no folder of a setting"),
     ],
 )
 def test_options_that_cannot_be(run, options, message):

@@ -56,6 +56,20 @@ def test_every_command_finds_its_function(name):
         assert callable(getattr(import_module(module), function))
 
 
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_option_has_a_help_with_its_default(name):
+    for command, sub in commands(name).items():
+        for action in sub._actions:
+            assert action.help, (command, action)
+            if action.option_strings and action.nargs != 0 and not action.required:
+                said = action.help.rpartition("(")[2]
+                assert action.help.endswith(")"), (command, action)
+                if isinstance(action.default, int | float | str):
+                    value = str(action.default)
+                    number = isinstance(action.default, float) and float(said.rstrip(")")) == action.default
+                    assert value in said or number, (command, action)
+
+
 def test_words_are_those_of_their_tables():
     assert tuple(kit_commands.DTYPES) == kit_parser.DTYPES
     assert tuple(options.LIKE) == parser.LIKE

@@ -9,6 +9,7 @@ import torch
 import data_stubs
 from data_stubs.kaggle_tree import write_tree
 from kit import checkpoint as checkpoint_module
+from kit.__main__ import main
 from kit.competition import make_loaders, resnet18
 from kit.emit import emit
 from kit.errors import InputError
@@ -131,6 +132,24 @@ def test_another_runs_folder_is_refused(model, loaders, tmp_path, change):
     with pytest.raises(InputError, match="belongs to another run"):
         run(model, loaders, tmp_path, **change)
     assert (tmp_path / "submission.zip").read_bytes() == before
+
+
+def test_the_command_says_what_it_reuses(tree, tmp_path, capsys):
+    words = [
+        "emit",
+        "--input",
+        str(tree),
+        "--out",
+        str(tmp_path / "out"),
+        "--architecture",
+        f"{tree.parent}/net.py:net",
+    ]
+    words += ["--n-models", "2", "--device", "cpu", "--quiet"]
+    for kept in (0, 2):
+        assert main([*words, "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["reused"] == kept
+        assert (f"reused {kept} checkpoints of finetune in {tmp_path / 'out'}" in err) == bool(kept)
 
 
 @pytest.mark.parametrize("change", ["batch size", "data", "method's source", "method's default"])

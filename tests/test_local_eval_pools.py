@@ -167,10 +167,37 @@ def test_models_after_a_gap_do_not_count(workspace, capsys):
 def test_reused_models_are_mentioned(workspace, capsys):
     command = ["unlearn", "--setting", str(workspace.folder), "--n-models", str(N), "--slots", "1"]
     assert main(command) == 0
-    assert capsys.readouterr().err == f"reusing {N} models of finetune\n"
+    pool = unlearned_pool(workspace, FINETUNE).folder
+    said = f"reusing {N} models of finetune in {pool}: --fresh makes them anew\n"
+    assert capsys.readouterr().err == said
     for option in ("--quiet", "--json"):
         assert main([*command, option]) == 0
-        assert capsys.readouterr().err == ""
+        assert capsys.readouterr().err == said
+    others = [["retrain"], ["sweep", "--set", "lr=0.001,0.002"], ["run", "--no-page"]]
+    for words in others:
+        assert main([*words, *command[1:], "--quiet"]) == 0
+        err = capsys.readouterr().err
+        assert f"reusing {N} retrained models in {workspace.folder / 'retrained'}\n" in err
+        assert (f"reusing {N} models of finetune" in err) == (words[0] != "retrain")
+
+
+def test_fresh_makes_the_unlearned_models_anew_and_keeps_the_retrained_ones(workspace, capsys):
+    pool, retrained = unlearned_pool(workspace, FINETUNE), retrained_pool(workspace)
+    before = pool.read(N)["forget"]
+    changed = {name: -values[0] for name, values in pool.read(1).items() if name != "seconds"}
+    pool.add(0, changed, 1.0)  # what an older version of the code may have left
+    (pool.folder / "broken.txt").write_text("once")
+    kept = [path.stat().st_mtime_ns for path in sorted(retrained.folder.glob("*.npz"))]
+    command = ["--setting", str(workspace.folder), "--n-models", str(N), "--slots", "1", "--quiet"]
+    assert main(["run", *command, "--no-page"]) == 0
+    assert not np.array_equal(pool.read(N)["forget"], before)
+    capsys.readouterr()
+    for words in (["run", "--no-page"], ["unlearn"]):
+        assert main([*words, *command, "--fresh"]) == 0
+        assert "models of finetune in" not in capsys.readouterr().err
+        assert np.array_equal(pool.read(N)["forget"], before)
+    assert not (pool.folder / "broken.txt").exists()
+    assert [path.stat().st_mtime_ns for path in sorted(retrained.folder.glob("*.npz"))] == kept
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from kit.methods import get_method
 from local_eval.__main__ import main
 from local_eval.dry_run.judge import _samples
 from local_eval.pool import ModelPool
+from local_eval.recipes import GIVEN
 from local_eval.report.comparison import SECTIONS as OF_COMPARISON
+from local_eval.report.facts import where_options
 from local_eval.report.page import SECTIONS as OF_EVALUATION
 from local_eval.report.plots.style import DARK, LIGHT
 from local_eval.retrained import fill_retrained
@@ -227,6 +231,41 @@ def test_without_retrained_models_the_page_says_so(copied):
     shutil.rmtree(folder / "retrained")
     assert main(["report", str(pools[0]), "--quiet"]) == 1
     assert "0 models" in read(pools[0] / "report.html").text
+
+
+def test_a_comparison_leaves_the_page_of_the_larger_pool_whole(copied, capsys):
+    folder, pools = copied
+    workspace = reopen(folder)
+    fill_retrained(workspace, N + 1, **OPTIONS)
+    fill_unlearned(workspace, get_method("finetune"), N + 1, **OPTIONS)
+    for few in ([], ["--n-models", str(N)]):
+        assert main(["report", *map(str, pools[:2]), *few, "--no-saliency", "--quiet"]) == 0
+        assert f"score with {N + 1} models" in read(pools[0] / "report.html").text
+        assert f"score with {N} models" in read(pools[1] / "report.html").text
+        assert f"{N} of each kind" in read(folder / "comparison.html").text
+
+
+def test_an_own_method_has_maps_and_a_command_that_runs(copied, participant, capsys):
+    folder, _ = copied
+    own = participant("import torch\ndef unlearning(net, a, b, c, by=1.0): net.fc.bias.data += by * torch.randn(10)")
+    words = ["run", "--setting", str(folder), "--method", own, "--set", "by=0.5", "--n-models", "4", "--slots", "1"]
+    assert main([*words, "--quiet", "--json"]) == 0
+    page = Path(json.loads(capsys.readouterr().out)["page"])
+    text = page.read_text()
+    assert "is left out" not in text
+    assert text.count("original") and len(re.findall(r'class="row"', text)) > 1
+    participant("def unlearning(net, a, b, c, by=2.0): net.fc.bias.data += by")
+    assert main(["report", str(page.parent), "--quiet"]) == 0
+    assert "The unlearned model is left out: mine was changed since." in page.read_text()
+
+
+def test_data_that_was_given_is_reached_by_its_folder(copied, tmp_path):
+    workspace = reopen(copied[0])
+    options = [word for word in where_options(workspace) if word.startswith("--")]
+    assert "--source" in options and "--setting" not in options
+    for changed in ({"source": "data:mine"}, {"recipe": f"{GIVEN}0123"}):
+        other = replace(workspace, setting=replace(workspace.setting, **changed))
+        assert where_options(other) == ["--setting", str(workspace.folder)]
 
 
 def test_a_folder_that_is_no_pool_is_one_line(filled, capsys):

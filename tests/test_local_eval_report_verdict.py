@@ -1,5 +1,6 @@
 """The answer of a page: upload or not, why, and what to try next."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,14 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kit.ledger import FILE_NAME, Ledger
 from local_eval.assess import Assessment, Form
 from local_eval.audit import Interval, diagnose, sentence
 from local_eval.audit.lower_bounds import LowerBounds
 from local_eval.audit.simulate import simulated_pools
+from local_eval.commands.parser import build_parser
 from local_eval.evaluate import DO_NOTHING, Row
 from local_eval.metric import MetricSpec, exact_epsilon
+from local_eval.pool import ModelPool
 from local_eval.report.assessment import assessment_lines, sure
 from local_eval.report.evidence import Evidence
+from local_eval.report.pages import verdict_lines
 from local_eval.report.verdict import expected_share, percent, verdict
 from local_eval.setting import Setting
 
@@ -96,6 +101,46 @@ def test_upload_or_not(case, upload, headline):
     found = verdict(evidence(**case), "mine")
     assert found.upload is upload and found.headline.replace("’", "'") == headline
     assert found.reasons
+    assert found.command == "python -m local_eval list --work-dir runs"
+
+
+def pool_of(folder, method, settings=(), **further):
+    pool = ModelPool(folder, {"kind": "unlearned", "method": "mine", "seed": 0, **further})
+    if method:
+        Ledger(folder / FILE_NAME).append("start", method=method, settings=list(settings))
+    return pool
+
+
+UPLOAD = "notebooks.build --method scrub --set lr=0.1 --out mine/mine.ipynb"
+MORE = "local_eval run --setting runs/abc --method 'a b.py' --set x=1 --seed 2 --limit 60s --n-models 64"
+
+
+@pytest.mark.parametrize(
+    ("case", "pool", "command"),
+    [
+        ({}, {"method": "scrub", "settings": ["lr=0.1"]}, UPLOAD),
+        ({}, {"method": ""}, "local_eval score POOL"),
+        ({"predicted": 0.03}, {"method": "scrub"}, "local_eval tune scrub --setting runs/abc --n-models 64 --limit 2h"),
+        ({"predicted": 0.03}, {"method": "a b.py"}, "local_eval leaderboard --setting runs/abc --n-models 64"),
+        ({"n_models": 16}, {"method": "a b.py", "settings": ["x=1"], "seed": 2, "limit_s": 60}, MORE),
+        ({"n_models": 4}, {"method": ""}, "local_eval score POOL"),
+    ],
+)
+def test_a_verdict_ends_in_a_command(tmp_path, case, pool, command):
+    found = replace(evidence(**case), pools={"mine": pool_of(tmp_path / "pool", **pool)})
+    told = verdict(found, "mine")
+    assert told.command == f"python -m {command}".replace("POOL", str(tmp_path / "pool"))
+    assert verdict_lines({"mine": told})[-1] == f"  go on: {told.command}"
+    words = shlex.split(told.command)[2:]
+    if words[0] == "local_eval":
+        build_parser("").parse_args(words[1:])
+
+
+def test_a_broken_evaluation_ends_in_what_mends_it():
+    found = replace(evidence(), faults={"": "no retrained models"})
+    assert verdict(found, "mine").command == "python -m local_eval retrain --setting runs/abc"
+    found = replace(evidence(), pools={}, faults={"mine": "broken"})
+    assert verdict(found, "mine").command == "python -m local_eval list --work-dir runs"
 
 
 def test_what_is_broken_is_said_and_nothing_else():

@@ -1,20 +1,25 @@
 """Misspelt words, wrong numbers, things said twice: one line that names the remedy; and --json that stands alone."""
 
 import json
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import data_stubs
 from kit.__main__ import main as kit
 from kit.competition import ExampleDataset, make_loaders
 from kit.emit import emit
 from kit.errors import InputError
 from kit.methods import get_method
 from local_eval.__main__ import main
+from local_eval.commands.options import go_on
+from local_eval.commands.parser import build_parser
 from local_eval.retrained import fill_retrained
-from local_eval.setting import Setting, open_workspace
+from local_eval.setting import Setting, open_workspace, reopen
 from local_eval.sweep import grid
 from local_eval.unlearned import fill_unlearned, unlearned_pool
 
@@ -54,8 +59,6 @@ def test_a_misspelt_word_is_one_line(program, words, message, capsys):
         (["--set", "lr=0.1", "--set", "lr=0.2"], "--set lr=0.2: lr is set twice"),
         (["--set", "lr=0.001,0.01"], "to try several values: python -m local_eval sweep"),
         (["--set", "momntum=0.5"], "has no hyper-parameter 'momntum': did you mean momentum?"),
-        (["--setting", "x", "--epochs", "3"], "--epochs beside --setting x: the folder has its own"),
-        (["--source", "digits", "--n-train", "100"], "random:500 is the default: choose another with --forget"),
     ],
 )
 def test_options_that_contradict_each_other(words, message, tmp_path, capsys):
@@ -63,6 +66,41 @@ def test_options_that_contradict_each_other(words, message, tmp_path, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_options_beside_a_setting_must_be_its_own(tmp_path, capsys):
+    folder = str(open_workspace(replace(SMALL, epochs=None), tmp_path, progress=False).folder)
+    kept = (tmp_path / folder / "setting.json").read_text()
+    for words, message in (
+        (["--epochs", "2"], f"--epochs beside --setting {folder}: epochs is the recipe's own there, not 2.0: leave"),
+        (["--source", "synthetic"], "source is digits there, not synthetic"),
+        (["--quick"], "n_train is 200 there, not 10000"),
+        (["--like", "competition"], "source is digits there, not gtsrb:super:noise=0.04"),
+        (["--forget", "random:20", "--lr", "0.1"], "lr is the recipe's own there, not 0.1"),
+    ):
+        for command in ("train", "run", "leaderboard"):
+            assert main([command, "--setting", folder, *words, "--slots", "1", "--quiet"]) == 2
+            err = capsys.readouterr().err
+            assert message in err and err.count("\n") == 1
+    assert main(["score", folder, "--setting", folder, "--source", "synthetic"]) == 2
+    assert "source is digits there, not synthetic" in capsys.readouterr().err
+    same = ["--source", "digits", "--epochs", "3", "--n-train", "200", "--architecture", "tinyconv"]
+    assert main(["train", "--setting", folder, *same, "--slots", "1", "--quiet"]) == 0
+    assert (tmp_path / folder / "setting.json").read_text() == kept
+
+
+def test_the_default_forget_set_fits_the_data_and_is_told(tmp_path, capsys):
+    words = ["--architecture", "tinyconv", "--epochs", "1", "--work-dir", str(tmp_path), "--slots", "1", "--quiet"]
+    assert main(["train", "--source", "digits", "--n-train", "160", *words]) == 0
+    told = "forget policy random:0.05, the default here: 8 of 160 images: --forget chooses another\n"
+    assert capsys.readouterr().err == told
+    (folder,) = tmp_path.iterdir()
+    assert reopen(folder).setting.forget == "random:0.05"
+    assert main(["train", "--source", "digits", "--n-train", "160", "--forget", "random:0.05", *words]) == 0
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == [folder]
+    splits, forget = data_stubs.load_by_default("synthetic", n_train=10_000, progress=False)
+    assert (len(splits.forget), forget) == (500, Setting("synthetic").forget)
 
 
 def test_a_sweep_refuses_a_name_given_twice():
@@ -119,6 +157,53 @@ def test_the_settings_of_a_folder_are_listed(tmp_path, capsys):
     assert (tmp_path / "list.csv").read_text().count("\n") == 4
     assert main(["list", "--work-dir", str(tmp_path)]) == 0
     assert "digits, tinyconv, fast, forget random:20" in capsys.readouterr().out
+
+
+def test_a_label_is_listed_and_a_page_opened(tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or len(opened) < 2)
+    words = ["--source", "digits", "--n-train", "200", "--forget", "random:20", "--architecture", "tinyconv"]
+    words += ["--epochs", "1", "--n-models", "2", "--work-dir", str(tmp_path), "--slots", "1", "--quiet"]
+    words += ["--method", "ssd"]
+
+    def labels():
+        capsys.readouterr()
+        assert main(["list", "--work-dir", str(tmp_path), "--json"]) == 0
+        return {row["method"]: row["label"] for row in json.loads(capsys.readouterr().out)["pools"]}
+
+    assert main(["run", *words, "--label", "first try", "--open"]) == 0
+    said = capsys.readouterr().out
+    (pool,) = tmp_path.glob("*/ssd-*")
+    assert opened == [(pool / "report.html").as_uri()]
+    go_on = next(line.strip() for line in said.splitlines() if line.startswith("  go on: "))
+    assert go_on == f"go on: python -m local_eval run --setting {pool.parent} --method ssd --n-models 64"
+    assert labels() == {"ssd": "first try", "": ""}
+    assert main(["unlearn", *words]) == 0  # without one it keeps that it has
+    assert labels()["ssd"] == "first try"
+    assert main(["score", str(pool), "--label", "second", "--brief", "--quiet"]) == 0
+    assert labels()["ssd"] == "second"
+    assert main(["list", "--work-dir", str(tmp_path)]) == 0
+    assert "second" in capsys.readouterr().out
+    assert main(["report", str(pool), "--open", "--no-saliency", "--quiet"]) == 0
+    assert f"--open: no browser was found: open {pool / 'report.html'} yourself" in capsys.readouterr().err
+    assert main(["score", "--confidences", "c.npz", "--label", "x"]) == 2
+    assert "--label x: is for one pool, 0 are given" in capsys.readouterr().err
+
+
+def test_a_search_goes_on_with_the_options_that_it_had(tmp_path):
+    workspace = open_workspace(SMALL, tmp_path, progress=False)
+    words = ["sweep", "--method", "finetune", "--set", "lr=0.1,0.2", "--seed", "3", "--attacks", "exact"]
+    words += ["--delta", "0.1"]
+    args = build_parser("").parse_args([*words, "--slots", "1", "--device", "cpu", "--n-models", "80"])
+    line = go_on(args, workspace, ["lr=0.1"])
+    again = build_parser("").parse_args(shlex.split(line.removeprefix("go on: python -m local_eval ")))
+    for name in ("method", "seed", "attacks", "delta", "cap", "bins", "slots", "device", "n_models"):
+        assert getattr(again, name) == getattr(args, name)
+    assert (again.set, again.setting) == (["lr=0.1"], workspace.folder)
+    few = build_parser("").parse_args(["tune", "finetune", "--n-models", "8"])
+    assert (
+        go_on(few, workspace, []) == f"go on: python -m local_eval run --setting {workspace.folder} --method finetune"
+    )
 
 
 def test_each_checkpoint_is_told_to_a_callback(tmp_path):

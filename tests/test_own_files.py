@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,15 @@ import data_stubs
 from kit.__main__ import main as kit
 from kit.errors import InputError
 from kit.tools.own import build_net, build_own_net, is_file_spec, read_spec
+from local_eval import recipes
 from local_eval.__main__ import main
 from local_eval.commands.options import setting_of
 from local_eval.commands.parser import build_parser
-from local_eval.models import build
+from local_eval.models import build, tinyconv
 from local_eval.pool import ModelPool
 from local_eval.published import export_pool, import_pool
 from local_eval.retrained import fill_retrained, retrained_pool
-from local_eval.setting import Setting, open_workspace, reopen
+from local_eval.setting import Setting, as_dataset, open_workspace, reopen
 
 NETS = """
 import torch
@@ -304,11 +306,68 @@ def test_training_stops_at_the_first_loss_that_is_no_number(files, tmp_path, cap
     (files / "net.py").write_text(NETS.replace("images / 255", "images * 1e30"))
     options = ["--source", "digits", "--n-train", "100", "--forget", "random:10", "--recipe", "sgd", "--slots", "1"]
     options += ["--architecture", f"{files}/net.py:Plain", "--work-dir", str(tmp_path / "runs"), "--quiet"]
+    options += ["--lr", "0.2"]
     assert main(["train", *options]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "recipe sgd: the loss is no finite number at step " in err
     assert "learning rate" in err
+    assert "take a lower rate, as --lr 0.02, or another --recipe" in err
+
+
+def test_rate_and_batch_size_are_part_of_a_setting(files, tmp_path):
+    plain = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
+    splits = data_stubs.load("digits", forget="random:30", n_train=300)
+    assert plain.hash(splits) == "7aad1076e44f"  # that of before there were the two
+    others = [replace(plain, **changed) for changed in ({"lr": 0.05}, {"lr": 0.1}, {"batch_size": 16})]
+    assert len({setting.hash(splits) for setting in (plain, *others)}) == 4
+    workspace = open_workspace(others[0], tmp_path, progress=False)
+    assert reopen(workspace.folder).setting == others[0]
+    facts = json.loads((workspace.folder / "setting.json").read_text())
+    for name in ("lr", "batch_size"):
+        del facts[name]
+    (workspace.folder / "setting.json").write_text(json.dumps(facts))
+    assert reopen(workspace.folder).setting == plain  # one of before
+    for wrong in ({"lr": 0.0}, {"lr": float("nan")}, {"batch_size": 0}):
+        with pytest.raises(InputError, match="must be"):
+            replace(plain, **wrong)
+
+
+@pytest.mark.parametrize("recipe", ["competition", "competition-unweighted", "competition-narrow", "fast", "sgd"])
+def test_every_recipe_takes_a_rate_and_a_batch_size(recipe, monkeypatch):
+    sizes, rates = [], []
+    watched = recipes.finite
+
+    def noted(name, lr, optimizer, *objective):
+        sizes.clear()
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        inner = watched(name, lr, optimizer, *objective)
+        return lambda net, images, labels: sizes.append(len(labels)) or inner(net, images, labels)
+
+    monkeypatch.setattr(recipes, "finite", noted)
+    data = as_dataset(data_stubs.load("digits", forget="random:10", n_train=90).retain)
+    weights = []
+    for options in ({}, {"lr": 1e-6}, {"batch_size": 20}):
+        torch.manual_seed(0)
+        net = recipes.get_recipe(recipe, **options).fit(tinyconv(), data, 1, torch.ones(10))
+        weights.append(net.fc.weight.detach().clone())
+        if options.get("batch_size"):
+            assert sizes == [20] * 4
+    assert rates[0] == rates[2] and rates[1][0] == 1e-6
+    if recipe == "fast":
+        assert rates[0] == [0.15, 0.5]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_an_own_recipe_is_given_the_rate_that_it_takes(files):
+    (files / "rate.py").write_text("def fit(net, dataset, epochs=1, lr=0.5): net.lr = lr\n")
+    spec = f"{files}/rate.py:fit"
+    nets = [
+        recipes.get_recipe(spec, **options).fit(torch.nn.Linear(1, 1), None, 1, None) for options in ({}, {"lr": 0.1})
+    ]
+    assert [net.lr for net in nets] == [0.5, 0.1]
+    with pytest.raises(InputError, match=r"--batch-size: .*fit has no parameter batch_size: give it one, or leave out"):
+        recipes.get_recipe(spec, batch_size=8)
 
 
 def test_rows_that_a_source_names(tmp_path):

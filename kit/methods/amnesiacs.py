@@ -4,6 +4,13 @@ conv1 and fc are drawn anew. 3 epochs on the validation set minimise KL(p* || p_
 the original's in evaluation mode; 3 epochs on the retain set minimise CE + soft CE + KL, the latter two with the same
 temperature and without a factor 25. Source: the notebook of the competition (learning rates 9e-4, then 1e-3 along a
 cosine once an epoch; private score 0.0783). Other nets: the first convolution (or linear layer) and the last layer.
+
+Hyper-parameters:
+  temperature: divides the logits in the soft losses
+  warm_up_epochs: passes over the validation set, imitating the original
+  warm_up_lr: learning rate of those
+  epochs: passes over the retain set in the repair
+  lr: learning rate of the repair, at its highest
 """
 
 from collections.abc import Iterable

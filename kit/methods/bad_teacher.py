@@ -3,6 +3,11 @@
 Minimises the mean of KL(q || p_w) over D_f and KL(p* || p_w) over 30% of D_r, q the output of the same architecture
 freshly initialised and p* the original's. Source: Chundawat, Tarun, Mandal and Kankanhalli 2023, "Can Bad Teaching
 Induce Forgetting?", eq. 2 (temperature 1, one epoch). Each step takes a batch of both sets, weighted by their sizes.
+
+Hyper-parameters:
+  retain_share: share of the retain set that is trained on
+  temperature: divides the logits of teachers and student
+  epochs: passes over that share
 """
 
 import copy

@@ -3,6 +3,11 @@
 Minimises CE over the retain set in the parameters from the k-th last convolution or linear layer on; all before it are
 held. BatchNorm's statistics move everywhere, as in any training. Source: Goel, Prabhu, Sanyal, Lim, Torr and Kumaraguru
 2022, "Towards Adversarial Evaluations for Inexact Machine Unlearning". The numbers are starting points of ours.
+
+Hyper-parameters:
+  k: layers that are trained, counted from the end
+  epochs: passes over the retain set
+  lr: learning rate, at its highest
 """
 
 from collections.abc import Iterable

@@ -4,6 +4,11 @@ The parameters from the k-th last convolution or linear layer on are drawn anew 
 before it are held, so that they keep what they know of the forget set. BatchNorm's statistics move everywhere. Source:
 Goel, Prabhu, Sanyal, Lim, Torr and Kumaraguru 2022, "Towards Adversarial Evaluations for Inexact Machine Unlearning".
 The numbers are starting points of ours.
+
+Hyper-parameters:
+  k: layers that are drawn anew and trained, counted from the end
+  epochs: passes over the retain set
+  lr: learning rate, at its highest
 """
 
 from collections.abc import Iterable

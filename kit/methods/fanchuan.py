@@ -5,6 +5,19 @@ First minimise KL(u || p_w(x)) over the forget set, u uniform. Then rounds of tw
 over the retain set minimise CE. Source: the winner's notebook of the competition (SGD with momentum 0.9, a state of
 its own for each of the three losses; private score 0.0985), and a participant's slides, where KL(u || p) +
 0.85 KL(p || u) in the first pass got 0.1068.
+
+Hyper-parameters:
+  reverse_kl: weight of KL(p || u) in the first pass, 0.85 in the symmetrised variant
+  uniform_lr: learning rate of the first pass
+  rounds: rounds of contrast and repair
+  contrast_lr: learning rate of the contrast, at its highest
+  contrast_min_lr: the same at the end of the last round
+  temperature: divides the products of outputs in the contrast
+  retain_batch: images of a retain batch in both passes of a round
+  retain_lr: learning rate of the repair
+  weight_decay: of the repair
+  momentum: of all three
+  bfloat16: train in bfloat16 where autocast allows it
 """
 
 import math

@@ -6,6 +6,15 @@ eq. 11, with the bounds of their code: 1 / (F + 1e-8) at most 1e3, in the last l
 averaged over the inputs; ten times more in the last layer and for vectors. Their code takes every tensor whose first
 dimension is the number of classes for the last layer, a hidden one of as many channels too; here it is the layer that
 gives the logits. The Sunshine report on the competition estimated more than 120 hours for it (alpha 1e-6).
+
+Hyper-parameters:
+  alpha: strength of the noise: its variance where F is 1
+  power: the noise's standard deviation is sqrt(alpha) F^-power
+  forget_class: class that the last layer forgets altogether, None for none
+  exact: take every gradient of every label, instead of an estimate of the same F
+  fisher_epochs: passes over the retain set for the estimate of F
+  epochs: passes over the retain set in the fine-tuning at the end
+  bfloat16: estimate and fine-tune in bfloat16
 """
 
 from collections.abc import Iterable

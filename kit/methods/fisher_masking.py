@@ -4,6 +4,12 @@ The share R of the weights with the largest F_f - F_r is set to zero, F_f and F_
 information on forget and retain set; convolutions and linear layers only, no biases and no BatchNorm. Then 5 epochs on
 the retain set. Source: Liu et al. 2023, "Unlearning with Fisher masking" (R 0.02, importance of a convolution averaged
 per kernel); Castaldo et al. 2023, "Machine Unlearning", section 5 (R 0.01 for a class, 0.4 for a random subset).
+
+Hyper-parameters:
+  share: share of the weights that is set to zero
+  per_kernel: zero whole (out, in) kernels, by their mean importance
+  fisher_epochs: passes over the retain set for its importance, a share below 1
+  epochs: passes over the retain set in the fine-tuning at the end
 """
 
 from collections.abc import Iterable

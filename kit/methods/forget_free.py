@@ -5,6 +5,14 @@ between the logits and the original's, both on retain images with N(0, 0.1^2) no
 forget set is not used. Source: Ahn, Lee, Bae, Yim and Jung, report and slides on the competition (learning rate 1e-3
 along a cosine, 3 to 4 cycles, more layers from cycle to cycle; public score 0.0935, with 3 cycles 0.0856). A layer is
 here a convolution or linear layer, and each cycle has a cosine of its own: what they say leaves that open.
+
+Hyper-parameters:
+  cycles: cycles of redrawing and imitating
+  n_layers: layers that the first cycle draws anew
+  growth: more layers in each further cycle
+  noise: standard deviation of the noise on the images
+  first_epochs: passes over the retain set in the first cycle
+  epochs: passes in each further one
 """
 
 from collections.abc import Iterable

@@ -6,6 +6,13 @@ the Hessian, F = damping I + (1/m) sum_j g_j g_j^T over m gradients of the retai
 "Understanding Black-box Predictions via Influence Functions"; as a method for networks Jia et al. 2023, "Model Sparsity
 Can Simplify Machine Unlearning". F^-1 is exact (`kit.fisher.streamed`): the recursion of several public implementations
 only rescales the first gradient. The numbers are starting points of ours.
+
+Hyper-parameters:
+  alpha: times the step to first order
+  damping: what is added to the diagonal of F
+  n_gradients: gradients that F is made of
+  size: images that each of them is the mean over
+  epochs: passes over the retain set in the fine-tuning at the end
 """
 
 from collections.abc import Iterable

@@ -5,6 +5,11 @@ over the forget set. In each convolution the 30% of the weights with the smalles
 fan out). Then 5 epochs on the retain set in which the gradients of the other weights of convolutions count a tenth;
 weight decay acts on them in full. BatchNorm and the last layer are not reset. Source: the notebook of the competition
 (private score 0.0902); there all runs but the first took G in evaluation mode, as here.
+
+Hyper-parameters:
+  share: share of each convolution's weights that is drawn anew
+  kept_factor: times the gradients of the other weights
+  epochs: passes over the retain set
 """
 
 from collections.abc import Iterable

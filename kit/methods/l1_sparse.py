@@ -2,6 +2,11 @@
 
 Minimises CE + alpha (1 - e / E) |w|_1 over the retain set in epoch e of E. Source: Jia et al. 2023, "Model Sparsity Can
 Simplify Machine Unlearning", eq. 3 with the decreasing schedule (learning rate 0.01, 10 epochs; alpha here is ours).
+
+Hyper-parameters:
+  alpha: strength of the penalty in the first epoch, none after the last
+  epochs: passes over the retain set
+  lr: learning rate, at its highest
 """
 
 from collections.abc import Iterable

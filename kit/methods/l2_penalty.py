@@ -3,6 +3,14 @@
 Minimises L(w) = mean CE(f_w(x), y) + to_zero / 2 * |w|^2 + to_original / 2 * |w - w*|^2 over the retain set, w* the
 original weights. Source: the Sunshine report on the competition, which names an "L2 penalty value on the existing
 loss" without figures: those here are ours.
+
+Hyper-parameters:
+  to_zero: strength of the pull towards zero
+  to_original: strength of the pull towards the original weights
+  epochs: passes over the retain set
+  lr: learning rate, at its highest
+  momentum: of SGD
+  bfloat16: train in bfloat16 where autocast allows it
 """
 
 from collections.abc import Iterable

@@ -3,6 +3,10 @@
 Minimises L(w) = -mean CE(f_w(x), y) over the forget set alone. Source: the Sunshine report on the competition,
 version 2 (SGD, learning rate 0.005, cosine); Golatkar, Achille and Soatto 2020, "Eternal Sunshine of the Spotless Net"
 (the baseline there). On Kaggle it scored 0.0001.
+
+Hyper-parameters:
+  epochs: passes over the forget set
+  lr: learning rate of the ascent, at its highest
 """
 
 from collections.abc import Iterable

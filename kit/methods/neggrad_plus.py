@@ -2,6 +2,11 @@
 
 Minimises alpha CE(retain batch) - (1 - alpha) CE(forget batch). Source: Kurmanji, Triantafillou, Hayes and
 Triantafillou 2023, "Towards Unbounded Machine Unlearning" (the baseline there; alpha 0.95, learning rate 0.01).
+
+Hyper-parameters:
+  alpha: weight of the retain set's loss; the forget set's has 1 - alpha
+  epochs: passes over the retain set
+  lr: learning rate, at its highest
 """
 
 from collections.abc import Iterable

@@ -4,6 +4,10 @@ A copy unlearns by transposed weights (`transpose`) and labels the forget set wi
 original is fine-tuned on the retain set with its labels and the forget set with those. Source: the participant's
 write-up of the competition, of which we know that 266 of the 512 checkpoints were fine-tuned with pseudo-labels. Its
 details are not verified: the labelling model, the mixture of both sets and every number here are ours.
+
+Hyper-parameters:
+  label_epochs: passes over the retain set of the model that gives the labels
+  epochs: passes over both sets
 """
 
 import copy

@@ -3,6 +3,9 @@
 Minimises CE over the retain set with its labels and over the forget set with labels drawn at random from the other
 classes, once for each checkpoint. Source: Graves, Nagisetty and Ganesh 2021, "Amnesiac Machine Learning" (unlearning);
 Golatkar, Achille and Soatto 2020 (the baseline there). The numbers are starting points of ours.
+
+Hyper-parameters:
+  epochs: passes over both sets
 """
 
 from collections.abc import Iterable

@@ -3,6 +3,14 @@
 w <- m w, each m zero with probability 0.5, for every tensor but those of BatchNorm. Source: a participant's public
 notebook of the competition (5 epochs of Adam, learning rate 1e-4 along a cosine to 1e-5, weight decay 1e-4; private
 score 0.0937), which tells BatchNorm by the name "bn" and so masks that of a ResNet's shortcuts, as here.
+
+Hyper-parameters:
+  share: share of the weights that is set to zero
+  epochs: passes over the retain set
+  lr: learning rate of Adam, at its highest
+  min_lr: the same at the end
+  weight_decay: of Adam
+  bfloat16: train in bfloat16 where autocast allows it
 """
 
 from collections.abc import Iterable

@@ -3,6 +3,10 @@
 Every weight is drawn anew from the seed; SGD with one cycle of the learning rate (up over the first fifth of the steps,
 then linearly to 0) that ends with the planned steps, however few. Epochs and learning rate are a usual choice for
 small residual networks on 32x32 images, not the competition's 30 epochs of Adam.
+
+Hyper-parameters:
+  epochs: passes over the retain set
+  lr: learning rate, at its highest
 """
 
 from collections.abc import Iterable

@@ -3,6 +3,14 @@
 w <- m (w* + step) + (1 - m) w*, m the half of all weights with the largest |grad CE| over the forget set; the steps
 minimise CE over the forget set with random wrong labels and over the retain set with its own. Source: Fan et al. 2024,
 "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency", eqs. 3 to 5 (learning rate 0.01, 10 epochs).
+
+Hyper-parameters:
+  share: share of the weights that moves
+  epochs: passes over both sets
+  lr: learning rate, at its highest
+  momentum: of SGD
+  weight_decay: of SGD, on the weights that move
+  bfloat16: train in bfloat16 where autocast allows it
 """
 
 from collections.abc import Iterable

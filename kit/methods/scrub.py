@@ -4,6 +4,15 @@ Epochs of minimising gamma CE + alpha KL(p* || p_w) over the retain set, p* the 
 first ones an epoch of maximising KL(p* || p_w) over the forget set. Source: Kurmanji, Triantafillou, Hayes and
 Triantafillou 2023, "Towards Unbounded Machine Unlearning", algorithm 1 (temperature 4, KL times its square; 2 to 3
 maximising epochs). The other numbers here are starting points of ours.
+
+Hyper-parameters:
+  alpha: weight of KL in the minimising epochs
+  gamma: weight of CE in the minimising epochs
+  temperature: divides the logits of teacher and student
+  max_epochs: maximising epochs, passes over the forget set
+  max_lr: learning rate of those
+  epochs: minimising epochs, passes over the retain set
+  lr: learning rate of those, at its highest
 """
 
 from collections.abc import Iterable

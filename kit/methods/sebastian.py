@@ -5,6 +5,13 @@ drawn anew from U(-b, b), b = 1 / sqrt(fan in), biases stay 0. Then int(3.2 epoc
 weighted by its number of retain examples to the power -0.1, plus the mean squared difference between the entropies of
 the outputs and of the original's in evaluation mode; the result is rounded to float16 and back. Source: the notebook of
 the competition (learning rate 5e-4; private score 0.0863).
+
+Hyper-parameters:
+  share: share of the smallest weights that is drawn anew
+  epochs: passes over the retain set
+  class_power: a class' examples to this power are its weight in CE
+  entropy_weight: weight of the difference of the entropies
+  lr: learning rate, at its highest
 """
 
 from collections.abc import Iterable

@@ -4,6 +4,16 @@ conv1 <- conv1 + N(0, 0.6^2); 4 epochs on the retain set minimising mean CE of t
 labels' classes (1 for class 0, 0.05 for the others): a step size that depends on the batch, not a weighted CE; noise of
 0.005 on conv1 again after the third. Source: the notebook of the competition (learning rate 7e-4 along a cosine, once
 an epoch; private score 0.0885).
+
+Hyper-parameters:
+  noise: standard deviation of the noise at the beginning
+  late_noise: the same before the last epoch
+  other_weight: weight of all classes but class 0
+  epochs: passes over the retain set
+  lr: learning rate, at its highest
+  momentum: of SGD
+  weight_decay: of SGD
+  bfloat16: train in bfloat16 where autocast allows it
 """
 
 from collections.abc import Iterable

@@ -5,6 +5,14 @@ information on the forget set and on the training set D. Source: Foster, Schoepf
 unlearning without retraining through selective synaptic dampening", eqs. 6 and 7 (alpha 10, lambda 1); Castaldo et al.
 2023, "Machine Unlearning", section 6 (the retain set in place of D; alpha 10 for a class, 0.5 for a random subset).
 An alpha below lambda acts as lambda: what it selects further has a factor of 1.
+
+Hyper-parameters:
+  alpha: a parameter is dampened where F_f is above alpha F_D: the smaller, the more are
+  dampening: lambda: how far they are left
+  whole_set: compare with the importance on both sets, not on the retain set
+  per_sample: squares of each example's gradient, else of the batch means
+  fisher_epochs: passes over the retain set for its importance, a share below 1
+  epochs: passes over the retain set in the fine-tuning at the end
 """
 
 import warnings

@@ -5,6 +5,14 @@ gradients of the whole training set; n its size, k the forget set's. Source: Pes
 Efficiently Erasing Samples from Trained Machine Learning Models", eqs. 2 to 4 (damping 1e-4 in the convex case; for
 networks blocks of 70,000 parameters and gradients of mini-batches of 10; eps found by the similarity ratio). The
 paper's recursion for F^-1 is replaced by `kit.fisher.streamed`, which gives the same step.
+
+Hyper-parameters:
+  eps: times the step
+  damping: what is added to the diagonal of F
+  n_gradients: gradients that F is made of
+  size: images that each of them is the mean over
+  block: parameters of a diagonal block of F, 0 for all in one
+  epochs: passes over the retain set in the fine-tuning at the end
 """
 
 from collections.abc import Iterable

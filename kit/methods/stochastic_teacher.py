@@ -5,6 +5,13 @@ Repair: minimise CE + alpha * KL(p_original || p_w) over the retain set. Made fo
 a retrained model keeps more than an untrained one knows. Source: Zhang et al. 2023, "Machine unlearning methodology
 based on stochastic teacher network"; Castaldo et al. 2023, "Machine Unlearning", section 4 (alpha 0.5; 15 epochs of
 learning rate 1e-6 to 1e-8 in the first phase, here a few steps of SGD at 0.01).
+
+Hyper-parameters:
+  forget_epochs: passes over the forget set, imitating the untrained net
+  forget_lr: learning rate of those
+  alpha: weight of KL to the original in the repair
+  epochs: passes over the retain set in the repair
+  lr: learning rate of the repair, at its highest
 """
 
 import copy

@@ -4,6 +4,15 @@ fc is drawn anew. Each of the first 5 of 9 epochs on the retain set trains 9 ran
 outside shortcuts, all others held; from the second of them on N(0, 0.04^2) is added to 6 of the 9 first, except to
 those that an earlier epoch had trained. The last 4 epochs train everything. Every epoch has an optimiser of its own.
 Source: the notebook of the competition (learning rate 2e-4, in the last epoch 1e-3).
+
+Hyper-parameters:
+  partial_epochs: epochs that train a few tensors
+  n_tensors: tensors that each of them trains
+  n_noisy: of them, those that get noise first
+  noise: its standard deviation
+  epochs: epochs that train all tensors
+  lr: learning rate
+  last_lr: that of the last epoch
 """
 
 from collections.abc import Iterable

@@ -1,11 +1,14 @@
 """What the commands of the kit do once their words are read."""
 
 import argparse
+import inspect
+import re
 import statistics
 import sys
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +20,22 @@ from kit.device import accelerators, choose_device, n_cores
 from kit.emit import Problem, emit
 from kit.errors import InputError
 from kit.jobs import warm_up
-from kit.methods import Method, get_method, method_names
+from kit.ledger import FILE_NAME, Ledger
+from kit.methods import Method
 from kit.submit import read_problem
 from kit.tools.cli import answer
+from kit.tools.folder import all_method_names, find_method
 from kit.tools.own import build_net
 from kit.tools.profile import profile
 from kit.tools.verify import verify
 
+_HEADING = "Hyper-parameters:"
+_OF_SGD = {
+    "lr": "learning rate of SGD, at its highest",
+    "momentum": "of SGD",
+    "weight_decay": "of SGD",
+    "bfloat16": "train in bfloat16 where autocast allows it",
+}
 _WORTH_STARTING = 8  # checkpoints, from which on it pays to start a process a core
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -45,7 +57,7 @@ def _problem(args: argparse.Namespace, method: Method, **options: Any) -> Proble
 def run_emit(args: argparse.Namespace) -> int:
     budget = TimeBudget(args.limit, spent_s=time.monotonic() - args.begun)
     devices = devices_of(args)
-    method = get_method(args.method, args.set)
+    method = find_method(args.method, args.set)
     if len(devices) > 1:
         warm_up()
     model, loaders = _problem(args, method, progress=not args.quiet)(devices[0] if len(devices) == 1 else "cpu")
@@ -53,6 +65,7 @@ def run_emit(args: argparse.Namespace) -> int:
     if n_forget > n_retain:
         swapped = f"{n_forget} images to forget, {n_retain} to retain: are retain.csv and forget.csv swapped?"
         print(f"warning: {args.input}: {swapped}", file=sys.stderr)
+    kept = _made_before(args.out, args.n_models)
     result = emit(
         method,
         model,
@@ -76,15 +89,26 @@ def run_emit(args: argparse.Namespace) -> int:
         "checkpoint_s": statistics.fmean(result.checkpoint_s),
         "steps": result.steps,
         "stood_in": len(result.reasons),
+        "reused": kept,
     }
     last = f"{result.summary(budget.limit_s)}: {result.archive}"
+    if kept:
+        print(
+            f"reused {kept} checkpoints of {method.name} in {args.out}: to make them anew, delete it", file=sys.stderr
+        )
     answer(args, facts, [*verdict_lines(result.checks), last])
     return 0 if facts["ok"] else 1
 
 
+def _made_before(out: Path, n_models: int) -> int:
+    """How many checkpoints an earlier run into this folder wrote down; whether of the same method, `emit` checks."""
+    lines = Ledger(out / FILE_NAME).of("checkpoint")
+    return len({line.get("index") for line in lines} & set(range(n_models)))
+
+
 def run_profile(args: argparse.Namespace) -> int:
     limit_s = parse_duration(args.limit)
-    method, devices = get_method(args.method, args.set), devices_of(args)
+    method, devices = find_method(args.method, args.set), devices_of(args)
     result = profile(
         method,
         *_problem(args, method, progress=not args.quiet)(devices[0]),
@@ -115,12 +139,13 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_methods(args: argparse.Namespace) -> int:
-    names = [args.name] if args.name else method_names()
-    methods = {name: get_method(name) for name in names}
+    names = [args.name] if args.name else all_method_names()
+    methods = {name: find_method(name) for name in names}
     facts = {
         name: {
             "summary": _summary(method),
             "hyper_parameters": dict(method.defaults),
+            "meanings": meanings(method),
             "anytime": method.anytime,
         }
         for name, method in methods.items()
@@ -128,17 +153,38 @@ def run_methods(args: argparse.Namespace) -> int:
     lines = []
     for name, method in methods.items():
         if args.name:
-            lines += [_doc(method), "", *(f"    {key} = {value!r}" for key, value in method.defaults.items())]
+            lines += [_doc(method), "", *_hyper_lines(method)]
         else:
             lines.append(f"{name:<22}{_summary(method)}")
     answer(args, facts, lines)
     return 0
 
 
+def meanings(method: Method) -> dict[str, str]:
+    """What each hyper-parameter means, as the lines `name: words` below "Hyper-parameters:" in the docstring say."""
+    found = {}
+    for part in method.components:
+        prefix = f"{part.name}." if len(method.components) > 1 else ""
+        lines = re.split(r"\n(?=  \w+: )", _whole_doc(part).partition(_HEADING)[2])
+        said = dict(line.strip().split(": ", 1) for line in lines if ": " in line)
+        found |= {f"{prefix}{name}": " ".join(said.get(name, _OF_SGD.get(name, "")).split()) for name in part.defaults}
+    return found
+
+
+def _hyper_lines(method: Method) -> list[str]:
+    values = {name: f"{name} = {value!r}" for name, value in method.defaults.items()}
+    width = max(map(len, values.values()), default=0)
+    return [f"    {values[name]:<{width}}  {meaning}".rstrip() for name, meaning in meanings(method).items()]
+
+
 def _doc(method: Method) -> str:
     """What the method's file says of it: equation, source, constants. Of a mixture what those of its parts say."""
-    functions = [part.function for part in method.components]
-    return "\n\n".join((sys.modules[f.__module__].__doc__ or f.__doc__ or "").strip() for f in functions)
+    return "\n\n".join(_whole_doc(part).partition(_HEADING)[0].strip() for part in method.components)
+
+
+def _whole_doc(method: Method) -> str:
+    function = method.function
+    return inspect.cleandoc(sys.modules[function.__module__].__doc__ or function.__doc__ or "")
 
 
 def _summary(method: Method) -> str:

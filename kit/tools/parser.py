@@ -25,41 +25,43 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     def method_options(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--input", type=Path, default=INPUT_DIR, help="the competition's input tree")
+        sub.add_argument("--input", type=Path, default=INPUT_DIR, help=f"the competition's input tree ({INPUT_DIR})")
         sub.add_argument(
-            "--method", default="finetune", help="a name, file.py[:function], or 'mixture(NAME=3, NAME=5)'"
+            "--method", default="finetune", help="a name, file.py[:function], or 'mixture(NAME=3, NAME=5)' (finetune)"
         )
-        sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter (the method's own)"
+        )
         sub.add_argument("--n-models", type=positive_int, default=N_CHECKPOINTS, help="checkpoints (512)")
-        sub.add_argument("--limit", default="8h", help="time limit for everything, such as 8h, 90m or 120s")
-        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--limit", default="8h", help="time limit for everything, such as 90m or 120s (8h)")
+        sub.add_argument("--seed", type=int, default=0, help="what the checkpoints' seeds are derived from (0)")
         sub.add_argument("--slots", type=positive_int, help="processes on each device (one a GPU, one a core)")
         sub.add_argument("--dtype", choices=DTYPES, help="type of the stored weights (the model's own)")
-        sub.add_argument("--device", default="auto", help="auto (every GPU, else the CPU), cpu, cuda, cuda:1")
-        sub.add_argument("--batch-size", type=positive_int, default=64)
-        sub.add_argument("--architecture", default="resnet18", help="resnet18, or file.py:function that builds a net")
+        sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (auto: every GPU, else the CPU)")
+        sub.add_argument("--batch-size", type=positive_int, default=64, help="images a batch of the loaders (64)")
+        sub.add_argument("--architecture", default="resnet18", help="file.py:function that builds a net (resnet18)")
 
     sub = command("emit", "write N unlearned checkpoints into submission.zip inside a time limit")
     method_options(sub)
-    sub.add_argument("--out", type=Path, default=WORKING_DIR, help="folder of archive and ledger")
+    sub.add_argument("--out", type=Path, default=WORKING_DIR, help=f"folder of archive and ledger ({WORKING_DIR})")
     sub.add_argument("--work", type=Path, help="folder of checkpoints until they are packed (OUT/checkpoints)")
     sub.add_argument("--fill", action="store_true", help="use the whole limit, with more steps than the method wants")
 
     sub = command("profile", "time a few checkpoints phase by phase; exit code 0 where N fit the limit")
     sub.set_defaults(interrupted=NOTHING_LEFT)
     method_options(sub)
-    sub.add_argument("--out", type=Path, default=Path(), help="folder that would hold the archive, for its disk")
+    sub.add_argument("--out", type=Path, default=Path(), help="folder that would hold the archive, for its disk (.)")
     sub.add_argument("--measure", type=positive_int, default=3, metavar="K", help="checkpoints to time (3)")
 
     sub = command("verify", "check an archive; exit code 0 where every check holds")
     sub.set_defaults(interrupted=NOTHING_LEFT)
-    sub.add_argument("archive", type=Path)
+    sub.add_argument("archive", type=Path, help="submission.zip, as a run wrote it")
     sub.add_argument("--n-models", type=positive_int, default=N_CHECKPOINTS, help="checkpoints expected (512)")
-    sub.add_argument("--original", type=Path, help="original_model.pth, to tell copies of it")
-    sub.add_argument("--architecture", default="resnet18", help="resnet18, or file.py:function that builds a net")
+    sub.add_argument("--original", type=Path, help="original_model.pth, to tell copies of it (not looked for)")
+    sub.add_argument("--architecture", default="resnet18", help="file.py:function that builds a net (resnet18)")
 
     sub = command("methods", "list the methods, or one with its hyper-parameters")
-    sub.add_argument("name", nargs="?")
+    sub.add_argument("name", nargs="?", help="of a method, or file.py[:function]: all that it says (a line of each)")
     return parser
 
 

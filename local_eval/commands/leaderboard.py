@@ -8,6 +8,7 @@ from kit.preflight import check_folder
 from kit.tools.cli import answer
 from local_eval.assess import FEWEST
 from local_eval.commands import options as shared
+from local_eval.commands.pools import note_retrained, note_reuse
 from local_eval.evaluate import FORMS
 from local_eval.leaderboard import entrants, fill_board
 from local_eval.leaderboard import leaderboard as measure
@@ -15,6 +16,7 @@ from local_eval.report.leaderboard import board_csv, board_notes, board_page, bo
 from local_eval.report.table import aligned
 from local_eval.report.write import provenance
 from local_eval.retrained import fill_retrained
+from local_eval.unlearned import unlearned_pool
 
 PAGE = "leaderboard.html"
 
@@ -28,6 +30,9 @@ def leaderboard(args: argparse.Namespace) -> int:
             raise InputError(f"{path}: is a folder: give the name of a file in it")
         check_folder(path.parent)
     workspace = shared.workspace_of(args)
+    note_retrained(workspace, args.n_models)
+    pools = [unlearned_pool(workspace, one.method, args.seed) for one in chosen]
+    note_reuse("unlearned models", args.n_models, *pools)
     common = {"devices": shared.devices_for(args, workspace, args.n_models), "progress": not args.quiet}
     fill_retrained(workspace, args.n_models, **common)
     faults = fill_board(workspace, chosen, args.n_models, seed=args.seed, **common)
@@ -35,6 +40,7 @@ def leaderboard(args: argparse.Namespace) -> int:
     board = measure(workspace, chosen, args.n_models, faults, **options)
     page, command = args.out or workspace.folder / PAGE, shared.command_line(args)
     write_atomically(page, board_page(workspace, board, spec, args.attacks, command, page.parent).encode())
+    shared.open_page(args, page)
     written = [page]
     if args.csv:
         write_atomically(args.csv, board_csv(board).encode())

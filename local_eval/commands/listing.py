@@ -8,11 +8,12 @@ from typing import Any
 
 from kit.errors import InputError
 from kit.tools.cli import answer
+from local_eval.commands.pools import LABEL
 from local_eval.pool import ModelPool
 from local_eval.report.table import aligned
 from local_eval.results import write_csv
 
-_HEADER = ("pool", "method", "models", "score", "date")
+_HEADER = ("pool", "method", "models", "score", "date", "label")
 
 
 def list_pools(args: argparse.Namespace) -> int:
@@ -25,7 +26,10 @@ def list_pools(args: argparse.Namespace) -> int:
         records += rows
         lines += [*([""] if lines else []), f"{folder}: {_described(setting)}"]
         if rows:
-            texts = [(row["pool"], _method(row), str(row["n_models"]), _score(row), row["date"]) for row in rows]
+            texts = [
+                (row["pool"], _method(row), str(row["n_models"]), _score(row), row["date"], row["label"])
+                for row in rows
+            ]
             lines += [f"  {line.rstrip()}" for line in aligned([_HEADER, *texts])]
         else:
             lines.append("  no models yet")
@@ -47,6 +51,7 @@ def _record(folder: Path, pool: ModelPool) -> dict[str, Any]:
         "hyper": json.dumps(hyper),
         "n_models": len(pool),
         "score": _cached_score(pool),
+        "label": label.read_text().strip() if (label := pool.folder / LABEL).exists() else "",
         "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(changed)),
     }
 

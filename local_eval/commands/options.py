@@ -4,17 +4,24 @@ import argparse
 import math
 import shlex
 import sys
-from dataclasses import fields
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+import data_stubs
 from data_stubs.splits import Splits
 from kit.budget import parse_duration
 from kit.device import choose_device
 from kit.errors import InputError
-from kit.methods import Method, get_method
+from kit.methods import Method
+from kit.tools.folder import find_method
+from local_eval.commands.parser import N_MODELS
 from local_eval.devices import begin_processes, devices_of
 from local_eval.metric import BINS, MetricSpec
 from local_eval.published import use_published
+from local_eval.report.facts import score_options
 from local_eval.setting import Setting, Workspace, keep_workspace, reopen, splits_of
 
 # What --like competition sets unless told otherwise: the competition's training recipe, forget policy and steps an
@@ -40,7 +47,7 @@ def at_least(n_models: int, fewest: int = 2) -> None:
 def method_of(args: argparse.Namespace) -> Method:
     """The method, the only time that its words are read; a mistake in the limit is told as early."""
     args.limit_s = parse_duration(args.limit) if args.limit else math.inf
-    return get_method(args.method, args.set)
+    return find_method(args.method, args.set)
 
 
 def spec_of(args: argparse.Namespace) -> MetricSpec:
@@ -52,11 +59,11 @@ def workspace_of(args: argparse.Namespace) -> Workspace:
     """The setting of the options, or of the folder given with --setting."""
     begin_processes(devices_of(args.device, args.slots))
     if args.setting:
-        refuse_beside_setting(args)
-        return reopen(args.setting, checked=True)
-    setting = Setting(**setting_of(args))
+        workspace = reopen(args.setting, checked=True)
+        refuse_beside_setting(args, workspace.setting)
+        return workspace
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
-    splits = load_splits(args, setting, **where, progress=not args.quiet)
+    setting, splits = load_setting(args, **where, progress=not args.quiet)
     workspace = keep_workspace(setting, splits, args.work_dir)
     if (n_models := use_published(workspace)) and not (args.quiet or args.json):
         print(f"using the {n_models} retrained models published for this setting", file=sys.stderr)
@@ -82,22 +89,32 @@ def data_words(args: argparse.Namespace) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) not in (None, False)]
 
 
-def refuse_beside_setting(args: argparse.Namespace) -> None:
-    """InputError where options that make a setting stand beside the folder of one."""
-    if given := data_words(args):
-        raise InputError(
-            f"{' '.join(given)} beside --setting {args.setting}: the folder has its own: leave out one or the other"
-        )
+def refuse_beside_setting(args: argparse.Namespace, setting: Setting) -> None:
+    """InputError where options beside --setting ask for another setting than the folder's."""
+    given = setting_of(args)
+    if args.source is None and not getattr(args, "like", None):
+        del given["source"]
+    for name, value in given.items():
+        asked = replace(setting, **{name: value})
+        if asked != setting and (name != "epochs" or asked.n_epochs != setting.n_epochs):
+            held = "the recipe's own" if (held := getattr(setting, name)) is None else held
+            raise InputError(
+                f"{' '.join(data_words(args))} beside --setting {args.setting}: {name} is {held} there, not {value}: "
+                "leave out one or the other"
+            )
 
 
-def load_splits(args: argparse.Namespace, setting: Setting, **options: Any) -> Splits:
-    """The setting's data; a forget policy that nobody chose and that does not fit is told as the default."""
-    try:
-        return splits_of(setting, **options)
-    except InputError as error:
-        if args.forget is None and str(error).startswith("forget policy"):
-            raise InputError(f"{error} ({setting.forget} is the default: choose another with --forget)") from error
-        raise
+def load_setting(args: argparse.Namespace, **where: Any) -> tuple[Setting, Splits]:
+    """The setting of the options with its data; a forget policy that nobody chose fits the data, and is told."""
+    given = setting_of(args)
+    setting = Setting(**given)
+    if "forget" in given:
+        return setting, splits_of(setting, **where)
+    options = {"n_train": setting.n_train, "seed": setting.data_seed}
+    splits, forget = data_stubs.load_by_default(setting.source, **options, **where)
+    shown = f"{len(splits.forget):,} of {len(splits.train):,} images: --forget chooses another"
+    print(f"forget policy {forget}, the default here: {shown}", file=sys.stderr)
+    return replace(setting, forget=forget), splits
 
 
 def _scaled(source: str, size: int) -> str:
@@ -110,6 +127,24 @@ def _scaled(source: str, size: int) -> str:
 def devices_for(args: argparse.Namespace, workspace: Workspace, n_models: int) -> list[str]:
     """Where so many models are made, an entry a process."""
     return devices_of(args.device, args.slots, workspace, n_models)
+
+
+def go_on(args: argparse.Namespace, workspace: Workspace, settings: Sequence[str]) -> str:
+    """The line that tells how `run` takes the best settings of a search, with the options that this command had."""
+    words = ["--setting", str(workspace.folder), "--method", args.method]
+    words += [word for setting in settings for word in ("--set", setting)]
+    words += ["--seed", str(args.seed)] if args.seed else []
+    words += ["--n-models", str(args.n_models)] if args.n_models > N_MODELS else []
+    words += score_options(spec_of(args), args.attacks) if hasattr(args, "attacks") else []
+    words += ["--device", args.device] if args.device != "auto" else []
+    words += ["--slots", str(args.slots)] if args.slots else []
+    return f"go on: {shlex.join(['python', '-m', 'local_eval', 'run', *words])}"
+
+
+def open_page(args: argparse.Namespace, page: Path) -> None:
+    """Show a page in the browser, where --open asks for it."""
+    if args.open and not webbrowser.open(page.resolve().as_uri()):
+        print(f"--open: no browser was found: open {page} yourself", file=sys.stderr)
 
 
 def command_line(args: argparse.Namespace) -> str:

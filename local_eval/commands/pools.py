@@ -1,6 +1,7 @@
 """The pools and archives that a command line names: opened, read and told apart in one way."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +11,21 @@ import numpy as np
 
 from kit.budget import format_duration
 from kit.errors import InputError
+from kit.ledger import write_atomically
 from kit.methods import Method
 from local_eval.archived import fill_from_files
 from local_eval.checkpoints import is_checkpoint
-from local_eval.commands.options import data_words, load_splits, refuse_beside_setting, setting_of
+from local_eval.commands.options import data_words, load_setting, refuse_beside_setting
 from local_eval.devices import devices_of
 from local_eval.evaluate import Samples
 from local_eval.given import doubts, open_given
 from local_eval.pool import ModelPool
 from local_eval.recipes import GIVEN
 from local_eval.retrained import retrained_pool
-from local_eval.setting import Setting, Workspace, reopen
+from local_eval.setting import Workspace, reopen
+from local_eval.unlearned import emptied, unlearned_pool
+
+LABEL = "label.txt"  # in the folder of a pool: what its user calls it
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,12 @@ def _setting_of(args: argparse.Namespace) -> Workspace:
         return given_workspace(args)
     if args.original:
         raise InputError("--original: belongs to --retrained, the retrained models that came as files beside it")
+    if args.setting is not None:
+        workspace = reopen(args.setting, checked=True)
+        refuse_beside_setting(args, workspace.setting)
+        return workspace
     if given := data_words(args):
         raise InputError(f"{given[0]}: says on which data --retrained FILES were made: give those, or --setting FOLDER")
-    if args.setting is not None:
-        return reopen(args.setting, checked=True)
     folders = [path.resolve() for path in args.pools if _is_pool(path) or (path / "setting.json").exists()]
     if not folders and (files := [path for path in args.pools if _is_files(path)]):
         raise InputError(
@@ -84,15 +91,15 @@ def given_workspace(args: argparse.Namespace) -> Workspace:
     """The setting of --retrained: data and architecture from the options, or from --setting."""
     progress = not args.quiet
     if args.setting is not None:
-        refuse_beside_setting(args)
         before = reopen(args.setting, checked=True)
+        refuse_beside_setting(args, before.setting)
         setting, splits, root = before.setting, before.splits, before.folder.resolve().parent
     else:
         if args.source is None:
             raise InputError("--retrained: say on which data: --source, such as image-folder:PATH, and --forget")
-        setting, root = Setting(**setting_of(args)), args.work_dir
+        root = args.work_dir
         where = {"data_root": args.data_root, "cache_dir": args.cache_dir, "progress": progress}
-        splits = load_splits(args, setting, **where)
+        setting, splits = load_setting(args, **where)
     devices = devices_of(args.device, args.slots)
     return open_given(setting, splits, root, args.retrained, args.original, devices=devices, progress=progress)
 
@@ -201,8 +208,34 @@ def _sizes(opened: Opened) -> dict[str, int]:
     return {name: len(pool) for name, pool in pools.items()}
 
 
-def note_reuse(args: argparse.Namespace, method: Method, n_models: int, *pools: ModelPool) -> None:
+def begun(args: argparse.Namespace, workspace: Workspace, method: Method, limit: float = math.inf) -> ModelPool:
+    """The pool to fill with models of a method; with --fresh its models are removed, else those it has are told."""
+    pool = unlearned_pool(workspace, method, args.seed, limit)
+    if args.fresh:
+        pool = emptied(pool)
+    else:
+        remedy = f" in {pool.folder}: --fresh makes them anew"
+        note_reuse(f"models of {method.name}", args.n_models, pool, remedy=remedy)
+    keep_label(args, [pool])
+    return pool
+
+
+def keep_label(args: argparse.Namespace, pools: Sequence[ModelPool]) -> None:
+    """Write --label down with the pool, where it is given."""
+    if args.label is None:
+        return
+    if len(pools) != 1:
+        raise InputError(f"--label {args.label}: is for one pool, {len(pools)} are given: label them one by one")
+    write_atomically(pools[0].folder / LABEL, f"{args.label}\n".encode())
+
+
+def note_reuse(what: str, n_models: int, *pools: ModelPool, remedy: str = "") -> None:
     """Say on stderr that models of an earlier run are taken."""
-    n_kept = sum(n_models - len(pool.missing(n_models)) for pool in pools)
-    if n_kept and not (args.quiet or args.json):
-        print(f"reusing {n_kept} models of {method.name}", file=sys.stderr)
+    if n_kept := sum(n_models - len(pool.missing(n_models)) for pool in pools):
+        print(f"reusing {n_kept} {what}{remedy}", file=sys.stderr)
+
+
+def note_retrained(workspace: Workspace, n_models: int) -> None:
+    """The same of the retrained models."""
+    pool = retrained_pool(workspace)
+    note_reuse("retrained models", n_models, pool, remedy=f" in {pool.folder}")

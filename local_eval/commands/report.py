@@ -48,6 +48,8 @@ def report(args: argparse.Namespace) -> int:
         out = args.out or opened.workspace.folder / COMPARISON
         write_comparison(evidence, pages, out, shared.command_line(args))
         pages = {"comparison": out, **pages}
+    for page in list(pages.values())[:1]:
+        shared.open_page(args, page)
     verdicts = {name: verdict(evidence, name) for name in opened.pools}
     facts = {
         "pages": {name: str(page) for name, page in pages.items()},
@@ -62,5 +64,6 @@ def _report_arrays(args: argparse.Namespace) -> int:
     """The page of arrays from elsewhere: table, verdict and what a reader must know."""
     found = array_score(args)
     page = found.save(args.out or Path(f"{found.name}.html"))
+    shared.open_page(args, page)
     answer(args, {"pages": {found.name: str(page)}} | found.facts(), [found.sentences()[0], f"report: {page}"])
     return 0

@@ -1,6 +1,7 @@
 """The command run: original model, retrained models, unlearned models, score, report."""
 
 import argparse
+import shlex
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -8,16 +9,17 @@ from dataclasses import asdict
 from kit.budget import format_duration
 from kit.tools.cli import answer
 from local_eval.commands import options as shared
-from local_eval.commands.pools import note_reuse
+from local_eval.commands.pools import begun, note_retrained
 from local_eval.distances import distances
 from local_eval.evaluate import FORMS, evaluate, read_samples
+from local_eval.report.facts import score_options
 from local_eval.report.notes import notes_on
 from local_eval.report.pages import report_of, verdict_lines
 from local_eval.report.table import aligned, distance_table, row_records, table_of
 from local_eval.report.write import facts_of, write_report
 from local_eval.results import write_csv
 from local_eval.retrained import fill_retrained
-from local_eval.unlearned import fill_unlearned, limit_notes, unlearned_pool
+from local_eval.unlearned import fill_unlearned, limit_notes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
         seconds[phase] = time.perf_counter() - start - sum(seconds.values())
 
     workspace = shared.workspace_of(args)
-    note_reuse(args, method, args.n_models, unlearned_pool(workspace, method, args.seed, args.limit_s))
+    note_retrained(workspace, args.n_models)
+    begun(args, workspace, method, args.limit_s)
     devices = shared.devices_for(args, workspace, args.n_models)
     common = {"devices": devices, "progress": not args.quiet}
     lap("data")
@@ -56,8 +59,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_page:
         options = {"spec": spec, "attacks": args.attacks, "progress": not args.quiet, "device": devices[0]}
         page, found = report_of(workspace, method.name, pool, args.n_models, **options)
+        shared.open_page(args, page)
         facts, paths = facts | {"page": str(page), "verdict": asdict(found)}, [*paths, page]
         verdict = ["", *verdict_lines({method.name: found}), ""]
-    more = f"intervals, null, other measures: python -m local_eval score {pool.folder}"
+    words = ["python", "-m", "local_eval", "score", str(pool.folder), *score_options(spec, args.attacks)]
+    more = f"intervals, null, other measures: {shlex.join(words)}"
     answer(args, facts, [*text, *notes, *verdict, "report: " + ", ".join(map(str, paths)), more])
     return 0

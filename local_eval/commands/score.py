@@ -9,7 +9,7 @@ from kit.tools.cli import answer
 from local_eval.assess import DISTANCES, FEWEST, Assessment, agreement, assess, measures
 from local_eval.commands import options as shared
 from local_eval.commands.arrays import array_score
-from local_eval.commands.pools import cut_notes, given_notes, n_models_of, open_pools
+from local_eval.commands.pools import cut_notes, given_notes, keep_label, n_models_of, open_pools
 from local_eval.distances import Distance, distances
 from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
 from local_eval.metric import MetricSpec
@@ -36,6 +36,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def score(args: argparse.Namespace) -> int:
     if args.confidences or args.logits:
+        keep_label(args, [])
         return _score_arrays(args)
     if args.labels:
         raise InputError("--labels: belongs to --logits, whose examples they are of")
@@ -51,6 +52,7 @@ def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     spec, opened = shared.spec_of(args), open_pools(args)
     if len(opened.pools) < fewest:
         raise InputError(f"compare: got {len(opened.pools)} pools: give two or more")
+    keep_label(args, list(opened.pools.values()))
     n_models = n_models_of(args, opened)
     shared.at_least(n_models)
     pools = opened.pools

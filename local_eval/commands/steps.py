@@ -4,9 +4,9 @@ import argparse
 
 from kit.tools.cli import answer
 from local_eval.commands import options as shared
-from local_eval.commands.pools import note_reuse
+from local_eval.commands.pools import begun, note_retrained
 from local_eval.retrained import fill_retrained
-from local_eval.unlearned import fill_unlearned, unlearned_pool
+from local_eval.unlearned import fill_unlearned
 
 
 def train(args: argparse.Namespace) -> int:
@@ -19,6 +19,7 @@ def train(args: argparse.Namespace) -> int:
 def retrain(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models, 1)
     workspace = shared.workspace_of(args)
+    note_retrained(workspace, args.n_models)
     devices = shared.devices_for(args, workspace, args.n_models)
     pool = fill_retrained(workspace, args.n_models, devices=devices, progress=not args.quiet)
     answer(args, {"pool": str(pool.folder)}, [f"{args.n_models} retrained models: {pool.folder}"])
@@ -28,7 +29,7 @@ def retrain(args: argparse.Namespace) -> int:
 def unlearn(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models, 1)
     method, workspace = shared.method_of(args), shared.workspace_of(args)
-    note_reuse(args, method, args.n_models, unlearned_pool(workspace, method, args.seed, args.limit_s))
+    begun(args, workspace, method, args.limit_s)
     pool = fill_unlearned(
         workspace,
         method,

@@ -3,18 +3,17 @@
 import argparse
 import hashlib
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from kit.errors import InputError
 from kit.ledger import write_atomically
-from kit.methods import get_method
 from kit.tools.cli import answer
+from kit.tools.folder import find_method
 from local_eval.assess import FEWEST
 from local_eval.audit.predict import ranking_warning
 from local_eval.commands import options as shared
-from local_eval.commands.pools import note_reuse
+from local_eval.commands.pools import note_retrained, note_reuse
 from local_eval.evaluate import FORMS
 from local_eval.report.sweep import sweep_facts, sweep_table
 from local_eval.report.sweep_plot import plot_sweep
@@ -32,11 +31,12 @@ def sweep(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models)
     if args.best_by == "score" and args.n_models < FEWEST:
         raise InputError(f"--best-by score: {args.n_models} models say nothing of it: take {FEWEST} or more")
-    method = get_method(args.method)
+    method = find_method(args.method)
     points, metric = grid(method, args.set), shared.spec_of(args)
     workspace = shared.workspace_of(args)
     pools = [unlearned_pool(workspace, point.method, args.seed) for point in points]
-    note_reuse(args, method, args.n_models, *pools)
+    note_retrained(workspace, args.n_models)
+    note_reuse(f"models of {method.name}", args.n_models, *pools)
     devices = shared.devices_for(args, workspace, args.n_models)
     common = {"devices": devices, "progress": not args.quiet}
     fill_retrained(workspace, args.n_models, **common)
@@ -59,9 +59,7 @@ def sweep(args: argparse.Namespace) -> int:
     write_atomically(folder / "sweep.md", ("\n".join(text) + "\n").encode())
     lines = [*(line.rstrip() for line in aligned(table)), "", *notes, f"report: {folder / 'sweep.md'}, {picture}"]
     if chosen is not None:
-        words = ["--setting", str(workspace.folder), "--method", args.method]
-        words += [word for setting in chosen.point.settings for word in ("--set", setting)]
-        lines.append(f"go on: python -m local_eval run {shlex.join(words)}")
+        lines.append(shared.go_on(args, workspace, chosen.point.settings))
     answer(args, facts, lines)
     return 0 if chosen is not None else 1
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import math
-import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,7 +14,9 @@ from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.methods import get_method, with_settings
 from kit.tools.cli import answer
+from kit.tools.folder import find_method
 from local_eval.commands import options as shared
+from local_eval.commands.pools import note_retrained
 from local_eval.dry_run.projection import EPOCH_S
 from local_eval.evaluate import sample_of
 from local_eval.published import use_published
@@ -23,7 +25,7 @@ from local_eval.report.tune_plot import plot_search
 from local_eval.report.write import provenance
 from local_eval.retrained import fill_retrained, retrained_pool
 from local_eval.setting import Workspace, open_workspace
-from local_eval.tune import Result, Search, best_of, measure, ranges_of, rungs_of, search
+from local_eval.tune import Result, Search, best_of, measure, ranges_of, results_of, rungs_of, search
 from local_eval.unlearned import broken_reason, fill_points
 
 CARD = "T4"
@@ -36,14 +38,17 @@ def tune(args: argparse.Namespace) -> int:
     if args.check_models:
         shared.at_least(args.check_models, 2)
     limit_s = parse_duration(args.limit) if args.limit else math.inf
-    method = get_method(args.method, args.set)
+    method = find_method(args.method, args.set)
     ranges = ranges_of(method, args.range)
     workspace = shared.workspace_of(args)
     devices = shared.devices_for(args, workspace, args.n_models)
     common = {"devices": devices, "progress": not args.quiet}
+    note_retrained(workspace, args.n_models)
     fill_retrained(workspace, args.n_models, **common)
     longest_s = math.inf if args.fits is None else longest(workspace, parse_duration(args.fits), devices)
     plan = Search(method, ranges, rungs_of(args.n_models), args.search_seed, args.seed, longest_s)
+    if measured := results_of(workspace.folder / plan.name):
+        print(f"reusing {len(measured)} measurements in {workspace.folder / plan.name}", file=sys.stderr)
     found = search(workspace, plan, n_trials=args.trials, limit_s=limit_s, **common)
     chosen = best_of(found)
     folder = workspace.folder / plan.name
@@ -67,9 +72,7 @@ def tune(args: argparse.Namespace) -> int:
         lines = [*lines[:SHOWN], f"... {len(lines) - SHOWN} more in {folder / 'tune.md'}"]
     lines += ["", *notes, f"report: {folder / 'tune.md'}, {folder / 'tune.png'}"]
     if chosen is not None:
-        words = ["--setting", str(workspace.folder), "--method", args.method]
-        words += [word for setting in (*args.set, *chosen.settings) for word in ("--set", setting)]
-        lines.append(f"go on: python -m local_eval run {shlex.join(words)}")
+        lines.append(shared.go_on(args, workspace, (*args.set, *chosen.settings)))
     answer(args, facts, lines)
     return 0 if chosen is not None else 1
 

@@ -10,6 +10,8 @@ from typing import Any
 from kit.competition import N_CHECKPOINTS
 from local_eval.evaluate import DO_NOTHING, NULL
 from local_eval.metric import BINS, MetricSpec
+from local_eval.pool import ModelPool
+from local_eval.recipes import GIVEN
 from local_eval.report.assessment import interval_text
 from local_eval.report.evidence import Evidence
 from local_eval.report.write import versions
@@ -121,15 +123,11 @@ def commands(evidence: Evidence, name: str, archive: Path | None = None) -> list
     if archive is not None:
         return [shlex.join(["python", "-m", "local_eval", "report", str(archive), "--setting", str(folder), *own])]
     report = shlex.join(["python", "-m", "local_eval", "report", str(pool.folder), *own])
-    method, settings = method_options(pool)
-    if not method or evidence.samples is None:
+    options = method_words(pool)
+    if not options or evidence.samples is None:
         return [report]
-    options = ["--method", method, *(part for setting in settings for part in ("--set", setting))]
-    options += ["--seed", str(pool.identity["seed"])] if pool.identity["seed"] else []
-    options += ["--limit", f"{pool.identity['limit_s']:.15g}s"] if "limit_s" in pool.identity else []
     options += ["--n-models", str(evidence.samples.n_models)]
-    options += ["--work-dir", str(folder.parent)] if folder.parent != Path("runs") else []
-    run = ["python", "-m", "local_eval", "run", *setting_options(evidence.workspace.setting), *options, *own]
+    run = ["python", "-m", "local_eval", "run", *where_options(evidence.workspace), *options, *own]
     return [shlex.join(run), report]
 
 
@@ -139,6 +137,26 @@ def score_options(spec: MetricSpec, attacks: str) -> list[str]:
     given = {"attacks": (attacks, "grid"), "bins": (bins, "code")}
     given |= {name: (getattr(spec, name), getattr(MetricSpec, name)) for name in ("delta", "cap")}
     return [part for name, (value, usual) in given.items() if value != usual for part in (f"--{name}", str(value))]
+
+
+def method_words(pool: ModelPool) -> list[str]:
+    """The options of the command line that give a pool's method, seed and limit; none where they cannot."""
+    method, settings = method_options(pool)
+    if not method:
+        return []
+    options = ["--method", method, *(part for setting in settings for part in ("--set", setting))]
+    options += ["--seed", str(pool.identity["seed"])] if pool.identity["seed"] else []
+    return options + (["--limit", f"{pool.identity['limit_s']:.15g}s"] if "limit_s" in pool.identity else [])
+
+
+def where_options(workspace: Workspace) -> list[str]:
+    """The options of the command line that lead to this workspace: those of its setting, or its folder where its data
+    or its retrained models were given and no options make them."""
+    setting, folder = workspace.setting, workspace.folder
+    if setting.recipe.startswith(GIVEN) or setting.source.startswith("data:"):
+        return ["--setting", str(folder)]
+    root = ["--work-dir", str(folder.parent)] if folder.parent != Path("runs") else []
+    return [*setting_options(setting), *root]
 
 
 def setting_options(setting: Setting) -> list[str]:

@@ -10,6 +10,7 @@ from local_eval.report.evidence import Evidence, gather
 from local_eval.report.page import evaluation_page
 from local_eval.report.saliency import nets_of
 from local_eval.report.verdict import Verdict, verdict
+from local_eval.retrained import retrained_pool
 from local_eval.setting import Workspace
 
 PAGE, COMPARISON = "report.html", "comparison.html"
@@ -24,7 +25,7 @@ def report_of(
 
 
 def write_pages(
-    evidence: Evidence,
+    compared: Evidence,
     pools: Mapping[str, ModelPool],
     archives: Mapping[str, Path],
     *,
@@ -34,11 +35,12 @@ def write_pages(
 ) -> dict[str, Path]:
     """The page of each pool that could be opened, in its folder (the only one at `out`, if given): name -> file.
 
-    device: where models are made again for the activation maps.
+    Among several, each has all its models on its own page, however few the comparison counts of each kind. device:
+    where models are made again for the activation maps.
     """
     pages, retrained = {}, None
     for name, pool in pools.items():
-        nets = None
+        evidence, nets = _of_one(compared, name, pool) if len(pools) > 1 else compared, None
         if saliency and name in evidence.rows:
             seconds = [float(s.seconds.mean()) for s in (evidence.samples.methods[name], evidence.samples.retrained)]
             options = {"archive": archives.get(name), "retrained": retrained, "device": device}
@@ -49,6 +51,14 @@ def write_pages(
     return pages
 
 
+def _of_one(compared: Evidence, name: str, pool: ModelPool) -> Evidence:
+    """The evidence of one pool alone, where it has more models than are compared."""
+    workspace = compared.workspace
+    if name not in compared.rows or min(len(pool), len(retrained_pool(workspace))) <= compared.samples.n_models:
+        return compared
+    return gather(workspace, {name: pool}, spec=compared.spec, attacks=compared.attacks)
+
+
 def verdict_lines(verdicts: Mapping[str, Verdict]) -> list[str]:
     lines = []
     for name, found in verdicts.items():
@@ -57,4 +67,5 @@ def verdict_lines(verdicts: Mapping[str, Verdict]) -> list[str]:
             lines += [f"  {reason}" for reason in found.reasons[:1]]
         if found.fault:
             lines.append(f"  {found.fault}")
+        lines.append(f"  go on: {found.command}")
     return lines

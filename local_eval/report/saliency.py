@@ -154,8 +154,8 @@ def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None, devi
     if pool.identity.keys() & {"archive", "checkpoints"}:
         raise InputError("its weights are in the files it came from: give those to this command")
     name, (spec, settings) = pool.identity["method"], method_options(pool)
-    if not spec or ".py" in spec:
-        raise InputError(f"{name} is a file of its own or a function, which a report does not run")
+    if not spec:
+        raise InputError(f"{name} is a function of a notebook or script, which a report cannot run again")
     method = get_method(spec, settings)
     if method.identity["source"] != pool.identity["source"]:
         raise InputError(f"{name} was changed since")

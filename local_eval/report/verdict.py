@@ -13,6 +13,7 @@ from local_eval.evaluate import DO_NOTHING
 from local_eval.report import kaggle
 from local_eval.report.assessment import interval_text, sure
 from local_eval.report.evidence import Evidence
+from local_eval.report.next_step import next_command
 from local_eval.report.notes import TIME_LIMIT, time_sentence
 from local_eval.validity import NOT_VALIDATED, validation_of
 
@@ -24,12 +25,13 @@ _MEMORISES = 0.06  # generalisation gap from which scores are no longer like the
 @dataclass(frozen=True)
 class Verdict:
     """upload: None where nothing can be said; headline: the answer in a few words; reasons: sentences; fault: the main
-    fault and the next thing to try, in one sentence."""
+    fault and the next thing to try, in one sentence; command: what to do next, to be copied."""
 
     upload: bool | None
     headline: str
     reasons: tuple[str, ...]
     fault: str
+    command: str
 
 
 def verdict(evidence: Evidence, name: str) -> Verdict:
@@ -37,20 +39,23 @@ def verdict(evidence: Evidence, name: str) -> Verdict:
     fine-tuning reached on Kaggle, and not below what that fine-tuning gets in this setting."""
     if fault := evidence.faults.get("") or evidence.faults.get(name):
         mend = "Delete what is broken, run the command that made it again (it keeps the rest), then this one."
-        return Verdict(None, "Nothing can be said: the evaluation is broken", (fault.rstrip(".?") + ".", mend), "")
+        headline, command = "Nothing can be said: the evaluation is broken", next_command(evidence, name, None)
+        return Verdict(None, headline, (fault.rstrip(".?") + ".", mend), "", command)
     n_models = evidence.rows[name].n_models
     if n_models < FEWEST:
         reason = (
             f"The score compares distributions over models. With {n_models} of each kind it says nothing: intervals "
             f"need {FEWEST}, a ranking {RANKABLE}; make more with the same command and a larger --n-models."
         )
-        return Verdict(None, f"Nothing can be said: {n_models} models are too few", (reason,), "")
+        command = next_command(evidence, name, None)
+        return Verdict(None, f"Nothing can be said: {n_models} models are too few", (reason,), "", command)
     assessment = evidence.assessments[name]
     form = assessment.forms[evidence.attacks]
     reasons = [*_about_score(evidence, name, form), *_about_rest(evidence, name, assessment)]
     reasons.append(_about_validity(evidence, name))
     upload, headline = _answer(evidence, name, form, n_models)
-    return Verdict(upload, headline, tuple(reasons), main_fault(assessment, form))
+    command = next_command(evidence, name, upload)
+    return Verdict(upload, headline, tuple(reasons), main_fault(assessment, form), command)
 
 
 def _answer(evidence: Evidence, name: str, form: Form, n_models: int) -> tuple[bool | None, str]:
