@@ -12,7 +12,7 @@ from kit.methods import Method, method_of
 from kit.tools.folder import find_method
 from local_eval.archived import fill_from_files
 from local_eval.arrays import ArrayScore, judge
-from local_eval.devices import devices_of
+from local_eval.devices import devices_of, hidden_cuda
 from local_eval.evaluate import Row
 from local_eval.given import doubts, open_given
 from local_eval.metric import MetricSpec
@@ -125,7 +125,8 @@ def unlearn(
     >>> len(unlearn(workspace, nothing, 2, devices=["cpu"]))
     2
     """
-    chosen = method if isinstance(method, Method) else find_method(method) if isinstance(method, str) else None
+    with hidden_cuda(([*devices] or devices_of())[0]):
+        chosen = method if isinstance(method, Method) else find_method(method) if isinstance(method, str) else None
     chosen = chosen or method_of(method)
     if unknown := [name for name in hyper if name not in chosen.defaults]:
         known = ", ".join(f"{key}={value!r}" for key, value in chosen.defaults.items()) or "none"

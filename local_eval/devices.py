@@ -1,11 +1,13 @@
 """Where models are made: devices by name, one entry a process. Small nets fill no GPU, so that several share one."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from kit.device import accelerators, choose_device, hardware_name, n_cores, synchronize
 from kit.jobs import Job, Lost, run_jobs, warm_up
@@ -45,6 +47,21 @@ def begin_processes(devices: Sequence[str]) -> None:
     """Begin to import what several processes need, while the caller still reads its data."""
     if len(devices) > 1:
         warm_up("local_eval.retrained", "local_eval.unlearned", "local_eval.archived")
+
+
+@contextmanager
+def hidden_cuda(device: str) -> Iterator[None]:
+    """Inside, a function that asks torch whether there is a GPU is told of none where `device` is the CPU: its net and
+    the data that it is given lie there. Elsewhere nothing changes."""
+    if torch.device(device).type != "cpu":
+        yield
+        return
+    before = torch.cuda.is_available, torch.cuda.device_count
+    torch.cuda.is_available, torch.cuda.device_count = lambda: False, lambda: 0
+    try:
+        yield
+    finally:
+        torch.cuda.is_available, torch.cuda.device_count = before
 
 
 def best_slots(workspace: Workspace, device: str) -> int:

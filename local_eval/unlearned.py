@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from kit.jobs import run_all
 from kit.ledger import FILE_NAME, Ledger, write_atomically
 from kit.methods import Method, Mixture, get_method, method_names
 from kit.schedule import Run, Scheduler
-from local_eval.devices import processes_for
+from local_eval.devices import hidden_cuda, processes_for
 from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, reopen
 
@@ -76,7 +77,7 @@ def fill_unlearned(
     if todo:
         devices = processes_for(devices, workspace, len(todo))
         run = Run(method, Ledger(pool.folder / FILE_NAME), budget, n_models, len(devices), stands_in=False)
-        setup = partial(_one_on, workspace.folder, method, pool, seed)
+        setup = partial(_one_on, workspace.folder, _sealed(method), pool, seed)
         with reproducible():
             make(Scheduler(run, todo), setup, devices, progress, on_checkpoint)
     return pool
@@ -105,7 +106,7 @@ def fill_points(
     )
     if todo:
         devices = processes_for(devices, workspace, len(todo))
-        setup = partial(_points_on, workspace.folder, methods, pools, seed)
+        setup = partial(_points_on, workspace.folder, [_sealed(method) for method in methods], pools, seed)
         what = methods[0].name if len(methods) == 1 else f"sweep: {methods[0].name}"
         run_all(setup, todo, devices, description=what, progress=progress)
     return pools
@@ -193,18 +194,35 @@ def _makers_on(
     ]
 
 
-def _one_on(folder: Path, method: Method, pool: ModelPool, seed: int, device: str) -> Maker:
+def _sealed(method: Method) -> Method | bytes:
+    """A method of a user's file as bytes, so that the file is run where it is known on which device: what it chooses
+    when it is run is then as right as what it chooses when it is called."""
+    return pickle.dumps(method) if method.file else method
+
+
+def _opened(method: Method | bytes, device: str) -> Method:
+    with hidden_cuda(device):
+        return pickle.loads(method) if isinstance(method, bytes) else method
+
+
+def _one_on(folder: Path, method: Method | bytes, pool: ModelPool, seed: int, device: str) -> Callable[[Any], Any]:
     """The jobs of one process, of a single method."""
-    return _makers_on(reopen(folder), [method], [pool], seed, device)[0]
+    (maker,) = _makers_on(reopen(folder), [_opened(method, device)], [pool], seed, device)
+
+    def make_one(job: CheckpointJob) -> Any:
+        with hidden_cuda(device):
+            return maker(job)
+
+    return make_one
 
 
 def _points_on(
-    folder: Path, methods: Sequence[Method], pools: Sequence[ModelPool], seed: int, device: str
+    folder: Path, methods: Sequence[Method | bytes], pools: Sequence[ModelPool], seed: int, device: str
 ) -> Callable[[int], bool]:
     """The jobs of one process, of several methods: job j is model j // n of the pool j % n. False where the method is
     given up, as it breaks the model."""
     workspace = reopen(folder)
-    makers = _makers_on(workspace, methods, pools, seed, device)
+    makers = _makers_on(workspace, [_opened(method, device) for method in methods], pools, seed, device)
 
     def make_one(job: int) -> bool:
         index, point = divmod(job, len(pools))
@@ -214,7 +232,8 @@ def _points_on(
         if not maker.method.anytime:  # a foreign function may have written into the images of another point
             maker = replace(maker, loaders=loaders_for(workspace, maker.method, device))
         try:
-            maker(CheckpointJob(index))
+            with hidden_cuda(device):
+                maker(CheckpointJob(index))
         except BrokenModelError as error:
             if is_out_of_memory(error):  # no fault of the settings: fewer processes may hold it
                 raise

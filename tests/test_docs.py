@@ -64,6 +64,29 @@ def record(name):
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["results"]
 
 
+def seconds_of(results):
+    """What a benchmark says that it took, None where it says nothing."""
+    seconds = results.get("seconds")
+    if isinstance(seconds, dict):
+        seconds = sum(seconds.values())
+    more = sum(results.get(name, 0) for name in ("seconds_again", "second_method_seconds"))
+    return None if seconds is None else seconds + more
+
+
+def test_every_record_is_made_again_by_a_command_of_its_own():
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    rows = re.findall(r"^\| .* \| \[(\w+)\]\(\.\./benchmarks/results/(\w+)\.json\) \| `(.*)` \| (.*) \|$", text, re.M)
+    files = {path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    assert sorted(name for name, *_ in rows) == sorted(files)
+    for name, file, command, took in rows:
+        assert (file, command) == (name, files[name]["command"])
+        seconds = seconds_of(files[name]["results"])
+        shown = (
+            "not recorded" if seconds is None else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        )
+        assert took == shown, name
+
+
 CLAIMS = {
     "time.md": [
         ("never passed in {runs} runs", "budget"),

@@ -6,7 +6,9 @@ import torch
 from kit.device import n_cores
 from kit.errors import InputError
 from local_eval import devices
-from local_eval.devices import best_slots, devices_of, summed_speed, while_it_pays
+from local_eval.__main__ import main
+from local_eval.devices import best_slots, devices_of, hidden_cuda, summed_speed, while_it_pays
+from local_eval.pool import ModelPool
 from local_eval.setting import Setting, open_workspace
 
 SETTING = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
@@ -86,3 +88,40 @@ def test_none_is_measured_before_all_are_ready_and_what_does_not_fit_is_slow():
     assert summed_speed(told_when, "cpu", 3) == 3.0
     assert summed_speed(too_large, "cpu", 2) == 0.0
     assert while_it_pays(devices.partial(summed_speed, too_large, "cpu")) == 1
+
+
+TWICE = """
+import torch
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+def unlearning(net, retain_loader, forget_loader, val_loader, by=1.0):
+    device = f"cuda:{torch.cuda.device_count() - 1}" if torch.cuda.is_available() else "cpu"
+    for batch in retain_loader:
+        net.to(DEVICE)(batch["image"].to(device).float())
+    net.fc.bias.data += by * torch.randn(10, device=device)
+"""
+
+
+@pytest.mark.parametrize("command", [["run", "--no-page"], ["unlearn"], ["sweep", "--set", "by=0.5,1.0"]])
+def test_a_method_that_looks_for_a_gpu_finds_none_beside_nets_on_the_cpu(tmp_path, monkeypatch, command):
+    """As if there were one: what is moved there fails, as this torch has no CUDA or no card of this number."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append(1) or True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 100)
+    (tmp_path / "twice.py").write_text(TWICE)
+    words = ["--source", "digits", "--n-train", "100", "--forget", "random:10", "--architecture", "tinyconv"]
+    words += ["--epochs", "1", "--work-dir", str(tmp_path / "runs"), "--method", str(tmp_path / "twice.py"), "--quiet"]
+    assert main([*command, *words, "--n-models", "2", "--device", "cpu", "--slots", "1"]) == 0
+    (pool, *_) = (tmp_path / "runs").glob("*/twice-*")
+    assert len(ModelPool.open(pool)) == 2
+    assert torch.cuda.is_available() and torch.cuda.device_count() == 100  # outside it is found again
+
+
+def test_cuda_is_hidden_beside_the_cpu_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, found in (("cpu", False), ("cuda:0", True)):
+        with hidden_cuda(device):
+            assert torch.cuda.is_available() == found
+    with pytest.raises(RuntimeError), hidden_cuda("cpu"):
+        raise RuntimeError
+    assert torch.cuda.is_available()

@@ -1,5 +1,6 @@
 """The pages on a small real data set: every section, nothing from outside, broken runs named; in a real browser too."""
 
+import html
 import json
 import re
 import shutil
@@ -147,6 +148,18 @@ def test_the_comparison_ranks_links_and_correlates(pages, filled):
     assert all((pages["comparison"].parent / link).exists() for link in links)
     assert "starting kit" in text and "expected place" in text
     assert len([i for i in page.of("img") if i["alt"].startswith("forgotten image")]) == 6
+
+
+def test_every_verdict_ends_in_a_command(pages, filled):
+    folder, _ = filled
+    for name, path in pages.items():
+        text = path.read_text()
+        box = text[text.index('<div class="verdict') :].partition("</section>")[0]
+        method = name if name != "comparison" else max(METHODS, key=lambda one: f"{one} leads" in box)
+        command = html.unescape(re.search(r"<pre>(.*?)</pre>", box)[1])
+        assert command == f"python -m local_eval run --setting {folder} --method {method} --n-models 64"
+    roles = re.findall(r"fill: var\(--(\w+)\)", (folder / "comparison.html").read_text())
+    assert {"unlearned", "retain", "forget", "retrained"} <= set(roles)
 
 
 def test_json_and_no_escape_codes(filled, capsys):

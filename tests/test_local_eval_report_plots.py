@@ -84,7 +84,7 @@ def every_picture():
         "agreement": plots.agreement({"a": 0.5, "b": float("nan")}),
         "strips": plots.strips(
             {"m " + "x" * 40: u[:, 0], "retrained": r[:, 0]},
-            dict.fromkeys(("m " + "x" * 40, "retrained"), "unlearned"),
+            dict.fromkeys(("m " + "x" * 40, "retrained"), ("unlearned", "D")),
             {"retrained": "ε 1"},
         ),
     }  # fmt: skip
@@ -105,6 +105,18 @@ def test_a_picture_stands_inside_a_page(name):
     assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'(id|href)="[^"]*"|url\([^)]*\)', "", text)), "a colour of no role"
     assert "nan" not in re.sub(r'aria-label="[^"]*"', "", text)
     assert len(text) < 300_000
+
+
+def test_methods_beside_each_other_are_told_apart():
+    styles = [plots.method_style(place) for place in range(8)]
+    assert len(set(styles)) == 8
+    assert len({role for role, _ in styles[:4]}) == 4  # the first four by their colour alone
+    assert all(role != "retrained" for role, _ in styles)
+    marks = [plots.Mark(str(place), 0.1 * place, None, None, *style) for place, style in enumerate(styles)]
+    pictures = (plots.ruler(marks, 1.0), plots.score_seconds(marks, range(8), 1.0, None))
+    for figure in pictures:
+        drawn = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+        assert {(plots.colour(role), marker) for role, marker in styles} <= drawn
 
 
 def test_texts_are_shown_as_they_are():

@@ -2,6 +2,7 @@
 
 import argparse
 
+from kit.device import choose_device
 from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.preflight import check_folder
@@ -9,6 +10,7 @@ from kit.tools.cli import answer
 from local_eval.assess import FEWEST
 from local_eval.commands import options as shared
 from local_eval.commands.pools import note_retrained, note_reuse
+from local_eval.devices import hidden_cuda
 from local_eval.evaluate import FORMS
 from local_eval.leaderboard import entrants, fill_board
 from local_eval.leaderboard import leaderboard as measure
@@ -24,7 +26,8 @@ PAGE = "leaderboard.html"
 def leaderboard(args: argparse.Namespace) -> int:
     """Fill what is missing, measure, write the page. 1 where a method failed: its row says why."""
     shared.at_least(args.n_models, FEWEST)
-    chosen, spec = entrants(args.methods), shared.spec_of(args)
+    with hidden_cuda(str(choose_device(args.device))):
+        chosen, spec = entrants(args.methods), shared.spec_of(args)
     for path in filter(None, (args.out, args.csv)):  # hours may pass until they are written
         if path.is_dir():
             raise InputError(f"{path}: is a folder: give the name of a file in it")

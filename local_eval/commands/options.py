@@ -18,7 +18,7 @@ from kit.errors import InputError
 from kit.methods import Method
 from kit.tools.folder import find_method
 from local_eval.commands.parser import N_MODELS
-from local_eval.devices import begin_processes, devices_of
+from local_eval.devices import begin_processes, devices_of, hidden_cuda
 from local_eval.metric import BINS, MetricSpec
 from local_eval.published import use_published
 from local_eval.report.facts import score_options
@@ -47,7 +47,13 @@ def at_least(n_models: int, fewest: int = 2) -> None:
 def method_of(args: argparse.Namespace) -> Method:
     """The method, the only time that its words are read; a mistake in the limit is told as early."""
     args.limit_s = parse_duration(args.limit) if args.limit else math.inf
-    return find_method(args.method, args.set)
+    return read_method(args, args.method, args.set)
+
+
+def read_method(args: argparse.Namespace, spec: str, settings: Sequence[str] = ()) -> Method:
+    """The method of a name; a user's file is run for it, as on the device where its models are made."""
+    with hidden_cuda(str(choose_device(args.device))):
+        return find_method(spec, settings)
 
 
 def spec_of(args: argparse.Namespace) -> MetricSpec:

@@ -9,7 +9,6 @@ from pathlib import Path
 from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.tools.cli import answer
-from kit.tools.folder import find_method
 from local_eval.assess import FEWEST
 from local_eval.audit.predict import ranking_warning
 from local_eval.commands import options as shared
@@ -31,7 +30,7 @@ def sweep(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models)
     if args.best_by == "score" and args.n_models < FEWEST:
         raise InputError(f"--best-by score: {args.n_models} models say nothing of it: take {FEWEST} or more")
-    method = find_method(args.method)
+    method = shared.read_method(args, args.method)
     points, metric = grid(method, args.set), shared.spec_of(args)
     workspace = shared.workspace_of(args)
     pools = [unlearned_pool(workspace, point.method, args.seed) for point in points]

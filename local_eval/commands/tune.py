@@ -14,7 +14,6 @@ from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.methods import get_method, with_settings
 from kit.tools.cli import answer
-from kit.tools.folder import find_method
 from local_eval.commands import options as shared
 from local_eval.commands.pools import note_retrained
 from local_eval.dry_run.projection import EPOCH_S
@@ -38,7 +37,7 @@ def tune(args: argparse.Namespace) -> int:
     if args.check_models:
         shared.at_least(args.check_models, 2)
     limit_s = parse_duration(args.limit) if args.limit else math.inf
-    method = find_method(args.method, args.set)
+    method = shared.read_method(args, args.method, args.set)
     ranges = ranges_of(method, args.range)
     workspace = shared.workspace_of(args)
     devices = shared.devices_for(args, workspace, args.n_models)

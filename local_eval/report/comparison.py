@@ -18,8 +18,9 @@ from local_eval.report.assessment import sure
 from local_eval.report.evidence import Evidence, methods_of
 from local_eval.report.facts import heading, measures_table, setting_facts
 from local_eval.report.html import picture, png_uri, render
+from local_eval.report.next_step import next_command
 from local_eval.report.notes import notes_on
-from local_eval.report.verdict import expected_share, main_fault, percent, verdict
+from local_eval.report.verdict import Verdict, expected_share, main_fault, percent, verdict
 from local_eval.unlearned import limit_notes
 
 SECTIONS = (
@@ -38,15 +39,12 @@ def comparison_page(evidence: Evidence, pages: Mapping[str, str] | None = None, 
     page again. Methods that are broken or missing are named at the top, the others compared."""
     nothing = _why_nothing(evidence)
     rows, assessed = evidence.rows, bool(evidence.assessments)
-    headline, upload, reasons = _leader(evidence)
     return render(
         "comparison.html",
         title="Comparison of unlearning methods",
         contents=SECTIONS if not evidence.faults else (("faults", "Missing"), *SECTIONS),
         faults=[(name or "the setting", fault) for name, fault in evidence.faults.items()],
-        headline=headline,
-        upload=upload,
-        reasons=reasons,
+        verdict=_leader(evidence),
         board=_board(evidence, pages or {}) if rows else None,
         pictures=_pictures(evidence) if assessed else [],
         diagnoses=_diagnoses(evidence),
@@ -76,19 +74,20 @@ def _why_nothing(evidence: Evidence) -> str:
     return f"Nothing to show: below {FEWEST} models this says nothing, and a picture would mislead."
 
 
-def _leader(evidence: Evidence) -> tuple[str, bool | None, list[str]]:
-    """Headline, upload or not, and reasons: the verdict on the best method."""
+def _leader(evidence: Evidence) -> Verdict:
+    """The verdict on the best method, its headline with the name, how surely it leads among the reasons."""
     if not evidence.rows:
-        return "Nothing can be said: no method could be read", None, []
+        command = next_command(evidence, next(iter(evidence.faults), ""), None)
+        return Verdict(None, "Nothing can be said: no method could be read", (), "", command)
     names = sorted(evidence.pools, key=lambda name: -evidence.rows[name].score)
     first, *others = names
-    found = verdict(evidence, first)
+    found = replace(verdict(evidence, first), fault="")  # those of all methods stand in the section below
     if not evidence.assessments:
-        return found.headline, None, list(found.reasons)
-    reasons = list(found.reasons)
+        return replace(found, upload=None)
     if others and (above := evidence.probability_above(first, others[0])) is not None:
-        reasons.insert(0, f"{first} scores above {others[0]}, the next, with a probability of {sure(above)}.")
-    return f"{first} leads: {found.headline[0].lower()}{found.headline[1:]}", found.upload, reasons
+        leads = f"{first} scores above {others[0]}, the next, with a probability of {sure(above)}."
+        found = replace(found, reasons=(leads, *found.reasons))
+    return replace(found, headline=f"{first} leads: {found.headline[0].lower()}{found.headline[1:]}")
 
 
 def _board(evidence: Evidence, pages: Mapping[str, str]) -> dict[str, Any]:
@@ -133,13 +132,10 @@ def _upload(evidence: Evidence, name: str) -> str:
 
 
 def _pictures(evidence: Evidence) -> list[dict]:
-    names = methods_of(evidence)
+    names, styles = methods_of(evidence), _styles(evidence)
     scores = {name: evidence.assessments[name].forms[evidence.attacks].score for name in names}
     null = next(iter(evidence.assessments.values())).forms[evidence.attacks].null
-    marks = [
-        plots.Mark(name, s.value, s.low, s.high, "unlearned" if name in evidence.pools else "quiet")
-        for name, s in scores.items()
-    ]
+    marks = [plots.Mark(name, s.value, s.low, s.high, *styles.get(name, ("quiet", ""))) for name, s in scores.items()]
     on_ruler = list(marks)
     if null:
         on_ruler.insert(
@@ -166,6 +162,11 @@ def _pictures(evidence: Evidence) -> list[dict]:
             )
         )
     return found
+
+
+def _styles(evidence: Evidence) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method, the same in all pictures of the page."""
+    return {name: plots.method_style(place) for place, name in enumerate(evidence.pools)}
 
 
 def _diagnoses(evidence: Evidence) -> list[tuple[str, str]]:
@@ -216,7 +217,7 @@ def _images(evidence: Evidence) -> list[dict]:
     cards = []
     for row in order[:_N_IMAGES].tolist():
         confidences = {name: samples.methods[name].confidence[:, row] for name in evidence.pools}
-        roles = dict.fromkeys(confidences, "unlearned") | {"retrained": "retrained"}
+        styles = _styles(evidence) | {"retrained": ("retrained", "o")}
         confidences["retrained"] = samples.retrained.confidence[:, row]
         what = str(splits.class_names[int(splits.forget.labels[row])])
         told = {name: f"ε {epsilons[name][row]:.1f}" for name in evidence.pools}
@@ -227,7 +228,7 @@ def _images(evidence: Evidence) -> list[dict]:
                 "name": what,
                 "lines": [str(splits.forget.ids[row])],
                 "picture": picture(
-                    plots.strips(confidences, roles, told),
+                    plots.strips(confidences, styles, told),
                     "Confidences on this image: " + ", ".join(f"{name} {note}" for name, note in told.items()),
                 ),
             }

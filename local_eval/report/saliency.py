@@ -22,6 +22,7 @@ from kit.plan import Plan
 from kit.seeds import checkpoint_seed
 from local_eval.archived import checkpoint_of
 from local_eval.checkpoints import Checkpoint, load_checkpoint
+from local_eval.devices import hidden_cuda
 from local_eval.pool import ModelPool
 from local_eval.recipes import GIVEN
 from local_eval.retrained import retrained_pool, train_model
@@ -156,12 +157,14 @@ def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None, devi
     name, (spec, settings) = pool.identity["method"], method_options(pool)
     if not spec:
         raise InputError(f"{name} is a function of a notebook or script, which a report cannot run again")
-    method = get_method(spec, settings)
+    with hidden_cuda(device):
+        method = get_method(spec, settings)
     if method.identity["source"] != pool.identity["source"]:
         raise InputError(f"{name} was changed since")
     loaders = loaders_for(workspace, method, device)
     plan, model = Plan(pool.facts(0).get("steps")), workspace.original().to(device)
-    return unlearn_once(method, model, loaders, seed=pool.identity["seed"], index=0, plan=plan)[0]
+    with hidden_cuda(device):
+        return unlearn_once(method, model, loaders, seed=pool.identity["seed"], index=0, plan=plan)[0]
 
 
 def _retrained(workspace: Workspace, device: str) -> nn.Module:

@@ -4,7 +4,7 @@ from .attacks import confidences, epsilon_delta, tradeoff
 from .comparison import agreement, score_seconds, strips
 from .models import accuracies, checkpoint_seconds, class_accuracies, timeline
 from .score import Mark, epsilon_histogram, epsilon_sorted, faults, ruler
-from .style import ROLES, colour, new_figure, styled, svg, theme_css
+from .style import ROLES, colour, method_style, new_figure, styled, svg, theme_css
 
 __all__ = [
     "ROLES",
@@ -19,6 +19,7 @@ __all__ = [
     "epsilon_histogram",
     "epsilon_sorted",
     "faults",
+    "method_style",
     "new_figure",
     "ruler",
     "score_seconds",

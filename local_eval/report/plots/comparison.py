@@ -23,7 +23,7 @@ def score_seconds(marks: Sequence[Mark], seconds: Sequence[float], null: float, 
     for mark, time in zip(marks, times, strict=True):
         if mark.low is not None and mark.high is not None:
             axis.plot([time, time], [mark.low, mark.high], color=colour(mark.role), linewidth=2.4)
-        axis.plot(time, mark.value, MARKERS["unlearned"], color=colour(mark.role), markersize=7)
+        axis.plot(time, mark.value, mark.marker or MARKERS["unlearned"], color=colour(mark.role), markersize=7)
     axis.axhline(null, color=colour("retrained"), linewidth=1.6, linestyle="--", label="null")
     if retraining_s:
         axis.axvline(retraining_s, color=colour("retrained"), linewidth=1.6, linestyle=":", label="one retraining")
@@ -72,17 +72,17 @@ def agreement(measures: Mapping[str, float]) -> "Figure":
 
 
 @styled
-def strips(samples: Mapping[str, np.ndarray], role_of: Mapping[str, str], notes: Mapping[str, str]) -> "Figure":
+def strips(
+    samples: Mapping[str, np.ndarray], style_of: Mapping[str, tuple[str, str]], notes: Mapping[str, str]
+) -> "Figure":
     """One example's confidences under several pools, a line each, (n_models,) dots; the mean as a bar, a note at the
-    end of the line."""
+    end of the line. style_of: role and marker of each."""
     figure, axis = new_figure(0.4 + 0.36 * len(samples), width=4.4)
     rng = np.random.default_rng(0)
     for line, (name, values) in enumerate(samples.items()):
-        role = role_of[name]
+        role, marker = style_of[name]
         scatter = rng.uniform(-0.2, 0.2, len(values))
-        axis.plot(
-            values, -line + scatter, MARKERS[role], color=colour(role), markersize=2.8, alpha=0.5, markeredgewidth=0
-        )
+        axis.plot(values, -line + scatter, marker, color=colour(role), markersize=2.8, alpha=0.5, markeredgewidth=0)
         axis.plot([np.mean(values)] * 2, [-line - 0.3, -line + 0.3], color=colour(role), linewidth=2.4)
         axis.annotate(
             notes.get(name, ""), (1, -line), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",

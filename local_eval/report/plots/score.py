@@ -19,13 +19,15 @@ _LINE = 0.46  # inches a line of a ruler takes
 
 @dataclass(frozen=True)
 class Mark:
-    """One line of a ruler: a value, with its interval where one is known, in the colour of a role."""
+    """One line of a ruler: a value, with its interval where one is known, in the colour of a role and, unless a marker
+    is given, with that of the role."""
 
     label: str
     value: float
     low: float | None = None
     high: float | None = None
     role: str = "quiet"
+    marker: str = ""
 
 
 @styled
@@ -40,10 +42,9 @@ def ruler(marks: Sequence[Mark], end: float | None = None, digits: int = 4) -> "
         axis.axhline(y, color=colour("grid"), linewidth=0.7, zorder=0)
         if mark.low is not None and mark.high is not None:
             axis.plot([mark.low, mark.high], [y, y], color=colour(mark.role), linewidth=3, solid_capstyle="butt")
-        axis.plot(
-            mark.value, y, MARKERS.get(mark.role, "o"), color=colour(mark.role), markersize=8, clip_on=False, zorder=3
-        )
-        weight = "bold" if mark.role == "unlearned" else "normal"
+        marker = mark.marker or MARKERS.get(mark.role, "o")
+        axis.plot(mark.value, y, marker, color=colour(mark.role), markersize=8, clip_on=False, zorder=3)
+        weight = "normal" if mark.role in ("quiet", "retrained") else "bold"
         axis.annotate(
             mark.label,
             (0, y),

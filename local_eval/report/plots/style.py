@@ -41,6 +41,9 @@ DARK = {
     "paper": "#14181d",
 }
 MARKERS = {"retain": "o", "forget": "s", "test": "^", "unlearned": "D", "retrained": "o"}
+# Methods beside each other, in pictures that show no part of the data: the parts' hues, with markers of their own.
+METHODS = (("unlearned", "D"), ("retain", "s"), ("forget", "^"), ("test", "v"), ("unlearned", "X"), ("retain", "P"))
+METHODS += (("forget", "*"), ("test", "p"))
 WIDTH = 5.3  # inches: at a phone's width the text of a picture so wide is still read without zooming
 
 _RC = {
@@ -102,6 +105,11 @@ def legend_below(figure: "Figure", axis: "Axes") -> "Legend":
     return figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), columnspacing=1.4, handletextpad=0.5
     )
+
+
+def method_style(place: int) -> tuple[str, str]:
+    """Role of the colour and marker of the method of this place, 0 on; told apart up to eight."""
+    return METHODS[place % len(METHODS)]
 
 
 def colour(role: str) -> str:
