@@ -174,7 +174,7 @@ def nulls_of(
 ) -> dict[int, Null | None]:
     """The null at this number of models and at 512, of retrained confidences (n_retrained, n_examples): what the forms
     of all methods share. None where too few models give any example a point."""
-    return {n: _null(retrained, n, spec, attack, seed) for n in (n_models, N_CHECKPOINTS)}
+    return {n: _null(retrained, n, spec, attack, seed) for n in {n_models, N_CHECKPOINTS}}
 
 
 def form_of(
