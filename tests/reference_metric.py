@@ -81,7 +81,7 @@ def _share(hits):
 
 
 def grid_one_by_one(u, r, spec) -> float:
-    """The grid form of one example with its counts by np.searchsorted, no attack left out: bit for bit the kit's own."""
+    """The grid form of one example with its counts by np.searchsorted, no attack left out: equal to the bit."""
     if spec.range_ratio and too_tight(u, r, spec.range_ratio):
         return spec.cap
     pos, neg = (np.sort(x) for x in ((u, r) if np.median(u) >= np.median(r) else (r, u)))

@@ -13,7 +13,6 @@ from kit.device import choose_device
 from kit.errors import InputError
 from kit.methods import Method, get_method
 from local_eval.devices import begin_processes, devices_of
-from local_eval.metric import BINS, MetricSpec
 from local_eval.published import use_published
 from local_eval.setting import Setting, Workspace, keep_workspace, reopen, splits_of
 
@@ -41,11 +40,6 @@ def method_of(args: argparse.Namespace) -> Method:
     """The method, the only time that its words are read; a mistake in the limit is told as early."""
     args.limit_s = parse_duration(args.limit) if args.limit else math.inf
     return get_method(args.method, args.set)
-
-
-def spec_of(args: argparse.Namespace) -> MetricSpec:
-    """The score's constants; the competition's unless told otherwise."""
-    return MetricSpec(delta=args.delta, cap=args.cap, bins=BINS[args.bins])
 
 
 def workspace_of(args: argparse.Namespace) -> Workspace:

@@ -101,7 +101,7 @@ def _best_single(
     low, high = np.minimum(positives[:, 0], negatives[:, 0]), np.maximum(positives[:, -1], negatives[:, -1])
     thresholds = SingleThresholds(low, high, spec)
     of_positives, of_negatives = (Counts(sample, low, high, _CELLS) for sample in (positives, negatives))
-    n_positives, n_negatives = positives.shape[1], negatives.shape[1]
+    n_negatives = negatives.shape[1]
 
     def epsilon(row, number):
         t = thresholds.at(row, number).astype(np.float64)
