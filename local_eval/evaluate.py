@@ -82,8 +82,8 @@ class Sample:
         return Sample({part: logits[rows] for part, logits in self.logits.items()}, self.labels, self.seconds[rows])
 
     def repeated(self, n_models: int) -> "Sample":
-        """One model as often as asked for: what doing nothing submits."""
-        logits = {part: np.repeat(logits, n_models, axis=0) for part, logits in self.logits.items()}
+        """One model as often as asked for, kept once: what doing nothing submits."""
+        logits = {part: np.broadcast_to(logits, (n_models, *logits.shape[1:])) for part, logits in self.logits.items()}
         return Sample(logits, self.labels, np.zeros(n_models))
 
 

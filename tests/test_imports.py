@@ -49,9 +49,9 @@ def test_importing_a_package_prints_nothing_and_starts_nothing():
 
 def test_scoring_arrays_imports_no_torch(tmp_path):
     rng = np.random.default_rng(0)
-    u, r = rng.normal(size=(2, 8, 12))
+    u, r = rng.normal(size=(2, 6, 12))
     np.savez(tmp_path / "c.npz", unlearned_confidence=u, retrained_confidence=r)
-    logits = rng.normal(size=(2, 8, 12, 3))
+    logits = rng.normal(size=(2, 6, 12, 3))
     np.savez(tmp_path / "l.npz", unlearned=logits[0], retrained=logits[1], labels=np.arange(12) % 3)
     code = (
         "import sys; from local_eval.__main__ import main; code = main(sys.argv[1:], own_process=True); "
