@@ -1,5 +1,7 @@
 """Logits or confidences from anywhere, without any model: read, checked, and judged by the forgetting quality."""
 
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,17 +10,16 @@ from typing import Any
 import numpy as np
 
 from kit.errors import InputError, first_line
-from kit.tools.verify import open_archive
 from local_eval.assess import FEWEST, Assessment, assess_confidences, attack_measures
 from local_eval.audit import families
 from local_eval.audit.predict import ranking_warning
-from local_eval.evaluate import FORMS
-from local_eval.metric import MetricSpec, checked_samples, forgetting_quality, logit_scaled_confidence
+from local_eval.metric import FORMS, MetricSpec, checked_samples, forgetting_quality, logit_scaled_confidence
 from local_eval.report.assessment import assessment_facts, assessment_lines, measure_lines
 from local_eval.results import Result
 
 _LARGEST_BYTES = 1 << 31  # of confidences: 512 models on 250,000 examples, twice
 _LARGEST_LOGITS = 1 << 34
+_LARGEST_TABLE = 1 << 24
 _PACKED = 100  # times smaller than what it holds no file of measured numbers is: they are noise and hardly compress
 _NAMES = {  # what an array may be called in a .npz
     "unlearned": ("unlearned", "unlearned_logits", "u"),
@@ -265,12 +266,22 @@ def _read_npy(path: Path) -> np.ndarray:
     return array
 
 
+class _BoundedFile(io.FileIO):
+    """A file whose table of contents is read only where it is as small as that of a few arrays."""
+
+    def read(self, size: int = -1) -> bytes:
+        data = b"" if size > _LARGEST_TABLE else super().read(size if size >= 0 else _LARGEST_TABLE + 1)
+        if max(size, len(data)) > _LARGEST_TABLE:
+            raise zipfile.BadZipFile(f"more than {_LARGEST_TABLE:,} bytes of names")
+        return data
+
+
 def _read_npz(path: Path, largest: int) -> dict[str, np.ndarray]:
     if path.suffix == ".npy" and path.exists():
         raise InputError(f"{path}: is one array: expected a .npz (np.savez) with both samples by name")
     try:
-        with open_archive(path) as file:
-            unpacked, packed = sum(info.file_size for info in file.infolist()), path.stat().st_size
+        with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
+            unpacked, packed = sum(info.file_size for info in archive.infolist()), path.stat().st_size
         if unpacked > largest or unpacked > _PACKED * packed:
             raise ValueError(f"{packed:,} bytes that unpack to {unpacked:,}")
         with np.load(path, allow_pickle=False) as file:

@@ -1,13 +1,15 @@
 """How far a method's score can be trusted: intervals, null, share of it, prediction, diagnosis, other measures."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from kit.competition import N_CHECKPOINTS
 from kit.errors import InputError
 from local_eval.audit import families
 from local_eval.audit.diagnosis import Diagnosis, diagnose, sentence
@@ -24,9 +26,13 @@ from local_eval.audit.null import Null, null_quality, share_of_attainable
 from local_eval.audit.predict import predict_quality
 from local_eval.audit.resampling import Resamples, resample
 from local_eval.distances import Distance, distances
-from local_eval.evaluate import FORMS, NULL, Sample, Samples
 from local_eval.metric import MetricSpec, grid_epsilon
-from local_eval.metric.score import Attack
+from local_eval.metric.score import FORMS, Attack
+from local_eval.metric.spec import N_CHECKPOINTS
+from local_eval.rows import NULL
+
+if TYPE_CHECKING:  # torch is behind it, and arrays are assessed without
+    from local_eval.evaluate import Sample, Samples
 
 FEWEST = 8  # models: the null row compares halves, and U-LiRA fits and tests on halves of those
 _DELTAS = (1e-5, 1e-3, 1e-2, 0.1)
@@ -174,7 +180,7 @@ def nulls_of(
 ) -> dict[int, Null | None]:
     """The null at this number of models and at 512, of retrained confidences (n_retrained, n_examples): what the forms
     of all methods share. None where too few models give any example a point."""
-    return {n: _null(retrained, n, spec, attack, seed) for n in (n_models, N_CHECKPOINTS)}
+    return {n: _null(retrained, n, spec, attack, seed) for n in {n_models, N_CHECKPOINTS}}
 
 
 def form_of(

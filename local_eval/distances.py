@@ -1,11 +1,17 @@
 """How far a method's models are from retrained ones beyond the score: outputs on the forget set, and parameters."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from local_eval.audit import families
-from local_eval.evaluate import NULL, Sample, Samples
+from local_eval.rows import NULL
+
+if TYPE_CHECKING:  # torch is behind it, and arrays are assessed without
+    from local_eval.evaluate import Sample, Samples
 
 
 @dataclass(frozen=True)

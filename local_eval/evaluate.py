@@ -14,16 +14,13 @@ import numpy as np
 from data_stubs.splits import Splits
 from kit.errors import InputError
 from local_eval.audit.null import Null, null_quality
-from local_eval.metric import MetricSpec, exact_epsilon, grid_epsilon, logit_scaled_confidence, score_samples
+from local_eval.metric import MetricSpec, grid_epsilon, logit_scaled_confidence, score_samples
 from local_eval.metric.score import Attack
 from local_eval.pool import EVALUATED, ModelPool
 from local_eval.recipes import GIVEN
 from local_eval.retrained import original_pool, retrained_pool
+from local_eval.rows import DO_NOTHING, NULL
 from local_eval.setting import Workspace
-
-FORMS: dict[str, Attack] = {"grid": grid_epsilon, "exact": exact_epsilon}
-DO_NOTHING = "do nothing"
-NULL = "retrain (null: retrained against retrained)"
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,8 @@ class Sample:
         return Sample({part: logits[rows] for part, logits in self.logits.items()}, self.labels, self.seconds[rows])
 
     def repeated(self, n_models: int) -> "Sample":
-        """One model as often as asked for: what doing nothing submits."""
-        logits = {part: np.repeat(logits, n_models, axis=0) for part, logits in self.logits.items()}
+        """One model as often as asked for, kept once: what doing nothing submits."""
+        logits = {part: np.broadcast_to(logits, (n_models, *logits.shape[1:])) for part, logits in self.logits.items()}
         return Sample(logits, self.labels, np.zeros(n_models))
 
 

@@ -18,11 +18,12 @@ from kit.tools.folder import find_method, own_methods
 from local_eval.assess import form_of, nulls_of
 from local_eval.audit.intervals import Interval
 from local_eval.dry_run.projection import EPOCH_S
-from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Row, Sample, null_row, read_samples, sample_of, score_row
-from local_eval.metric import MetricSpec
+from local_eval.evaluate import Row, Sample, null_row, read_samples, sample_of, score_row
+from local_eval.metric import FORMS, MetricSpec
 from local_eval.metric.score import Attack
 from local_eval.report.evidence import starter_of
 from local_eval.report.kaggle import BY_METHOD, LIMIT_S
+from local_eval.rows import DO_NOTHING, NULL
 from local_eval.setting import Workspace
 from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
 

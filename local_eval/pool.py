@@ -68,8 +68,17 @@ class ModelPool:
 
         Raises InputError naming the file where one is missing, broken or not finite.
         """
-        rows = [self._read_one(index) for index in range(n_models)]
-        return {name: np.stack([row[name] for row in rows]) for name in (*EVALUATED, "seconds")}
+        first = self._read_one(0)
+        arrays = {name: np.empty((n_models, *values.shape), values.dtype) for name, values in first.items()}
+        for index in range(n_models):  # one model at a time: never a second copy of all of them
+            for name, values in self._read_one(index).items() if index else first.items():
+                if values.shape != arrays[name].shape[1:]:
+                    raise InputError(
+                        f"{self._path(index)}: has {values.shape} logits of the {name} set, model 0 of this pool "
+                        f"{arrays[name].shape[1:]}: delete it and run the same command again"
+                    )
+                arrays[name][index] = values
+        return arrays
 
     def facts(self, index: int) -> dict[str, Any]:
         """What was kept of one model besides its logits."""

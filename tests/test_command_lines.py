@@ -15,11 +15,10 @@ from kit import competition
 from kit.tools import commands as kit_commands
 from kit.tools import parser as kit_parser
 from local_eval.__main__ import main
-from local_eval.commands import options, parser
+from local_eval.commands import options, parser, score_options
 from local_eval.commands.dry_run import ISOLATION
 from local_eval.dry_run import stand_in
-from local_eval.evaluate import FORMS
-from local_eval.metric import BINS, MetricSpec
+from local_eval.metric import BINS, FORMS, MetricSpec
 from local_eval.models import ARCHITECTURES
 from local_eval.recipes import RECIPES
 from local_eval.setting import Setting
@@ -89,7 +88,7 @@ def test_defaults_are_those_of_their_tables():
     assert parser.SETTING.items() <= asdict(Setting("synthetic")).items()
     assert tuple(parser.STAND_IN.values()) == (stand_in.N_TRAIN, stand_in.FORGET, stand_in.EPOCHS)
     args = PARSERS["local_eval"].parse_args(["run"])
-    assert options.spec_of(args) == MetricSpec()
+    assert score_options.spec_of(args) == MetricSpec()
     assert Setting(**options.setting_of(args)) == Setting("synthetic")
 
 

@@ -1,11 +1,16 @@
 """The direction of imports: kit <- data_stubs <- local_eval <- notebooks; and what the kit may import at all."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from kit import competition
+from local_eval.metric import spec as metric_spec
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("kit", "data_stubs", "local_eval", "notebooks")
@@ -40,3 +45,26 @@ def test_importing_a_package_prints_nothing_and_starts_nothing():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
     assert done.stderr == ""
+
+
+def test_scoring_arrays_imports_no_torch(tmp_path):
+    rng = np.random.default_rng(0)
+    u, r = rng.normal(size=(2, 6, 12))
+    np.savez(tmp_path / "c.npz", unlearned_confidence=u, retrained_confidence=r)
+    logits = rng.normal(size=(2, 6, 12, 3))
+    np.savez(tmp_path / "l.npz", unlearned=logits[0], retrained=logits[1], labels=np.arange(12) % 3)
+    code = (
+        "import sys; from local_eval.__main__ import main; code = main(sys.argv[1:], own_process=True); "
+        "print(*sorted({'torch', 'torchvision', 'sklearn', 'matplotlib', 'PIL'} & set(sys.modules)), file=sys.stderr); "
+        "sys.exit(code)"
+    )
+    for given in (["--confidences", "c.npz"], ["--logits", "l.npz", "--json"]):
+        command = [sys.executable, "-c", code, "score", *given, "--quiet"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert "forgetting" in done.stdout
+        assert done.stderr == "\n"
+
+
+def test_a_submission_has_one_size():
+    assert metric_spec.N_CHECKPOINTS == competition.N_CHECKPOINTS

@@ -50,6 +50,8 @@ def test_each_command_takes_their_names(folder, tmp_path, capsys):
     assert find_method("mixture(shift=1, finetune=2)").components[0].name == "shift"
     words = ["--source", "digits", "--n-train", "200", "--forget", "random:20", "--architecture", "tinyconv"]
     words += ["--epochs", "1", "--work-dir", str(tmp_path / "runs"), "--slots", "1", "--quiet", "--json"]
+    assert main(["train", *words]) == 0
+    capsys.readouterr()
     assert main(["unlearn", *words, "--n-models", "2", "--method", "shift", "--set", "by=0.1"]) == 0
     assert "/shift-" in json.loads(capsys.readouterr().out)["pool"]
     assert main(["tune", "shift", *words, "--n-models", "4", "--trials", "2", "--check-models", "0"]) == 0

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_metric import exact_by_brute_force, tiled_grid_epsilon
+from reference_metric import exact_by_brute_force, grid_one_by_one, tiled_grid_epsilon
 
 from local_eval.metric import MetricSpec, best_attack, exact_epsilon, grid_epsilon
-from local_eval.metric.grid import LeftEnds, right_ends, single_thresholds
+from local_eval.metric.counts import Counts
+from local_eval.metric.grid import LeftEnds, SingleThresholds, right_ends
 
 SPEC = MetricSpec()
 
@@ -155,7 +156,8 @@ def test_separation_below_the_grids_step_is_found_by_the_exact_form_only():
 
 
 def test_thresholds_are_those_of_the_definition():
-    right = right_ends(-1.3, 2.2, SPEC)
+    (right,), (n_right,) = right_ends(np.array([-1.3]), np.array([2.2]), SPEC)
+    np.testing.assert_array_equal(right, np.linspace(-1.3 + (2.2 + 1.3) - 2.0, 2.2 + 2.0, n_right))
     assert right[0] == pytest.approx(0.2) and right[-1] == pytest.approx(4.2) and len(right) in (400, 401)
     left = LeftEnds(right, 3.5, SPEC)
     assert left.n == 400
@@ -163,8 +165,38 @@ def test_thresholds_are_those_of_the_definition():
         expected = np.linspace(right[i] - 3.5 - 2.0, right[i] - 3.5 + 2.0, 400)
         np.testing.assert_array_equal(left.at(np.full(400, i), np.arange(400)), expected)
     torch = pytest.importorskip("torch")
-    single = single_thresholds(-1.31, 2.2, SPEC)
+    single = _singles(-1.31, 2.2)
     n = int(np.ceil((2.2 + 1.31) * 100))
     np.testing.assert_allclose(single, torch.linspace(-1.31, 2.2, n).numpy(), rtol=0, atol=3e-7)
     assert single.dtype == np.float32 and single[0] == np.float32(-1.31) and single[-1] == np.float32(2.2)
-    assert len(single_thresholds(1.0, 1.0, SPEC)) == 0 and len(single_thresholds(1.0, 1.001, SPEC)) == 1
+    assert len(_singles(1.0, 1.0)) == 0 and len(_singles(1.0, 1.001)) == 1
+
+
+def _singles(lowest, highest):
+    thresholds = SingleThresholds(np.array([lowest]), np.array([highest]), SPEC)
+    numbers = np.arange(thresholds.n[0])
+    return thresholds.at(np.zeros_like(numbers), numbers)
+
+
+@pytest.mark.parametrize("spec", [SPEC, MetricSpec(delta=0.1, range_ratio=0, grid_per_unit=37, grid_buffer=0.7)])
+def test_grid_form_equals_one_attack_after_the_other_to_the_bit(spec):
+    for n_u, n_r in ((8, 8), (33, 20)):
+        cases = list(families(n_u, np.random.default_rng(n_u)))
+        u = np.stack([u for _, u, _ in cases] + [1e4 + u for _, u, _ in cases], axis=1)
+        r = np.stack([r[:n_r] for _, _, r in cases] + [1e4 + r[:n_r] for _, _, r in cases], axis=1)
+        expected = [grid_one_by_one(u[:, i], r[:, i], spec) for i in range(u.shape[1])]
+        np.testing.assert_array_equal(grid_epsilon(u, r, spec).epsilon, expected)
+        np.testing.assert_array_equal(grid_epsilon(u, r, spec, n_threads=2).epsilon, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(two_samples(), st.integers(1, 9), st.floats(-9, 9), st.floats(0, 4))
+def test_counts_in_cells_equal_a_binary_search(case, n_cells, low, width):
+    for sample in map(np.sort, case):
+        points = np.concatenate([sample, sample + 0.1, np.nextafter(sample, -np.inf), [low, low + width]])
+        counts = Counts(sample[None], np.array([low]), np.array([low + width]), n_cells)
+        row = np.zeros(len(points), np.intp)
+        for compare, side in ((np.less, "left"), (np.less_equal, "right")):
+            np.testing.assert_array_equal(counts.below(row, points, compare), sample.searchsorted(points, side))
+        fewest, most = counts.bounds(row, points)
+        assert (fewest <= sample.searchsorted(points)).all() and (sample.searchsorted(points, "right") <= most).all()

@@ -187,7 +187,7 @@ def test_a_label_is_listed_and_a_page_opened(tmp_path, capsys, monkeypatch):
     assert main(["report", str(pool), "--open", "--no-saliency", "--quiet"]) == 0
     assert f"--open: no browser was found: open {pool / 'report.html'} yourself" in capsys.readouterr().err
     assert main(["score", "--confidences", "c.npz", "--label", "x"]) == 2
-    assert "--label x: is for one pool, 0 are given" in capsys.readouterr().err
+    assert "--label x: is for a pool, and arrays are none" in capsys.readouterr().err
 
 
 def test_a_search_goes_on_with_the_options_that_it_had(tmp_path):

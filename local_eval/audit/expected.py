@@ -11,8 +11,8 @@ import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 from scipy.special import polygamma, psi
 
-from kit.competition import N_CHECKPOINTS
 from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
+from local_eval.metric.spec import N_CHECKPOINTS
 
 _SHIFTS = np.array([0, 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.4, 2, 3, 4.5, 6])
 _RATIOS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1, 1.11, 1.25, 1.54, 2, 3, 5])

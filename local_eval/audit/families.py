@@ -3,7 +3,7 @@
 Logits are (n_models, n_examples, n_classes) everywhere, confidences (n_models, n_examples).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -157,21 +157,31 @@ def logistic_mia(forget_losses, test_losses, n_splits: int = 10, seed: int = 0) 
 def activation_distance(unlearned_logits, retrained_logits) -> float:
     """Mean L2 distance between the softmax outputs of unlearned and retrained models, over pairs of models of
     equal index and all examples."""
-    u, r = _paired_logits(unlearned_logits, retrained_logits)
-    return float(np.linalg.norm(softmax(u, axis=-1) - softmax(r, axis=-1), axis=-1).mean())
+
+    def distance(u, r):
+        return np.linalg.norm(softmax(u, axis=-1) - softmax(r, axis=-1), axis=-1)
+
+    return _mean_over_pairs(distance, unlearned_logits, retrained_logits)
 
 
 def kl_divergence(unlearned_logits, retrained_logits) -> float:
     """Mean KL(retrained || unlearned) of the softmax outputs in nats, over pairs of models of equal index."""
-    u, r = _paired_logits(unlearned_logits, retrained_logits)
-    return float(_kl(log_softmax(r, axis=-1), log_softmax(u, axis=-1)).mean())
+
+    def divergence(u, r):
+        return _kl(log_softmax(r, axis=-1), log_softmax(u, axis=-1))
+
+    return _mean_over_pairs(divergence, unlearned_logits, retrained_logits)
 
 
 def js_divergence(unlearned_logits, retrained_logits) -> float:
     """Mean Jensen-Shannon divergence of the softmax outputs in nats, at most log 2; pairs of models of equal index."""
-    u, r = (log_softmax(x, axis=-1) for x in _paired_logits(unlearned_logits, retrained_logits))
-    middle = np.logaddexp(u, r) - np.log(2)
-    return float((_kl(u, middle) + _kl(r, middle)).mean() / 2)
+
+    def divergence(u, r):
+        u, r = log_softmax(u, axis=-1), log_softmax(r, axis=-1)
+        middle = np.logaddexp(u, r) - np.log(2)
+        return (_kl(u, middle) + _kl(r, middle)) / 2
+
+    return _mean_over_pairs(divergence, unlearned_logits, retrained_logits)
 
 
 def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
@@ -234,16 +244,28 @@ def rank_agreement(measures: Mapping[str, Sequence[float]]) -> Agreement:
 
 
 def _checked_logits(logits, name: str) -> np.ndarray:
-    logits = as_floats(logits, name)
-    if logits.ndim != 3:
-        raise InputError(f"{name} have shape {logits.shape}: expected (n_models, n_examples, n_classes)")
+    logits = _of_three_axes(as_floats(logits, name), name)
     check_finite(logits, name)
     return logits
 
 
-def _paired_logits(unlearned_logits, retrained_logits) -> tuple[np.ndarray, np.ndarray]:
-    u, r = _checked_logits(unlearned_logits, "unlearned logits"), _checked_logits(retrained_logits, "retrained logits")
+def _of_three_axes(logits: np.ndarray, name: str) -> np.ndarray:
+    if logits.ndim != 3:
+        raise InputError(f"{name} have shape {logits.shape}: expected (n_models, n_examples, n_classes)")
+    return logits
+
+
+def _mean_over_pairs(measure: Callable[..., np.ndarray], unlearned_logits, retrained_logits) -> float:
+    """The mean over pairs of models of equal index and all examples of measure(float64 logits, float64 logits), one
+    pair at a time: all of them in float64 would take several times the memory of the pools."""
+    u, r = (
+        _of_three_axes(np.asarray(logits), f"{name} logits")
+        for name, logits in (("unlearned", unlearned_logits), ("retrained", retrained_logits))
+    )
     if u.shape[1:] != r.shape[1:]:
         raise InputError(f"unlearned logits have shape {u.shape}, retrained ones {r.shape}: both need one forget set")
-    n = min(len(u), len(r))
-    return u[:n], r[:n]
+    means = []
+    for pair in zip(u, r, strict=False):  # the larger pool's other models have no partner
+        u_one, r_one = (_checked_logits(x[None], "logits")[0] for x in pair)
+        means.append(measure(u_one, r_one).mean())
+    return float(np.mean(means))

@@ -7,6 +7,7 @@ from scipy.stats import beta
 
 from kit.errors import InputError
 from local_eval.metric import MetricSpec, WindowAttack, best_attack, checked_samples
+from local_eval.metric.chunks import map_chunks
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,25 @@ def epsilon_lower_bounds(
     rng = np.random.default_rng(seed)
     (u_choose, u_count), (r_choose, r_count) = (_split(sample, rng) for sample in (unlearned, retrained))
     table = bound_table(len(r_choose), len(u_choose), spec.delta, failure)
-    attacks, bounds = [], np.zeros(unlearned.shape[1])
-    for i in range(unlearned.shape[1]):
+
+    def attack_on(i: int) -> WindowAttack | None:
         chosen = best_attack(u_choose[:, i], r_choose[:, i], spec, table)
         if chosen is None:
-            attacks.append(None)
-            continue
+            return None
         n_u, n_r = (int(((x >= chosen.lo) & (x <= chosen.hi)).sum()) for x in (u_count[:, i], r_count[:, i]))
         if chosen.inside_is_unlearned:
             false_positives, n_negatives, misses, n_positives = n_r, len(r_count), len(u_count) - n_u, len(u_count)
         else:
             false_positives, n_negatives, misses, n_positives = n_u, len(u_count), len(r_count) - n_r, len(r_count)
         fpr_up, fnr_up = upper_rate(false_positives, n_negatives, failure), upper_rate(misses, n_positives, failure)
-        bounds[i] = min(float(epsilon_of_rates(fpr_up, fnr_up, spec.delta)), spec.cap)
+        bound = min(float(epsilon_of_rates(fpr_up, fnr_up, spec.delta)), spec.cap)
         fpr, fnr = false_positives / n_negatives, misses / n_positives
-        attacks.append(WindowAttack(bounds[i], chosen.lo, chosen.hi, chosen.inside_is_unlearned, fpr, fnr))
-    return LowerBounds(bounds, tuple(attacks), failure, (len(u_count), len(r_count)))
+        return WindowAttack(bound, chosen.lo, chosen.hi, chosen.inside_is_unlearned, fpr, fnr)
+
+    found = map_chunks(lambda some: [attack_on(i) for i in range(some.start, some.stop)], unlearned.shape[1], 16)
+    attacks = tuple(attack for some in found for attack in some)
+    bounds = np.array([0.0 if attack is None else attack.epsilon for attack in attacks])
+    return LowerBounds(bounds, attacks, failure, (len(u_count), len(r_count)))
 
 
 def _split(sample: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,18 +1,30 @@
-"""Arrays that a command line names, --confidences or --logits with --labels: read and judged."""
+"""Arrays that a command line names, --confidences or --logits with --labels: read and judged, without torch."""
 
 import argparse
 
 from kit.errors import InputError
+from kit.tools.cli import answer
 from local_eval.arrays import ArrayScore, judge, read_confidences, read_logits
-from local_eval.commands import options as shared
+from local_eval.commands.score_options import spec_of
+from local_eval.results import write_csv
 
 
 def array_score(args: argparse.Namespace) -> ArrayScore:
     """What the arrays of the command line say; InputError where pools or both kinds are given too."""
     if args.pools or (args.confidences and args.logits):
         raise InputError("give pools, --confidences or --logits: one of them at a time")
-    options = {"spec": shared.spec_of(args), "attacks": args.attacks, "progress": not args.quiet}
+    options = {"spec": spec_of(args), "attacks": args.attacks, "progress": not args.quiet}
     options["brief"] = getattr(args, "brief", False)
     if args.confidences:
         return judge(*read_confidences(args.confidences), name=args.confidences.stem, **options)
     return judge(*read_logits(args.logits, args.labels), name=args.logits[0].stem, **options)
+
+
+def score_arrays(args: argparse.Namespace) -> int:
+    """Logits or confidences from anywhere: epsilon of each example and the forgetting quality, and what F is worth."""
+    if args.label is not None:
+        raise InputError(f"--label {args.label}: is for a pool, and arrays are none: leave it out")
+    found = array_score(args)
+    write_csv(args.csv, found.records())
+    answer(args, found.facts(), found.lines())
+    return 0

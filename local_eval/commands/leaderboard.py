@@ -10,10 +10,11 @@ from kit.tools.cli import answer
 from local_eval.assess import FEWEST
 from local_eval.commands import options as shared
 from local_eval.commands.pools import note_retrained, note_reuse
+from local_eval.commands.score_options import spec_of
 from local_eval.devices import hidden_cuda
-from local_eval.evaluate import FORMS
 from local_eval.leaderboard import entrants, fill_board
 from local_eval.leaderboard import leaderboard as measure
+from local_eval.metric import FORMS
 from local_eval.report.leaderboard import board_csv, board_notes, board_page, board_rows, board_table
 from local_eval.report.table import aligned
 from local_eval.report.write import provenance
@@ -27,7 +28,7 @@ def leaderboard(args: argparse.Namespace) -> int:
     """Fill what is missing, measure, write the page. 1 where a method failed: its row says why."""
     shared.at_least(args.n_models, FEWEST)
     with hidden_cuda(str(choose_device(args.device))):
-        chosen, spec = entrants(args.methods), shared.spec_of(args)
+        chosen, spec = entrants(args.methods), spec_of(args)
     for path in filter(None, (args.out, args.csv)):  # hours may pass until they are written
         if path.is_dir():
             raise InputError(f"{path}: is a folder: give the name of a file in it")

@@ -18,8 +18,8 @@ from kit.errors import InputError
 from kit.methods import Method
 from kit.tools.folder import find_method
 from local_eval.commands.parser import N_MODELS
+from local_eval.commands.score_options import spec_of
 from local_eval.devices import begin_processes, devices_of, hidden_cuda
-from local_eval.metric import BINS, MetricSpec
 from local_eval.published import use_published
 from local_eval.report.facts import score_options
 from local_eval.setting import Setting, Workspace, keep_workspace, reopen, splits_of
@@ -54,11 +54,6 @@ def read_method(args: argparse.Namespace, spec: str, settings: Sequence[str] = (
     """The method of a name; a user's file is run for it, as on the device where its models are made."""
     with hidden_cuda(str(choose_device(args.device))):
         return find_method(spec, settings)
-
-
-def spec_of(args: argparse.Namespace) -> MetricSpec:
-    """The score's constants; the competition's unless told otherwise."""
-    return MetricSpec(delta=args.delta, cap=args.cap, bins=BINS[args.bins])
 
 
 def workspace_of(args: argparse.Namespace) -> Workspace:

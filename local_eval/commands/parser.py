@@ -124,6 +124,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="folder to write, new or such a tree")
 
     sub = command("score", "score pools, an archive of checkpoints, or confidences from anywhere")
+    sub.set_defaults(command=score)
     pool_options(sub, "*")
     sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
     label_option(sub)
@@ -159,6 +160,15 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub = command("dry-run", "execute a notebook or script as if on Kaggle, check it, score it", "dry_run.execute")
     dry_run_options(sub)
     return parser
+
+
+def score(args: argparse.Namespace) -> int:
+    """Arrays are scored without torch, whose import alone takes seconds."""
+    if args.confidences or args.logits:
+        from local_eval.commands.arrays import score_arrays
+
+        return score_arrays(args)
+    return later("local_eval.commands.score", "score")(args)
 
 
 def setting_options(sub: argparse.ArgumentParser, *, trained: bool = True) -> None:

@@ -9,6 +9,7 @@ from kit.tools.cli import answer
 from local_eval.commands import options as shared
 from local_eval.commands.arrays import array_score
 from local_eval.commands.pools import open_pools
+from local_eval.commands.score_options import spec_of
 from local_eval.report.comparison import write_comparison
 from local_eval.report.evidence import gather
 from local_eval.report.pages import COMPARISON, verdict_lines, write_pages
@@ -23,7 +24,7 @@ def report(args: argparse.Namespace) -> int:
         raise InputError("report: give the folder of a pool, checkpoints, --logits or --confidences")
     if args.n_models is not None:
         shared.at_least(args.n_models)
-    spec, opened = shared.spec_of(args), open_pools(args, tolerant=True)
+    spec, opened = spec_of(args), open_pools(args, tolerant=True)
     if not opened.pools and len(opened.faults) == 1:
         raise InputError(next(iter(opened.faults.values())))
     evidence = gather(

@@ -10,8 +10,10 @@ from kit.budget import format_duration
 from kit.tools.cli import answer
 from local_eval.commands import options as shared
 from local_eval.commands.pools import begun, note_retrained
+from local_eval.commands.score_options import spec_of
 from local_eval.distances import distances
-from local_eval.evaluate import FORMS, evaluate, read_samples
+from local_eval.evaluate import evaluate, read_samples
+from local_eval.metric import FORMS
 from local_eval.report.facts import score_options
 from local_eval.report.notes import notes_on
 from local_eval.report.pages import report_of, verdict_lines
@@ -24,7 +26,7 @@ from local_eval.unlearned import fill_unlearned, limit_notes
 
 def run(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models)
-    method, spec = shared.method_of(args), shared.spec_of(args)
+    method, spec = shared.method_of(args), spec_of(args)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 

@@ -8,11 +8,11 @@ from kit.errors import InputError
 from kit.tools.cli import answer
 from local_eval.assess import DISTANCES, FEWEST, Assessment, agreement, assess, measures
 from local_eval.commands import options as shared
-from local_eval.commands.arrays import array_score
 from local_eval.commands.pools import cut_notes, given_notes, keep_label, n_models_of, open_pools
+from local_eval.commands.score_options import spec_of
 from local_eval.distances import Distance, distances
-from local_eval.evaluate import FORMS, Samples, evaluate, read_samples
-from local_eval.metric import MetricSpec
+from local_eval.evaluate import Samples, evaluate, read_samples
+from local_eval.metric import FORMS, MetricSpec
 from local_eval.report.assessment import (
     agreement_lines,
     assessment_facts,
@@ -26,8 +26,6 @@ from local_eval.report.write import facts_of
 from local_eval.results import write_csv
 from local_eval.unlearned import limit_notes
 
-_LARGEST_BYTES = 1 << 31  # of confidences: 512 models on 250,000 examples, twice
-
 
 def compare(args: argparse.Namespace) -> int:
     """Score two pools or more, and say how sure their order is."""
@@ -35,9 +33,6 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def score(args: argparse.Namespace) -> int:
-    if args.confidences or args.logits:
-        keep_label(args, [])
-        return _score_arrays(args)
     if args.labels:
         raise InputError("--labels: belongs to --logits, whose examples they are of")
     if not args.pools:
@@ -49,7 +44,7 @@ def score(args: argparse.Namespace) -> int:
 
 def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     """Score pools of one setting; with intervals, null, diagnosis and other measures unless --brief."""
-    spec, opened = shared.spec_of(args), open_pools(args)
+    spec, opened = spec_of(args), open_pools(args)
     if len(opened.pools) < fewest:
         raise InputError(f"compare: got {len(opened.pools)} pools: give two or more")
     keep_label(args, list(opened.pools.values()))
@@ -87,11 +82,3 @@ def _assessed(
     lines += ["", *agreement_lines(ranks)] if ranks else []
     facts = assessment_facts(assessments, above, measured, ranks)
     return {assessment.name: assessment for assessment in assessments}, facts, lines
-
-
-def _score_arrays(args: argparse.Namespace) -> int:
-    """Logits or confidences from anywhere: epsilon of each example and the forgetting quality, and what F is worth."""
-    found = array_score(args)
-    write_csv(args.csv, found.records())
-    answer(args, found.facts(), found.lines())
-    return 0

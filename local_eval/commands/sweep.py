@@ -13,7 +13,8 @@ from local_eval.assess import FEWEST
 from local_eval.audit.predict import ranking_warning
 from local_eval.commands import options as shared
 from local_eval.commands.pools import note_retrained, note_reuse
-from local_eval.evaluate import FORMS
+from local_eval.commands.score_options import spec_of
+from local_eval.metric import FORMS
 from local_eval.report.sweep import sweep_facts, sweep_table
 from local_eval.report.sweep_plot import plot_sweep
 from local_eval.report.table import aligned, markdown, row_records
@@ -31,7 +32,7 @@ def sweep(args: argparse.Namespace) -> int:
     if args.best_by == "score" and args.n_models < FEWEST:
         raise InputError(f"--best-by score: {args.n_models} models say nothing of it: take {FEWEST} or more")
     method = shared.read_method(args, args.method)
-    points, metric = grid(method, args.set), shared.spec_of(args)
+    points, metric = grid(method, args.set), spec_of(args)
     workspace = shared.workspace_of(args)
     pools = [unlearned_pool(workspace, point.method, args.seed) for point in points]
     note_retrained(workspace, args.n_models)

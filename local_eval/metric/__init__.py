@@ -7,11 +7,12 @@ from .epsilon import EpsilonResult, epsilon_from_rates, epsilon_table
 from .exact import exact_epsilon
 from .forgetting_quality import forgetting_quality, points
 from .grid import grid_epsilon
-from .score import Attack, Score, final_score, score_samples
+from .score import FORMS, Attack, Score, final_score, score_samples
 from .spec import BINS, MetricSpec, bins_as_in_code, bins_as_in_report
 
 __all__ = [
     "BINS",
+    "FORMS",
     "Attack",
     "EpsilonResult",
     "MetricSpec",

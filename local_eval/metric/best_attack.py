@@ -1,6 +1,7 @@
 """The attack behind an epsilon, for reports: computed one example at a time, when asked for."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,10 +45,9 @@ def best_attack(
     n_u, n_r = len(unlearned), len(retrained)
     if table is None:
         table = epsilon_table(n_r, n_u, spec.delta)
-    first, last = np.triu_indices(len(values))
+    first, last, single = _windows(len(values))
     in_u = unlearned.searchsorted(values, "right")[last] - unlearned.searchsorted(values)[first]
     in_r = retrained.searchsorted(values, "right")[last] - retrained.searchsorted(values)[first]
-    single = (first == 0) | (last == len(values) - 1)
     found = None
     for inside_is_unlearned, epsilon in ((True, table[in_r, n_u - in_u]), (False, table[n_r - in_r, in_u])):
         best_ones = np.flatnonzero(epsilon == epsilon.max())
@@ -68,3 +68,10 @@ def best_attack(
         if found is None or (attack.epsilon, attack.kind == "single") > (found.epsilon, found.kind == "single"):
             found = attack
     return found
+
+
+@lru_cache(maxsize=2)  # samples of one size have, but for ties, as many values in every example
+def _windows(n_values: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first and the last value inside every window, and whether it is a single threshold."""
+    first, last = np.triu_indices(n_values)
+    return first, last, (first == 0) | (last == n_values - 1)

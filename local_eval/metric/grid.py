@@ -4,26 +4,36 @@ The same thresholds in the same precision and the same comparisons as the releas
 example only those that may hold its best attack are counted. Where a confidence falls on the very end of a window, as
 with values on a grid of 0.1, processors round that end differently: there epsilon may differ between machines, as the
 released code's own does.
+
+Branch and bound, many examples at once: neighbouring attacks are bounded together by the fewest errors that any of them
+can make. If even an attack with so few would not be better than the best one known, none of them is. Of the blocks that
+remain an attack in the middle is tried, which may rule out others; what is left is split, down to single attacks.
 """
+
+from functools import lru_cache
 
 import numpy as np
 
 from kit.errors import InputError
 
 from .checks import checked_samples
+from .chunks import over_chunks
+from .counts import Counts
 from .epsilon import EpsilonResult, capped, epsilon_table, too_tight
 from .spec import MetricSpec
 
 _MOST_THRESHOLDS = 10_000_000
-_BLOCKS = (16, 4, 1)  # sides of the blocks of windows that are bounded together, each a multiple of the next
+_BLOCKS = (32, 8, 2, 1)  # sides of the blocks of windows that are bounded together, each a multiple of the next
+_THRESHOLDS = 32  # neighbouring thresholds that are bounded together
+_CHUNK = 64  # examples at once: the arrays stay inside a core's cache
+_CELLS = 1024
 
 
-def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None) -> EpsilonResult:
+def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads: int | None = None) -> EpsilonResult:
     """Largest epsilon of each example over the released code's grid of thresholds and windows.
 
     unlearned (n_unlearned, n_examples) and retrained (n_retrained, n_examples): confidences. The released code
-    needs equal numbers of models; here they may differ. One thread: the calls of an example are short, and threads
-    would spend their time handing the interpreter's lock around. Raises InputError, see `checked_samples`.
+    needs equal numbers of models; here they may differ. Raises InputError, see `checked_samples`.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
@@ -32,22 +42,46 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None) -> Epsilo
         raise InputError(
             f"confidences spread over {widest:.3g}: too many thresholds for the grid form, use the exact one"
         )
-    table = epsilon_table(len(retrained), len(unlearned), spec.delta)
-    bounds = _largest_from(table)
-    u_has_larger_median = np.median(unlearned, axis=0) >= np.median(retrained, axis=0)
+    table, bounds = _tables(len(retrained), len(unlearned), spec.delta)
+    u_positive, r_positive = (table, bounds), (table.T, bounds.T)
     tight = too_tight(unlearned, retrained, spec)
-    # The peaky sample has the smaller range; of equal ranges, the smaller median: the released code exchanges the two
-    # where the range of the one with the larger median is not the smaller.
-    range_u, range_r = np.ptp(unlearned, axis=0), np.ptp(retrained, axis=0)
-    r_is_peaky = np.where(u_has_larger_median, range_u >= range_r, range_u > range_r)
 
-    best = np.zeros(unlearned.shape[1], np.float32)
-    for example in np.flatnonzero(~tight):
-        u, r = np.sort(unlearned[:, example]), np.sort(retrained[:, example])
-        u_positive, r_positive = (u, r, table, bounds), (r, u, table.T, bounds.T)
-        best_single = _best_single(*(u_positive if u_has_larger_median[example] else r_positive)[:3], spec)
-        best[example] = _best_double(*(r_positive if r_is_peaky[example] else u_positive), spec, best_single)
-    return capped(best, tight, spec)
+    def job(examples: slice) -> np.ndarray:
+        best = np.zeros(examples.stop - examples.start, np.float32)
+        seen = np.flatnonzero(~tight[examples])
+        u, r = (np.sort(sample[:, examples].T[seen], axis=1) for sample in (unlearned, retrained))
+        u_has_larger_median = _medians(u) >= _medians(r)
+        # The peaky sample has the smaller range; of equal ranges, the smaller median: the released code exchanges the
+        # two where the range of the one with the larger median is not the smaller.
+        range_u, range_r = u[:, -1] - u[:, 0], r[:, -1] - r[:, 0]
+        r_is_peaky = np.where(u_has_larger_median, range_u >= range_r, range_u > range_r)
+        found = np.full(len(seen), -np.inf, np.float32)
+        for search, u_first in ((_best_single, u_has_larger_median), (_best_double, ~r_is_peaky)):
+            for rows, positives, negatives, values in (
+                (np.flatnonzero(u_first), u, r, u_positive),
+                (np.flatnonzero(~u_first), r, u, r_positive),
+            ):
+                if len(rows):
+                    found[rows] = search(positives[rows], negatives[rows], *values, spec, found[rows])
+        best[seen] = found
+        return best
+
+    return capped(over_chunks(job, unlearned.shape[1], _CHUNK, n_threads), tight, spec)
+
+
+def _medians(ordered: np.ndarray) -> np.ndarray:
+    n = ordered.shape[1]
+    return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
+
+
+@lru_cache(maxsize=4)
+def _tables(n_negatives: int, n_positives: int, delta: float) -> tuple[np.ndarray, np.ndarray]:
+    """`epsilon_table` and what bounds its entries, read-only: resamples ask for the same ones again and again."""
+    table = epsilon_table(n_negatives, n_positives, delta)
+    tables = table, _largest_from(table)
+    for each in tables:
+        each.flags.writeable = False
+    return tables
 
 
 def _largest_from(table: np.ndarray) -> np.ndarray:
@@ -57,61 +91,102 @@ def _largest_from(table: np.ndarray) -> np.ndarray:
     return table
 
 
-def _best_single(positives: np.ndarray, negatives: np.ndarray, table: np.ndarray, spec: MetricSpec) -> float:
-    """Predict "positive", the sample with the larger median, when x >= t. Both samples sorted."""
-    t = single_thresholds(min(positives[0], negatives[0]), max(positives[-1], negatives[-1]), spec)
-    if not len(t):
-        return -np.inf
-    false_positives = len(negatives) - negatives.searchsorted(t)
-    false_negatives = positives.searchsorted(t)
-    return table[false_positives, false_negatives].max()
+def _best_single(
+    positives: np.ndarray, negatives: np.ndarray, table: np.ndarray, bounds: np.ndarray, spec: MetricSpec, best
+) -> np.ndarray:
+    """Predict "positive", the sample with the larger median, when x >= t.
+
+    positives, negatives: (n_rows, n_models), sorted by row; best (n_rows,), known from other attacks, is raised.
+    """
+    low, high = np.minimum(positives[:, 0], negatives[:, 0]), np.maximum(positives[:, -1], negatives[:, -1])
+    thresholds = SingleThresholds(low, high, spec)
+    of_positives, of_negatives = (Counts(sample, low, high, _CELLS) for sample in (positives, negatives))
+    n_negatives = negatives.shape[1]
+
+    def epsilon(row, number):
+        t = thresholds.at(row, number).astype(np.float64)
+        return table[n_negatives - of_negatives.below(row, t), of_positives.below(row, t)]
+
+    row, block = _ragged(-(-thresholds.n // _THRESHOLDS))
+    first = block * _THRESHOLDS
+    best = _raised(best, row, epsilon(row, first))
+    last = np.minimum(first + _THRESHOLDS, thresholds.n[row]) - 1
+    # the thresholds rise but for the rounding where their two halves meet
+    slack = 4 * np.spacing(np.maximum(np.abs(thresholds.first), np.abs(thresholds.last))).astype(np.float64)[row]
+    fewest_missed = of_positives.bounds(row, thresholds.at(row, first) - slack)[0]
+    fewest_false = n_negatives - of_negatives.bounds(row, thresholds.at(row, last) + slack)[1]
+    promising = np.flatnonzero(bounds[fewest_false, fewest_missed] > best[row])
+    row = np.repeat(row[promising], _THRESHOLDS)
+    number = np.add.outer(first[promising], np.arange(_THRESHOLDS)).ravel()
+    exist = number < thresholds.n[row]
+    row, number = row[exist], number[exist]
+    return _raised(best, row, epsilon(row, number))
 
 
 def _best_double(
-    positives: np.ndarray,
-    negatives: np.ndarray,
-    table: np.ndarray,
-    bounds: np.ndarray,
-    spec: MetricSpec,
-    best: float,
-) -> float:
-    """Predict "positive", the sample with the smaller range, when l <= x <= r; best is known from other attacks.
+    positives: np.ndarray, negatives: np.ndarray, table: np.ndarray, bounds: np.ndarray, spec: MetricSpec, best
+) -> np.ndarray:
+    """Predict "positive", the sample with the smaller range, when l <= x <= r; arguments as in `_best_single`.
 
-    Branch and bound. Over a block of neighbouring right and left ends, the narrowest window holds the fewest
-    negatives and the widest misses the fewest positives: if even an attack with both would not be better than the best
-    one known, no window of the block is. Blocks that remain are split, down to single windows.
+    Over a block of neighbouring right and left ends, the narrowest window holds the fewest negatives and the widest
+    misses the fewest positives.
     """
-    right = right_ends(positives[0], positives[-1], spec)
-    left = LeftEnds(right, positives[-1] - positives[0], spec)
-    both = np.sort(np.concatenate([positives, negatives]))
-    values = np.append(both, np.inf)
-    positives_below, negatives_below = positives.searchsorted(values), negatives.searchsorted(values)
-    up_to_right = both.searchsorted(right, "right")
+    low, high = positives[:, 0], positives[:, -1]
+    right, n_right = right_ends(low, high, spec)
+    most = right.shape[1]
+    rights_flat = right.ravel()
+    left = LeftEnds(rights_flat, np.repeat(high - low, most), spec)
+    n_positives, samples = positives.shape[1], (positives, negatives)
+    reach = 2 * spec.grid_buffer
+    positives_left, negatives_left = (Counts(sample, low - reach, low + reach, _CELLS) for sample in samples)
+    reach = spec.grid_buffer
+    positives_right, negatives_right = (Counts(sample, high - reach, high + reach, _CELLS) for sample in samples)
 
-    def inside(below_left, below_right, n_below):
-        """How many of a sample a window holds, from how many values of both lie below its ends."""
-        return n_below[below_right] - n_below[np.minimum(below_left, below_right)]
+    def epsilon(row, line, column):
+        end = row * most + line
+        rights, lefts = rights_flat[end], left.at(end, column)
+        inside = positives_right.below(row, rights, np.less_equal) - positives_left.below(row, lefts)
+        false = negatives_right.below(row, rights, np.less_equal) - negatives_left.below(row, lefts)
+        return table[np.maximum(false, 0), n_positives - np.maximum(inside, 0)]
 
-    row, column = _corners(len(right), left.n, _BLOCKS[0])
-    for size, part in zip(_BLOCKS, (*_BLOCKS[1:], 1), strict=True):
-        below = both.searchsorted(left.at(row, column))
-        false_positives = inside(below, up_to_right[row], negatives_below)
-        false_negatives = len(positives) - inside(below, up_to_right[row], positives_below)
-        best = max(best, table[false_positives, false_negatives].max())  # the windows in the blocks' first corners
-        if size == 1:
-            return best
-        last_row, last_column = np.minimum(row + size, len(right)) - 1, np.minimum(column + size, left.n) - 1
-        below_last = both.searchsorted(left.at(last_row, last_column))
-        fewest_false_positives = inside(below_last, up_to_right[row], negatives_below)
-        fewest_false_negatives = len(positives) - inside(below, up_to_right[last_row], positives_below)
-        promising = bounds[fewest_false_positives, fewest_false_negatives] > best
+    row, (line, column) = np.arange(len(right)), np.zeros((2, len(right)), np.intp)
+    for size, part in zip((max(most, left.n), *_BLOCKS), _BLOCKS, strict=False):
         down, across = _corners(size, size, part)
-        row, column = np.add.outer(row[promising], down).ravel(), np.add.outer(column[promising], across).ravel()
-        exist = (row < len(right)) & (column < left.n)
-        row, column = row[exist], column[exist]
-        if not len(row):
-            return best
+        row = np.repeat(row, len(down))
+        line, column = np.add.outer(line, down).ravel(), np.add.outer(column, across).ravel()
+        exist = np.flatnonzero((line < n_right[row]) & (column < left.n))
+        row, line, column = row[exist], line[exist], column[exist]
+        if part == 1:
+            return _raised(best, row, epsilon(row, line, column))
+        end = row * most + line
+        rights, lefts = rights_flat[end], left.at(end, column)
+        last_end = row * most + np.minimum(line + part, n_right[row]) - 1
+        last_rights, last_lefts = rights_flat[last_end], left.at(last_end, np.minimum(column + part, left.n) - 1)
+        most_inside = positives_right.bounds(row, last_rights)[1] - positives_left.bounds(row, lefts)[0]
+        fewest_false = negatives_right.bounds(row, rights)[0] - negatives_left.bounds(row, last_lefts)[1]
+        bound = bounds[np.maximum(fewest_false, 0), n_positives - np.maximum(most_inside, 0)]
+        promising = np.flatnonzero(bound > best[row])
+        row, line, column, bound = row[promising], line[promising], column[promising], bound[promising]
+        middles = np.minimum(line + part // 2, n_right[row] - 1), np.minimum(column + part // 2, left.n - 1)
+        best = _raised(best, row, epsilon(row, *middles))
+        promising = np.flatnonzero(bound > best[row])
+        row, line, column = row[promising], line[promising], column[promising]
+
+
+def _raised(best: np.ndarray, row: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """best (n_rows,), or the largest value of the row where that is larger; row, of each value, is sorted."""
+    if not len(row):
+        return best
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    best, rows = best.copy(), row[starts]
+    best[rows] = np.maximum(best[rows], np.maximum.reduceat(values, starts))
     return best
+
+
+def _ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of these lengths one behind the other: the row of each entry, and its number in the row."""
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _corners(n_rows: int, n_columns: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,9 +196,12 @@ def _corners(n_rows: int, n_columns: int, size: int) -> tuple[np.ndarray, np.nda
 
 
 class LeftEnds:
-    """The left ends that go with each right end: n of them a row, laid out as np.linspace does."""
+    """The left ends that go with each right end: n of them a row, laid out as np.linspace does.
 
-    def __init__(self, right: np.ndarray, width: float, spec: MetricSpec):
+    right (n_right,); width, of the sample, a number or (n_right,).
+    """
+
+    def __init__(self, right: np.ndarray, width: float | np.ndarray, spec: MetricSpec):
         self.n = int(np.ceil(2 * spec.grid_buffer * spec.grid_per_unit))
         self.first = right - width - spec.grid_buffer
         self.last = right - width + spec.grid_buffer
@@ -133,20 +211,29 @@ class LeftEnds:
         return np.where(column == self.n - 1, self.last[row], column * self.step[row] + self.first[row])
 
 
-def right_ends(lowest: float, highest: float, spec: MetricSpec) -> np.ndarray:
-    """Right ends (n_right,) of the windows around a sample that reaches from lowest to highest."""
+def right_ends(lowest: np.ndarray, highest: np.ndarray, spec: MetricSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Right ends of the windows around samples that reach from lowest to highest (n_rows,), laid out as np.linspace
+    does: (n_rows, the largest number of them), and how many each row has; what lies behind is no end."""
     first = lowest + (highest - lowest) - spec.grid_buffer
     last = highest + spec.grid_buffer
-    return np.linspace(first, last, int(np.ceil((last - first) * spec.grid_per_unit)))
+    n = np.ceil((last - first) * spec.grid_per_unit).astype(np.intp)
+    step = (last - first) / np.maximum(n - 1, 1)
+    right = np.arange(n.max()) * step[:, None] + first[:, None]
+    right[np.arange(len(n)), n - 1] = last
+    return right, n
 
 
-def single_thresholds(lowest: float, highest: float, spec: MetricSpec) -> np.ndarray:
-    """Single thresholds from the lowest to the highest confidence: float32, laid out from both ends."""
-    n = int(np.ceil((highest - lowest) * spec.grid_per_unit))
-    first, last = np.float32(lowest), np.float32(highest)
-    if n < 2:
-        return np.full(n, first)
-    step = (last - first) / np.float32(n - 1)
-    i = np.arange(n, dtype=np.float32)
-    half = n // 2
-    return np.concatenate([first + step * i[:half], last - step * i[: n - half][::-1]])
+class SingleThresholds:
+    """Single thresholds from the lowest to the highest confidence of each row, n (n_rows,) of them: float32, laid out
+    from both ends."""
+
+    def __init__(self, lowest: np.ndarray, highest: np.ndarray, spec: MetricSpec):
+        self.n = np.ceil((highest - lowest) * spec.grid_per_unit).astype(np.intp)
+        self.first, self.last = lowest.astype(np.float32), highest.astype(np.float32)
+        self.step = (self.last - self.first) / np.maximum(self.n - 1, 1).astype(np.float32)
+
+    def at(self, row: np.ndarray, number: np.ndarray) -> np.ndarray:
+        n, step = self.n[row], self.step[row]
+        from_first = self.first[row] + step * number.astype(np.float32)
+        from_last = self.last[row] - step * (n - 1 - number).astype(np.float32)
+        return np.where((number < n // 2) | (n < 2), from_first, from_last)

@@ -9,11 +9,13 @@ from kit.errors import InputError
 
 from .checks import as_floats, checked_samples
 from .epsilon import EpsilonResult
+from .exact import exact_epsilon
 from .forgetting_quality import forgetting_quality
 from .grid import grid_epsilon
 from .spec import MetricSpec
 
-Attack = Callable[..., EpsilonResult]  # attack(unlearned, retrained, spec): `grid_epsilon`, `exact_epsilon`
+Attack = Callable[..., EpsilonResult]  # attack(unlearned, retrained, spec)
+FORMS: dict[str, Attack] = {"grid": grid_epsilon, "exact": exact_epsilon}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ def bins_as_in_report(n_models: int, bin_width: float) -> int:
 BINS = {"code": bins_as_in_code, "report": bins_as_in_report}
 
 
+N_CHECKPOINTS = 512  # models of each kind in the competition; kit.competition has it too, and needs torch
+
+
 @dataclass(frozen=True)
 class MetricSpec:
     """What the score depends on besides the confidences. The defaults are the competition's.

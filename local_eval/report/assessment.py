@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from kit.competition import N_CHECKPOINTS
 from local_eval.assess import Assessment
 from local_eval.audit.families import Agreement
 from local_eval.audit.intervals import Interval
 from local_eval.audit.predict import RANKABLE
+from local_eval.metric.spec import N_CHECKPOINTS
 from local_eval.report.table import aligned
 
 _FEW_EXAMPLES = 30

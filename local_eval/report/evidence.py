@@ -8,10 +8,11 @@ from kit.methods import get_method
 from local_eval.assess import FEWEST, Assessment, agreement, assess, measures
 from local_eval.audit.families import Agreement
 from local_eval.distances import Distance, distances
-from local_eval.evaluate import DO_NOTHING, FORMS, NULL, Row, Samples, evaluate, read_samples
-from local_eval.metric import MetricSpec
+from local_eval.evaluate import Row, Samples, evaluate, read_samples
+from local_eval.metric import FORMS, MetricSpec
 from local_eval.pool import ModelPool
 from local_eval.retrained import retrained_pool
+from local_eval.rows import DO_NOTHING, NULL
 from local_eval.setting import Workspace
 from local_eval.unlearned import broken_reason, limit_facts
 

@@ -1,12 +1,17 @@
 """Rows of the evaluation as an aligned text table or a Markdown table."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kit.budget import format_duration
 from local_eval.assess import Assessment
 from local_eval.distances import Distance
-from local_eval.evaluate import NULL, Row
+from local_eval.rows import NULL
+
+if TYPE_CHECKING:  # torch is behind it, and arrays are assessed without
+    from local_eval.evaluate import Row
 
 HEADER = ("method", "score", "F", "RA ratio", "TA ratio", "forget acc", "mean eps", "per checkpoint")
 
