@@ -102,7 +102,7 @@ def unlearning(net, retain_loader, forget_loader, val_loader, by=1.0):
 """
 
 
-@pytest.mark.parametrize("command", [["run", "--no-page"], ["unlearn"], ["sweep", "--set", "by=0.5,1.0"]])
+@pytest.mark.parametrize("command", [["run", "--no-page"], ["sweep", "--set", "by=0.5,1.0"]])
 def test_a_method_that_looks_for_a_gpu_finds_none_beside_nets_on_the_cpu(tmp_path, monkeypatch, command):
     """As if there were one: what is moved there fails, as this torch has no CUDA or no card of this number."""
     asked = []
