@@ -93,11 +93,13 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub = command("retrain", "train N models without the forget set (and the original)", "steps.retrain")
     setting_options(sub)
     n_models_option(sub)
+    shard_option(sub)
     sub = command("unlearn", "make N unlearned models of a method", "steps.unlearn")
     setting_options(sub)
     method_options(sub)
     limit_option(sub)
     n_models_option(sub)
+    shard_option(sub)
 
     about = "export: the retrained models of a setting to one small file; import: back, beside data of one's own"
     sub = command("pool", about)
@@ -211,6 +213,10 @@ def limit_option(sub: argparse.ArgumentParser) -> None:
 
 def n_models_option(sub: argparse.ArgumentParser, default: int = 64) -> None:
     sub.add_argument("--n-models", type=int, default=default, help=f"retrained and unlearned models ({default})")
+
+
+def shard_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--shard", metavar="K/N", help="the K-th of N parts of the models: others make theirs elsewhere")
 
 
 def score_options(sub: argparse.ArgumentParser) -> None:
