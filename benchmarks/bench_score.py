@@ -22,9 +22,10 @@ import numpy as np
 from benchmarks.record import record, rounded
 from local_eval.metric import MetricSpec, grid_epsilon
 
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from reference_metric import grid_one_by_one
+
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "tests"))
-from reference_metric import grid_one_by_one  # noqa: E402 - the plain form, which lies with the tests
 
 
 def main(argv: list[str]) -> None:
@@ -64,12 +65,9 @@ def samples(n_models: int, n_examples: int):
 def measured(command: list[str]) -> dict[str, float]:
     """Wall and CPU seconds of a process, and the most memory it held."""
     start = time.perf_counter()
-    process = os.posix_spawn(
-        command[0],
-        command,
-        {**os.environ, "PYTHONPATH": str(ROOT)},
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )
+    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = os.posix_spawn(command[0], command, environment, file_actions=silent)
     _, status, usage = os.wait4(process, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)}: ended with {os.waitstatus_to_exitcode(status)}")

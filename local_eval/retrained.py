@@ -17,6 +17,7 @@ from kit.seeds import checkpoint_seed, seed_everything
 from local_eval.devices import processes_for
 from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, as_dataset, reopen
+from local_eval.shard import WHOLE, Shard
 
 ORIGINAL = -1  # index of the original model among the jobs and in its pool
 
@@ -34,6 +35,7 @@ def fill_retrained(
     workspace: Workspace,
     n_models: int,
     *,
+    shard: Shard = WHOLE,
     devices: Sequence[str] = (),
     progress: bool = True,
     on_checkpoint: Callable[[int, float], None] | None = None,
@@ -42,12 +44,13 @@ def fill_retrained(
 
     They are independent jobs of one queue, model i with the seed derived from the setting's train_seed and i; models
     that are there already are kept, whatever number was asked for before. devices: a process for each entry, by
-    default as `devices_of` chooses them. on_checkpoint: called with the number (-1: the original) and the seconds of
-    each model that is trained, in this process.
+    default as `devices_of` chooses them. shard: the part of the models to train here, where other machines that share
+    the folder train the others; the first trains the original model too. on_checkpoint: called with the number (-1:
+    the original) and the seconds of each model that is trained, in this process.
     """
     pool = retrained_pool(workspace)
-    todo = pool.missing(n_models)
-    if not workspace.original_path.exists() or 0 not in original_pool(workspace):
+    todo = shard.of(pool.missing(n_models))
+    if shard.number == 1 and (not workspace.original_path.exists() or 0 not in original_pool(workspace)):
         todo = [ORIGINAL, *todo]
     if todo:
         what = "training the original model" if todo == [ORIGINAL] else "training original and retrained models"

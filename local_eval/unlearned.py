@@ -20,7 +20,7 @@ from kit.checkpoint import CheckpointJob, Maker
 from kit.competition import BATCH_SIZE, Loaders
 from kit.device import is_out_of_memory, reproducible
 from kit.emit import make
-from kit.errors import BrokenModelError
+from kit.errors import BrokenModelError, InputError
 from kit.jobs import run_all
 from kit.ledger import FILE_NAME, Ledger, write_atomically
 from kit.methods import Method, Mixture, get_method, method_names
@@ -28,6 +28,7 @@ from kit.schedule import Run, Scheduler
 from local_eval.devices import hidden_cuda, processes_for
 from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, reopen
+from local_eval.shard import WHOLE, Shard
 
 _LONGEST_NAME = 100
 _BROKEN = "broken.txt"  # in the folder of a pool whose settings break the model
@@ -61,6 +62,7 @@ def fill_unlearned(
     *,
     seed: int = 0,
     limit: str | float = math.inf,
+    shard: Shard = WHOLE,
     devices: Sequence[str] = (),
     progress: bool = True,
     on_checkpoint: Callable[[int, float], None] | None = None,
@@ -69,11 +71,15 @@ def fill_unlearned(
 
     Model i is the checkpoint i that kit.emit writes under the same seed and plan. devices: a process for each entry, by
     default as `devices_of` chooses them. Raises InputError where the limit does not hold all models; those made so far
-    are kept. on_checkpoint: called with the number and the seconds of each model that is made, in this process.
+    are kept. shard: as in `fill_retrained`, without a limit only: one plan holds for all models, and machines that
+    start apart would each measure their own. on_checkpoint: called with the number and the seconds of each model that
+    is made, in this process.
     """
     budget = TimeBudget(limit)
+    if shard != WHOLE and budget.limit_s != math.inf:
+        raise InputError("a shard beside a time limit: the limit holds for all models, which other machines make too")
     pool = _begun(unlearned_pool(workspace, method, seed, limit), method)
-    todo = pool.missing(n_models)
+    todo = shard.of(pool.missing(n_models))
     if todo:
         devices = processes_for(devices, workspace, len(todo))
         run = Run(method, Ledger(pool.folder / FILE_NAME), budget, n_models, len(devices), stands_in=False)

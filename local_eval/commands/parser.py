@@ -99,6 +99,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub = command("retrain", "train N models without the forget set (and the original)", "steps.retrain")
     setting_options(sub)
     n_models_option(sub)
+    shard_option(sub)
     sub = command("unlearn", "make N unlearned models of a method", "steps.unlearn")
     setting_options(sub)
     method_options(sub)
@@ -106,6 +107,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     n_models_option(sub)
     fresh_option(sub)
     label_option(sub)
+    shard_option(sub)
 
     about = "export: the retrained models of a setting to one small file; import: back, beside data of one's own"
     sub = command("pool", about)
@@ -256,6 +258,10 @@ def label_option(sub: argparse.ArgumentParser) -> None:
 
 def open_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--open", action="store_true", help="show the page in a browser at the end")
+
+
+def shard_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--shard", metavar="K/N", help="the K-th of N parts of the models: others make theirs elsewhere")
 
 
 def score_options(sub: argparse.ArgumentParser) -> None:
