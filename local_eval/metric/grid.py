@@ -25,6 +25,7 @@ from .spec import MetricSpec
 _MOST_THRESHOLDS = 10_000_000
 _BLOCKS = (32, 8, 2, 1)  # sides of the blocks of windows that are bounded together, each a multiple of the next
 _THRESHOLDS = 32  # neighbouring thresholds that are bounded together
+_THRESHOLDS_AT_ONCE = 4_000_000
 _CHUNK = 64  # examples at once: the arrays stay inside a core's cache
 _CELLS = 1024
 
@@ -66,7 +67,8 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads
         best[seen] = found
         return best
 
-    return capped(over_chunks(job, unlearned.shape[1], _CHUNK, n_threads), tight, spec)
+    chunk = max(1, min(_CHUNK, int(_THRESHOLDS_AT_ONCE / max(1, widest * spec.grid_per_unit))))
+    return capped(over_chunks(job, unlearned.shape[1], chunk, n_threads), tight, spec)
 
 
 def _medians(ordered: np.ndarray) -> np.ndarray:
