@@ -12,6 +12,7 @@ on a few examples in the same run.
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -65,10 +66,13 @@ def samples(n_models: int, n_examples: int):
 def measured(command: list[str]) -> dict[str, float]:
     """Wall and CPU seconds of a process, and the most memory it held."""
     start = time.perf_counter()
-    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = os.posix_spawn(command[0], command, environment, file_actions=silent)
-    _, status, usage = os.wait4(process, 0)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.kill()
+        raise
     if status:
         raise RuntimeError(f"{' '.join(command)}: ended with {os.waitstatus_to_exitcode(status)}")
     seconds = time.perf_counter() - start

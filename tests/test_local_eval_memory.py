@@ -81,3 +81,9 @@ def test_the_memory_of_an_attack_does_not_grow_with_the_examples(attack):
 
     peak(16)
     assert peak(4000) < peak(1000) + 4 * u.nbytes
+
+
+def test_wide_confidences_take_fewer_examples_at_once():
+    u, r = 2e3 * np.random.default_rng(0).normal(size=(2, 4, 24))
+    with at_most(8e6):  # all of them together take 16 MB: a million thresholds each
+        grid_epsilon(u, r, n_threads=1)

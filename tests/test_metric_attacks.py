@@ -197,6 +197,7 @@ def test_counts_in_cells_equal_a_binary_search(case, n_cells, low, width):
         counts = Counts(sample[None], np.array([low]), np.array([low + width]), n_cells)
         row = np.zeros(len(points), np.intp)
         for compare, side in ((np.less, "left"), (np.less_equal, "right")):
-            np.testing.assert_array_equal(counts.below(row, points, compare), sample.searchsorted(points, side))
-        fewest, most = counts.bounds(row, points)
+            below = counts.below(row, points, counts.cells(row, points), compare)
+            np.testing.assert_array_equal(below, sample.searchsorted(points, side))
+        fewest, most = counts.fewest(counts.cells(row, points)), counts.most(counts.cells(row, points))
         assert (fewest <= sample.searchsorted(points)).all() and (sample.searchsorted(points, "right") <= most).all()

@@ -18,12 +18,13 @@ class Counts:
         self.ordered = ordered.ravel()
         self.low, self.per_unit, self.n_cells = low, n_cells / np.maximum(high - low, _NARROWEST), n_cells
         rows = np.arange(n_rows)[:, None]
-        in_cells = np.bincount(self._cell(rows, ordered).ravel(), minlength=n_rows * (n_cells + 3))
+        in_cells = np.bincount(self.cells(rows, ordered).ravel(), minlength=n_rows * (n_cells + 3))
         in_cells = in_cells.reshape(n_rows, n_cells + 3)
         # entry c of a row: values in cells before c
         self.before = (np.cumsum(in_cells, axis=1, dtype=np.int32) - in_cells.astype(np.int32)).ravel()
 
-    def _cell(self, row: np.ndarray, points: np.ndarray) -> np.ndarray:
+    def cells(self, row: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """The cell of each point, which is the same for all samples with the same rows, ends and number of cells."""
         place = points - self.low[row]
         place *= self.per_unit[row]
         place += 1
@@ -32,14 +33,17 @@ class Counts:
         cell += row * (self.n_cells + 3)
         return cell
 
-    def bounds(self, row: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """At least so many values of the row are below each point, and at most so many are not above it."""
-        cell = self._cell(row, points)
-        return self.before.take(cell), self.before.take(cell + 1)
+    def fewest(self, cells: np.ndarray) -> np.ndarray:
+        """At least so many values of the row are below a point of each cell."""
+        return self.before.take(cells)
 
-    def below(self, row: np.ndarray, points: np.ndarray, compare: np.ufunc = np.less) -> np.ndarray:
+    def most(self, cells: np.ndarray) -> np.ndarray:
+        """At most so many values of the row are not above a point of each cell."""
+        return self.before.take(cells + 1)
+
+    def below(self, row: np.ndarray, points: np.ndarray, cells: np.ndarray, compare: np.ufunc = np.less) -> np.ndarray:
         """How many values of the row are below each point; with np.less_equal, not above it."""
-        fewest, most = self.bounds(row, points)
+        fewest, most = self.fewest(cells), self.most(cells)
         still = np.flatnonzero(fewest < most)
         while len(still):
             low, high = fewest[still], most[still]

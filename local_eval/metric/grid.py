@@ -25,6 +25,7 @@ from .spec import MetricSpec
 _MOST_THRESHOLDS = 10_000_000
 _BLOCKS = (32, 8, 2, 1)  # sides of the blocks of windows that are bounded together, each a multiple of the next
 _THRESHOLDS = 32  # neighbouring thresholds that are bounded together
+_THRESHOLDS_AT_ONCE = 4_000_000
 _CHUNK = 64  # examples at once: the arrays stay inside a core's cache
 _CELLS = 1024
 
@@ -66,7 +67,8 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads
         best[seen] = found
         return best
 
-    return capped(over_chunks(job, unlearned.shape[1], _CHUNK, n_threads), tight, spec)
+    chunk = max(1, min(_CHUNK, int(_THRESHOLDS_AT_ONCE / max(1, widest * spec.grid_per_unit))))
+    return capped(over_chunks(job, unlearned.shape[1], chunk, n_threads), tight, spec)
 
 
 def _medians(ordered: np.ndarray) -> np.ndarray:
@@ -105,7 +107,8 @@ def _best_single(
 
     def epsilon(row, number):
         t = thresholds.at(row, number).astype(np.float64)
-        return table[n_negatives - of_negatives.below(row, t), of_positives.below(row, t)]
+        cells = of_positives.cells(row, t)
+        return table[n_negatives - of_negatives.below(row, t, cells), of_positives.below(row, t, cells)]
 
     row, block = _ragged(-(-thresholds.n // _THRESHOLDS))
     first = block * _THRESHOLDS
@@ -113,8 +116,8 @@ def _best_single(
     last = np.minimum(first + _THRESHOLDS, thresholds.n[row]) - 1
     # the thresholds rise but for the rounding where their two halves meet
     slack = 4 * np.spacing(np.maximum(np.abs(thresholds.first), np.abs(thresholds.last))).astype(np.float64)[row]
-    fewest_missed = of_positives.bounds(row, thresholds.at(row, first) - slack)[0]
-    fewest_false = n_negatives - of_negatives.bounds(row, thresholds.at(row, last) + slack)[1]
+    fewest_missed = of_positives.fewest(of_positives.cells(row, thresholds.at(row, first) - slack))
+    fewest_false = n_negatives - of_negatives.most(of_negatives.cells(row, thresholds.at(row, last) + slack))
     promising = np.flatnonzero(bounds[fewest_false, fewest_missed] > best[row])
     row = np.repeat(row[promising], _THRESHOLDS)
     number = np.add.outer(first[promising], np.arange(_THRESHOLDS)).ravel()
@@ -145,8 +148,11 @@ def _best_double(
     def epsilon(row, line, column):
         end = row * most + line
         rights, lefts = rights_flat[end], left.at(end, column)
-        inside = positives_right.below(row, rights, np.less_equal) - positives_left.below(row, lefts)
-        false = negatives_right.below(row, rights, np.less_equal) - negatives_left.below(row, lefts)
+        at_right, at_left = positives_right.cells(row, rights), positives_left.cells(row, lefts)
+        inside, false = (
+            of_right.below(row, rights, at_right, np.less_equal) - of_left.below(row, lefts, at_left)
+            for of_right, of_left in ((positives_right, positives_left), (negatives_right, negatives_left))
+        )
         return table[np.maximum(false, 0), n_positives - np.maximum(inside, 0)]
 
     row, (line, column) = np.arange(len(right)), np.zeros((2, len(right)), np.intp)
@@ -162,8 +168,10 @@ def _best_double(
         rights, lefts = rights_flat[end], left.at(end, column)
         last_end = row * most + np.minimum(line + part, n_right[row]) - 1
         last_rights, last_lefts = rights_flat[last_end], left.at(last_end, np.minimum(column + part, left.n) - 1)
-        most_inside = positives_right.bounds(row, last_rights)[1] - positives_left.bounds(row, lefts)[0]
-        fewest_false = negatives_right.bounds(row, rights)[0] - negatives_left.bounds(row, last_lefts)[1]
+        most_inside = positives_right.most(positives_right.cells(row, last_rights))
+        most_inside -= positives_left.fewest(positives_left.cells(row, lefts))
+        fewest_false = negatives_right.fewest(negatives_right.cells(row, rights))
+        fewest_false -= negatives_left.most(negatives_left.cells(row, last_lefts))
         bound = bounds[np.maximum(fewest_false, 0), n_positives - np.maximum(most_inside, 0)]
         promising = np.flatnonzero(bound > best[row])
         row, line, column, bound = row[promising], line[promising], column[promising], bound[promising]
