@@ -261,7 +261,9 @@ def open_option(sub: argparse.ArgumentParser) -> None:
 
 
 def shard_option(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--shard", metavar="K/N", help="the K-th of N parts of the models: others make theirs elsewhere (all)")
+    sub.add_argument(
+        "--shard", metavar="K/N", help="the K-th of N parts of the models: others make theirs elsewhere (all)"
+    )
 
 
 def score_options(sub: argparse.ArgumentParser) -> None:
