@@ -84,16 +84,43 @@ class Validation:
 
 
 def validation_of(setting: Setting, record: Path = RECORD) -> Validation | None:
-    """The record's entry for settings like this one; None where there is none, or it tells nothing."""
-    fields = asdict(setting)
+    """What the record's entries for settings like this one say together; None where there are none.
+
+    A submission that several of them have counts once, as the first has it.
+    """
+    fields, points = asdict(setting), {}
     for entry in _entries(record).values():
         if all(entry["setting"].get(name) == fields[name] for name in _SAME):
-            group = entry["all"] or entry["fine-tuning"]
-            found = group[MEASURE]
-            points = list(entry["points"].values())
-            local, kaggle = (np.array([point[name] for point in points]) for name in (MEASURE, "kaggle"))
-            return Validation(found["n_points"], found["spearman"], tuple(found["interval"]), local, kaggle)
-    return None
+            points = entry["points"] | points
+    if not points:
+        return None
+    local, kaggle = (np.array([point[name] for point in points.values()]) for name in (MEASURE, "kaggle"))
+    spearman, interval = rank_correlation(kaggle, local)
+    return Validation(len(points), spearman, interval, local, kaggle)
+
+
+def rank_correlation(
+    a: np.ndarray, b: np.ndarray, *, n_resamples: int = 2000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Spearman's rank correlation of two arrays (n,), 0 where one is constant, with the 95% interval of the percentile
+    bootstrap over pairs; ties get their mean rank.
+
+    >>> rank_correlation(np.arange(9), np.arange(9) ** 3)[0]
+    1.0
+    """
+    pairs = np.stack([a, b], axis=1)
+    drawn = np.random.default_rng(seed).integers(len(pairs), size=(n_resamples, len(pairs)))
+    found = _spearman(np.concatenate([pairs[None], pairs[drawn]]))
+    low, high = np.nanpercentile(found[1:], [2.5, 97.5]) if np.isfinite(found[1:]).any() else (-1.0, 1.0)
+    return float(np.nan_to_num(found[0])), (float(low), float(high))
+
+
+def _spearman(pairs: np.ndarray) -> np.ndarray:
+    """Of samples (n_samples, n, 2); NaN where one of the two is constant."""
+    ranks = stats.rankdata(pairs, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return ranks.prod(axis=2).sum(axis=1) / np.sqrt((ranks**2).sum(axis=1).prod(axis=1))
 
 
 def _entries(record: Path) -> Mapping[str, Any]:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from kit.__main__ import build_parser as kit_parser
+from local_eval.commands.options import LIKE
 from local_eval.commands.parser import build_parser as local_eval_parser
+from local_eval.setting import Setting
+from local_eval.validity import validation_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -113,3 +116,19 @@ def test_numbers_are_those_of_the_records(page, claim, name):
     path = ROOT / page if page == "README.md" else ROOT / "docs" / page
     results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["results"]
     assert claim.format(**results) in " ".join(path.read_text().split())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/validity.md"])
+def test_tables_of_methods_are_those_of_the_record(page):
+    rows = record("validity")["competition, methods"]["points"].values()
+    text = (ROOT / page).read_text()
+    for row in rows:
+        line = "| {kaggle:.4f} | {expected at 512:.4f} | {score:.3f} | {shift:.2f} | {spread:.2f} |"
+        assert line.format(**row) in text
+
+
+def test_the_correlation_with_kaggle_is_that_of_the_record():
+    found = validation_of(Setting(**LIKE["competition"]))
+    said = " ".join((ROOT / "README.md").read_text().split())
+    assert f"correlation of {found.spearman:.2f} [{found.interval[0]:.2f}, {found.interval[1]:.2f}]" in said
+    assert f"all {found.n_points} submissions" in " ".join((ROOT / "docs" / "validity.md").read_text().split())

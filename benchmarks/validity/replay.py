@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau
 
 from benchmarks.record import RESULTS, record, rounded
 from benchmarks.validity.points import FEW, Known, known_points
@@ -30,6 +30,7 @@ from local_eval.evaluate import DO_NOTHING, Samples, evaluate, read_samples
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, Workspace, open_workspace
 from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
+from local_eval.validity import rank_correlation
 
 # Each changes one thing of the first.
 STAND_INS = {
@@ -173,21 +174,19 @@ DIRECTIONS = {
 }
 
 
-def correlations(found: Mapping[str, Mapping[str, float]], n_resamples: int = 2000) -> dict[str, dict]:
+def correlations(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict]:
     """Spearman and Kendall of each measure with Kaggle's scores; 95% intervals from points drawn anew."""
     kaggle = np.array([row["kaggle"] for row in found.values()])
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(kaggle), size=(n_resamples, len(kaggle)))
     result = {}
     for measure, sign in DIRECTIONS.items():
         if not all(measure in row for row in found.values()):  # too few models for it
             continue
         values = np.array([row[measure] for row in found.values()])
         values = sign * values if sign else -np.abs(np.log(np.maximum(values, 1e-6)))
-        again = [spearmanr(kaggle[rows], values[rows]).statistic for rows in draws if np.ptp(values[rows]) > 0]
+        spearman, interval = rank_correlation(kaggle, values)
         result[measure] = {
-            "spearman": float(np.nan_to_num(spearmanr(kaggle, values).statistic)),
-            "interval": [float(x) for x in np.nanpercentile(again, [2.5, 97.5])] if again else None,
+            "spearman": spearman,
+            "interval": list(interval),
             "kendall": float(np.nan_to_num(kendalltau(kaggle, values).statistic)),
             "n_points": len(kaggle),
         }
@@ -207,7 +206,7 @@ def lines_of(found: Mapping) -> list[str]:
         )
     for group in (*KINDS, "all"):
         for measure, row in (found[group] or {}).items():
-            low, high = row["interval"] or (np.nan, np.nan)
+            low, high = row["interval"]
             rank = f"Spearman {row['spearman']:.2f} [{low:.2f}, {high:.2f}], Kendall {row['kendall']:.2f}"
             lines.append(f"{group}, {row['n_points']} points: {measure}: {rank}")
     return lines
@@ -231,11 +230,13 @@ def plot(found: Mapping, path: Path) -> Path:
             label = "fine-tuning: lr, batch, epochs" if kind == "fine-tuning" else "other methods"
             x, y = ([row[key] for row in rows.values()] for key in (measure, "kaggle"))
             axes.scatter(x, y, color=colour, marker=mark, s=28, label=label, zorder=3)
-            for name, row in rows.items():
-                at = (row[measure], row["kaggle"])
-                axes.annotate(name, at, xytext=(5, 3), textcoords="offset points", fontsize=7.5, color="#333333")
+            for turn, (name, row) in enumerate(sorted(rows.items(), key=lambda item: item[1]["kaggle"])):
+                at = (row[measure], row["kaggle"])  # neighbours are named on both sides
+                side = {"xytext": (5, 3)} if turn % 2 else {"xytext": (-5, -7), "ha": "right"}
+                short = name.partition("(")[0]
+                axes.annotate(short, at, **side, textcoords="offset points", fontsize=7.5, color="#333333")
         rank = group[measure]
-        low, high = rank["interval"] or (np.nan, np.nan)
+        low, high = rank["interval"]
         title = {"expected at 512": "score expected at 512 models", "score": "score with these models"}.get(
             measure, f"accuracy of the {measure}"
         )
@@ -243,7 +244,7 @@ def plot(found: Mapping, path: Path) -> Path:
         axes.grid(alpha=0.3)
         axes.margins(x=0.22)
     panels[0].set_ylabel("score on Kaggle")
-    panels[0].legend(loc="upper left", frameon=False)
+    panels[0].legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
