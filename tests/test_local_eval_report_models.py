@@ -8,7 +8,7 @@ from torch import nn
 
 from kit.emit import emit
 from kit.errors import InputError
-from kit.methods import get_method
+from kit.methods import get_method, method_of
 from local_eval.archived import fill_from_archive
 from local_eval.models import smallconv
 from local_eval.pool import logits_of
@@ -95,17 +95,20 @@ def test_models_made_again_are_those_of_the_pools(workspace):
         assert np.array_equal(again["forget"], kept.read(1)["forget"][0]), name
 
 
-def test_what_is_too_dear_or_unknown_is_left_out_with_a_sentence(workspace, participant):
+def test_what_is_too_dear_or_unknown_is_left_out_with_a_sentence(workspace):
     pool = fill_unlearned(workspace, get_method("do_nothing"), 1, **OPTIONS)
     found = nets_of(workspace, pool, 1.0, 1000.0)
     assert list(found.nets) == ["original", "unlearned"]
     assert "retrained model is left out" in found.missing[0] and "16 min 40 s" in found.missing[0]
-    path = participant("def unlearning(net, a, b, c): net.fc.bias.data += 1")
-    mine = fill_unlearned(workspace, get_method(path), 1, **OPTIONS)
+    mine = fill_unlearned(workspace, method_of(shifted), 1, **OPTIONS)
     given = workspace.original()
     found = nets_of(workspace, mine, 1.0, 1.0, retrained=given)
-    assert "mine is a file of its own" in found.missing[0]
+    assert "shifted is a function of a notebook or script, which a report cannot run again" in found.missing[0]
     assert found.nets["retrained"] is given
+
+
+def shifted(net, retain, forget, validation):
+    net.fc.bias.data += 1
 
 
 def test_an_archive_gives_its_weights_and_its_ledger_the_time(workspace, tmp_path):

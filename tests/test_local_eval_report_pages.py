@@ -135,7 +135,7 @@ def test_the_page_says_fault_next_step_and_numbers(pages):
 
 
 def test_the_command_on_the_page_is_that_of_the_pool(pages, filled):
-    command = re.search(r"<pre>(python -m local_eval run.*?)</pre>", pages["finetune"].read_text()).group(1)
+    command = re.search(r"<pre>(python -m local_eval run --source.*?)</pre>", pages["finetune"].read_text()).group(1)
     for option in ("--n-train 300", "--forget random:30", "--architecture tinyconv", "--epochs 1", "--n-models 8"):
         assert option in command
     assert "--recipe" not in command, "the default is left out"
@@ -236,7 +236,9 @@ def test_an_interrupted_pool_says_that_it_holds_the_others_back(copied):
     for pool in (pools[1], folder / "retrained"):
         shutil.copy(pool / "model_00002.npz", pool / f"model_{N:05d}.npz")
     assert main(["report", *map(str, pools[:2]), "--quiet", "--no-saliency"]) == 0
-    assert f"Only {N} models of each kind are counted, as finetune has no more" in read(pools[1] / "report.html").text
+    whole = read(folder / "comparison.html").text
+    assert f"Only {N} models of each kind are counted, as finetune has no more" in whole
+    assert f"score with {N + 1} models" in read(pools[1] / "report.html").text
 
 
 def test_without_retrained_models_the_page_says_so(copied):

@@ -66,6 +66,7 @@ def workspace_of(args: argparse.Namespace) -> Workspace:
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
     setting, splits = load_setting(args, **where, progress=not args.quiet)
     workspace = keep_workspace(setting, splits, args.work_dir)
+    note_forget(args, setting, splits)
     if (n_models := use_published(workspace)) and not (args.quiet or args.json):
         print(f"using the {n_models} retrained models published for this setting", file=sys.stderr)
     return workspace
@@ -106,16 +107,21 @@ def refuse_beside_setting(args: argparse.Namespace, setting: Setting) -> None:
 
 
 def load_setting(args: argparse.Namespace, **where: Any) -> tuple[Setting, Splits]:
-    """The setting of the options with its data; a forget policy that nobody chose fits the data, and is told."""
+    """The setting of the options with its data; a forget policy that nobody chose fits the data."""
     given = setting_of(args)
     setting = Setting(**given)
     if "forget" in given:
         return setting, splits_of(setting, **where)
     options = {"n_train": setting.n_train, "seed": setting.data_seed}
     splits, forget = data_stubs.load_by_default(setting.source, **options, **where)
-    shown = f"{len(splits.forget):,} of {len(splits.train):,} images: --forget chooses another"
-    print(f"forget policy {forget}, the default here: {shown}", file=sys.stderr)
     return replace(setting, forget=forget), splits
+
+
+def note_forget(args: argparse.Namespace, setting: Setting, splits: Splits) -> None:
+    """Say on stderr which forget policy was taken where nobody chose one."""
+    if "forget" not in setting_of(args):
+        shown = f"{len(splits.forget):,} of {len(splits.train):,} images: --forget chooses another"
+        print(f"forget policy {setting.forget}, the default here: {shown}", file=sys.stderr)
 
 
 def _scaled(source: str, size: int) -> str:

@@ -15,7 +15,7 @@ from kit.ledger import write_atomically
 from kit.methods import Method
 from local_eval.archived import fill_from_files
 from local_eval.checkpoints import is_checkpoint
-from local_eval.commands.options import data_words, load_setting, refuse_beside_setting
+from local_eval.commands.options import data_words, load_setting, note_forget, refuse_beside_setting
 from local_eval.devices import devices_of
 from local_eval.evaluate import Samples
 from local_eval.given import doubts, open_given
@@ -100,6 +100,7 @@ def given_workspace(args: argparse.Namespace) -> Workspace:
         root = args.work_dir
         where = {"data_root": args.data_root, "cache_dir": args.cache_dir, "progress": progress}
         setting, splits = load_setting(args, **where)
+        note_forget(args, setting, splits)
     devices = devices_of(args.device, args.slots)
     return open_given(setting, splits, root, args.retrained, args.original, devices=devices, progress=progress)
 
