@@ -277,7 +277,7 @@ def test_own_checkpoints_against_models_trained_here(case, tmp_path, capsys):
     assert main(["score", str(case / "unlearned"), "--setting", str(folder), "--slots", "1", "--quiet", "--json"]) == 0
     assert facts_of(capsys)["rows"][0]["n_models"] == 2
     assert main(["score", str(case / "unlearned"), "--setting", str(folder), "--source", "digits"]) == 2
-    assert "--source: says on which data --retrained FILES were made" in capsys.readouterr().err
+    assert "source is image-folder@16:" in capsys.readouterr().err  # the folder says on which data it was made
     given = ["--retrained", str(case / "retrained"), "--setting", str(folder), "--slots", "1", "--quiet", "--json"]
     assert main(["score", str(case / "unlearned"), *given]) == 0  # its data and net
     assert facts_of(capsys)["rows"][0]["n_models"] == N_MODELS
