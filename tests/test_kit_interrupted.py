@@ -94,7 +94,7 @@ def test_a_method_that_ignores_its_alarm_ends_with_a_line(tree, tmp_path):
         "        try:\n            time.sleep(0.05)\n"
         "        except:\n            pass\n"
     )
-    options = ["--method", tmp_path / "deaf.py", "--n-models", 4, "--limit", "14s"]
+    options = ["--method", tmp_path / "deaf.py", "--n-models", 4, "--limit", "24s"]
     done = subprocess.run(command(tree, tmp_path / "out", *options), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: the method goes on after its time whatever it is told")
