@@ -44,13 +44,7 @@ STAND_INS = {
     "fast recipe": {"recipe": "fast"},
     "unweighted loss": {"recipe": "competition-unweighted"},
     "smallconv": {"architecture": "smallconv"},
-    "ten classes": {"source": "gtsrb:ten:noise=0.04", "n_train": 10_000, "passes": 3},
-    "narrow recipe, ten classes": {
-        "source": "gtsrb:ten:noise=0.04",
-        "n_train": 10_000,
-        "passes": 3,
-        "recipe": "competition-narrow",
-    },
+    "ten classes": {"source": "gtsrb:ten:noise=0.04"},
 }
 CIFAR10 = {"source": "cifar10", "n_train": 10_000, "forget": "random:500"}  # as the README's tables were made
 KINDS = ("fine-tuning", "method")
