@@ -1,8 +1,9 @@
 """A setting's retrained models in one small file: made once, by whoever has the hours, and used by everyone.
 
-It holds what scoring needs and nothing of the data: the setting, the data's fingerprint and labels, the original
-model's weights, and the logits of the original and the retrained models. Logits of retrained models are kept as
-float16, which moves a confidence by about a hundredth of its spread over models.
+It holds what scoring needs and nothing of the data: the setting, the data's fingerprint and labels, the retrained
+models' logits, and the original model with its own, unless it is left out: then each machine trains it for itself, and
+no weights travel. Logits of retrained models are kept as float16, which moves a confidence by about a hundredth of its
+spread over models.
 """
 
 import io
@@ -29,39 +30,38 @@ from local_eval.setting import LATER, Setting, Workspace, keep_workspace
 # Where this project keeps those it publishes, named by the setting's hash.
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "pools"
 _FORMAT = 1
-_MEMBERS = (
-    "facts",
-    "original_model",
-    "seconds",
-    *(f"{what}_{part}" for part in EVALUATED for what in ("labels", "original", "retrained")),
-)
+_MEMBERS = ("facts", "seconds", *(f"{what}_{part}" for part in EVALUATED for what in ("labels", "retrained")))
+_ORIGINAL = ("original_model", *(f"original_{part}" for part in EVALUATED))  # all of them or none
 _LARGEST_BYTES = 1 << 31
 
 
-def export_pool(workspace: Workspace, path: Path, n_models: int | None = None) -> int:
-    """Write the original and the first `n_models` retrained models (all without a gap); gives their number."""
+def export_pool(workspace: Workspace, path: Path, n_models: int | None = None, *, original: bool = True) -> int:
+    """Write the first `n_models` retrained models (all without a gap) and the original; gives their number.
+
+    original: False leaves the original model out.
+    """
     pool = retrained_pool(workspace)
     n_models = len(pool) if n_models is None else n_models
     if n_models < 2:
         raise InputError(f"{pool.folder}: has {len(pool)} retrained models: export needs 2 or more")
-    retrained, original = pool.read(n_models), original_pool(workspace).read(1)
+    retrained = pool.read(n_models)
     facts = {
         "format": _FORMAT,
         "name": workspace.name,
         "setting": asdict(workspace.setting),
         **({"sources": workspace.sources} if workspace.sources else {}),
         "fingerprint": fingerprint(workspace.splits),
-        "original_seconds": float(original["seconds"][0]),
     }
-    arrays: dict[str, Any] = {
-        "facts": json.dumps(facts),
-        "original_model": np.frombuffer(workspace.original_path.read_bytes(), dtype=np.uint8),
-        "seconds": retrained["seconds"],
-    }
+    arrays: dict[str, Any] = {"seconds": retrained["seconds"]}
     for name, part in workspace.evaluated().items():
         arrays[f"labels_{name}"] = part.labels
-        arrays[f"original_{name}"] = original[name][0]
         arrays[f"retrained_{name}"] = _as_float16(retrained[name])
+    if original:
+        kept = original_pool(workspace).read(1)
+        facts["original_seconds"] = float(kept["seconds"][0])
+        arrays["original_model"] = np.frombuffer(workspace.original_path.read_bytes(), dtype=np.uint8)
+        arrays |= {f"original_{name}": kept[name][0] for name in EVALUATED}
+    arrays["facts"] = json.dumps(facts)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,18 +119,20 @@ def _unpack(path: Path, arrays: Mapping[str, np.ndarray], workspace: Workspace) 
         if not np.array_equal(arrays[f"labels_{name}"], part.labels):
             raise InputError(f"{path}: has other labels of the {name} part than the data: copy the file again")
         shape = (len(part), workspace.splits.n_classes)
-        for what, wanted in (("original", shape), ("retrained", (n_models, *shape))):
+        held = {"retrained": (n_models, *shape)} | ({"original": shape} if "original_model" in arrays else {})
+        for what, wanted in held.items():
             logits = arrays[f"{what}_{name}"]
             if logits.shape != wanted or logits.dtype.kind != "f" or not np.isfinite(logits).all():
                 found = f"{logits.dtype} {logits.shape}"
                 raise InputError(f"{path}: {what}_{name} is {found}: expected {wanted}, finite: copy the file again")
-    weights = arrays["original_model"].tobytes()
-    _check_weights(path, weights, workspace.net())
-    if not workspace.original_path.exists():
-        write_atomically(workspace.original_path, weights)
-    original, retrained = original_pool(workspace), retrained_pool(workspace)
-    if 0 not in original:
-        original.add(0, {name: arrays[f"original_{name}"] for name in parts}, facts["original_seconds"])
+    if "original_model" in arrays:
+        weights = arrays["original_model"].tobytes()
+        _check_weights(path, weights, workspace.net())
+        original = original_pool(workspace)
+        if not workspace.original_path.exists():
+            write_atomically(workspace.original_path, weights)
+            original.add(0, {name: arrays[f"original_{name}"] for name in parts}, facts["original_seconds"])
+    retrained = retrained_pool(workspace)
     for index in retrained.missing(n_models):
         logits = {name: arrays[f"retrained_{name}"][index].astype(np.float32) for name in parts}
         retrained.add(index, logits, float(arrays["seconds"][index]), published=path.name)
@@ -162,9 +164,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if sum(info.file_size for info in file.infolist()) > _LARGEST_BYTES:
                 raise ValueError("it unpacks to gigabytes")
         with np.load(path, allow_pickle=False) as file:
-            if missing := [name for name in _MEMBERS if name not in file]:
+            members = _MEMBERS + (_ORIGINAL if any(name in file for name in _ORIGINAL) else ())
+            if missing := [name for name in members if name not in file]:
                 raise InputError(f"{path}: has no member {missing[0]}: it is no published pool, or is damaged")
-            return {name: file[name] for name in _MEMBERS}
+            return {name: file[name] for name in members}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: give one that `local_eval pool export` wrote") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -179,6 +182,8 @@ def _facts(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         known = {field.name for field in fields(Setting)}
         if strange := (set(facts["setting"]) ^ known) - set(LATER):
             raise ValueError(f"setting with {', '.join(sorted(strange))}")
-        return facts | {"fingerprint": str(facts["fingerprint"]), "original_seconds": float(facts["original_seconds"])}
+        if "original_model" in arrays:
+            facts["original_seconds"] = float(facts["original_seconds"])
+        return facts | {"fingerprint": str(facts["fingerprint"])}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its facts cannot be read ({error}): export it again") from error

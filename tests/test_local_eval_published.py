@@ -60,6 +60,20 @@ def test_what_comes_back_scores_as_what_went_out(trained, file, tmp_path):
     np.testing.assert_allclose(*epsilons, atol=0.05)
 
 
+def test_without_the_original_no_weights_travel_and_one_is_trained(trained, tmp_path, capsys):
+    out = tmp_path / f"{trained.name}.npz"
+    assert main(["pool", "export", str(out), "--setting", str(trained.folder), "--without-original"]) == 0
+    with np.load(out) as members:
+        assert not [name for name in members.files if name.startswith("original")]
+    assert main(["pool", "import", str(out), "--work-dir", str(tmp_path)]) == 0
+    assert f"{N} retrained models: {tmp_path}" in capsys.readouterr().out
+    workspace = open_workspace(SETTING, tmp_path)
+    assert len(retrained_pool(workspace)) == N and not workspace.original_path.exists()
+    fill_retrained(workspace, N, devices=["cpu"], progress=False)
+    ours, theirs = read_samples(workspace, {}, N), read_samples(trained, {}, N)
+    np.testing.assert_allclose(ours.original.confidence, theirs.original.confidence, atol=1e-4)
+
+
 def test_models_that_are_there_are_kept_and_missing_ones_are_filled(trained, file, tmp_path):
     workspace = open_workspace(SETTING, tmp_path)
     first = retrained_pool(trained).folder / "model_00000.npz"
@@ -101,7 +115,7 @@ def refused(capsys, path, tmp_path):
     return err
 
 
-@pytest.mark.parametrize("name", published._MEMBERS)
+@pytest.mark.parametrize("name", [*published._MEMBERS, *published._ORIGINAL])
 def test_a_missing_member_is_named(file, tmp_path, capsys, name):
     assert f"has no member {name}" in refused(capsys, changed(file, tmp_path, **{name: None}), tmp_path)
 

@@ -115,6 +115,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub.add_argument("file", type=Path, help="the file to write or to read, .npz")
     sub.add_argument("--setting", type=Path, help="export: the folder of the setting (must be given)")
     sub.add_argument("--n-models", type=positive_int, help="export: so many (all)")
+    what = "export: no weights; whoever imports the file trains an original (the original goes along)"
+    sub.add_argument("--without-original", action="store_true", help=what)
     data_options(sub)
     sub.add_argument("--architecture", help="import: file.py:function of an own net (where the file says)")
     sub.add_argument(

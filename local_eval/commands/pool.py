@@ -13,7 +13,7 @@ def pool(args: argparse.Namespace) -> int:
         if args.setting is None:
             raise InputError("pool export: give --setting FOLDER, the folder that run or retrain made")
         workspace = reopen(args.setting, checked=True)
-        n_models = export_pool(workspace, args.file, args.n_models)
+        n_models = export_pool(workspace, args.file, args.n_models, original=not args.without_original)
         n_bytes = args.file.stat().st_size
         facts = {"file": str(args.file), "n_models": n_models, "bytes": n_bytes}
         answer(args, facts, [f"{n_models} retrained models in {n_bytes / 1e6:.1f} MB: {args.file}"])
@@ -21,7 +21,7 @@ def pool(args: argparse.Namespace) -> int:
     where = {"data_root": args.data_root, "cache_dir": args.cache_dir, "progress": not args.quiet}
     workspace, n_models = import_pool(args.file, args.work_dir, architecture=args.architecture, **where)
     lines = [
-        f"{n_models} retrained models and the original: {workspace.folder}",
+        f"{n_models} retrained models{' and the original' * workspace.original_path.exists()}: {workspace.folder}",
         f"score a method against them: python -m local_eval run --setting {workspace.folder} --method finetune "
         f"--n-models {min(n_models, 32)}",
     ]
