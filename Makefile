@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+# A process a core; the tests of a file stay together, as they share what takes long to make.
+PYTEST = $(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-slow lint clean
 
@@ -10,10 +12,10 @@ demo: $(VENV)/.ready  ## the main job on an offline stand-in, one to two minutes
 		--n-models 32 --limit 3m
 
 test: $(VENV)/.ready-dev  ## the tests
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.ready-dev  ## the tests that take minutes
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.ready-dev  ## linter, formatter and notebooks, checking only
 	$(RUN) -m ruff check

@@ -1,6 +1,13 @@
 """What several test files need: small data, a small model, a small input tree."""
 
+import os
+
+for library in ("OMP", "OPENBLAS"):  # what is computed here is small, and other tests run on the other cores
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+import shutil
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -13,7 +20,10 @@ import torch
 import data_stubs
 from data_stubs.kaggle_tree import write_tree
 from kit.competition import ExampleDataset, Loaders, TensorLoader, make_loaders, resnet18
+from kit.jobs import warm_up
+from kit.methods import get_method
 from local_eval.models import tinyconv
+from tests.browser import browser  # noqa: F401 - one for all files of a process
 
 
 def dataset(n_examples: int, seed: int, size: int = 16) -> ExampleDataset:
@@ -25,9 +35,11 @@ def dataset(n_examples: int, seed: int, size: int = 16) -> ExampleDataset:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Small nets run faster with one thread, and as in the engine's workers."""
-    torch.set_num_threads(1)
+def prepared_server():
+    """Worker processes are forked off a server that has imported more than a run would give it: in a whole run of the
+    tests they are started hundreds of times."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        warm_up("torchvision", "sklearn.datasets", "local_eval.retrained", "local_eval.unlearned", "tests.conftest")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -37,12 +49,19 @@ def interruptible():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module")
-def rough_predictions():
-    """What 512 models would get is simulated, at a length that a test does not need."""
+@contextmanager
+def roughly_predicted():
     assess = import_module("local_eval.assess")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assess, "predict_quality", partial(assess.predict_quality, n_simulated=20, n_refits=2))
+        patch.setattr(assess, "_logistic_mia", partial(assess._logistic_mia, n_models=1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def rough_predictions():
+    """What 512 models would get is simulated, and one model attacked: more than that a test of pages does not need."""
+    with roughly_predicted():
         yield
 
 
@@ -65,6 +84,41 @@ def tree(tmp_path_factory) -> Path:
     root = write_tree(splits, tinyconv().state_dict(), tmp_path_factory.mktemp("input") / "tree")
     (root.parent / "net.py").write_text("from local_eval.models import tinyconv\ndef net(): return tinyconv()\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory) -> tuple[Path, list[Path]]:
+    """A setting's folder with 8 retrained models and 8 of each of three methods, and the pools' folders; read only."""
+    from local_eval.retrained import fill_retrained
+    from local_eval.setting import Setting, open_workspace
+    from local_eval.unlearned import fill_unlearned
+
+    small = {"n_train": 300, "architecture": "tinyconv", "epochs": 1, "n_retain_sample": 100}
+    workspace = open_workspace(Setting("digits", "random:30", **small), tmp_path_factory.mktemp("runs"))
+    options = {"devices": ["cpu"], "progress": False}
+    fill_retrained(workspace, 8, **options)
+    methods = map(get_method, ("finetune", "random_perturbation", "negative_gradient"))
+    return workspace.folder, [fill_unlearned(workspace, method, 8, **options).folder for method in methods]
+
+
+@pytest.fixture
+def copied(evaluated, tmp_path) -> tuple[Path, list[Path]]:
+    """A copy of it that a test may change."""
+    folder, pools = evaluated
+    shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("*.html"))
+    return tmp_path / folder.name, [tmp_path / folder.name / pool.name for pool in pools]
+
+
+@pytest.fixture(scope="session")
+def pages(evaluated) -> dict[str, Path]:
+    """What `report` writes for the three methods: name -> file; the prediction is as rough as `rough_predictions`."""
+    from local_eval.__main__ import main
+
+    folder, pools = evaluated
+    with roughly_predicted():
+        assert main(["report", *map(str, pools), "--quiet"]) == 0
+    found = {pool.name.partition("-")[0]: pool / "report.html" for pool in pools}
+    return {**found, "comparison": folder / "comparison.html"}
 
 
 @pytest.fixture

@@ -271,8 +271,9 @@ def test_drawn_labels_have_the_expectation_over_all_labels():
 
 
 @functools.cache
-def estimates(rule, passes, n_repeats=150):
+def estimates(rule, passes):
     """Estimates of a small net's diagonal, (n_repeats, d), their error bars, and the exact diagonal."""
+    n_repeats = 150 if passes == 1 else 80
     net, (images, labels) = in_use(build("tinyconv", 10, seed=0)), data(12, 16)
     torch.manual_seed(1)
     pairs = batches(images, labels)
@@ -294,9 +295,9 @@ def test_the_estimate_is_unbiased(rule):
         assert abs(values.mean() - exact @ weights) < 4.5 * values.std() / len(values) ** 0.5
 
 
-@pytest.mark.parametrize(("passes", "n_repeats"), [(1, 150), (2, 150), (4, 80)])
-def test_the_error_bar_is_as_wide_as_the_error(passes, n_repeats):
-    found, bars, exact = estimates(every_label, passes, n_repeats)
+@pytest.mark.parametrize("passes", [1, 4])
+def test_the_error_bar_is_as_wide_as_the_error(passes):
+    found, bars, exact = estimates(every_label, passes)
     error = (found - exact).square().sum(1).mean().sqrt() / exact.norm()
     assert sum(bars) / len(bars) == pytest.approx(error.item(), rel=0.06)
 
@@ -307,8 +308,8 @@ def test_the_error_bar_of_one_batch_is_its_largest():
 
 
 def test_more_passes_bring_the_estimate_nearer():
-    errors = [(found - exact).square().sum(1).mean() for found, _, exact in (estimates(every_label, p) for p in (1, 2))]
-    assert errors[1] == pytest.approx(errors[0].item() / 2, rel=0.3)
+    errors = [(found - exact).square().sum(1).mean() for found, _, exact in (estimates(every_label, p) for p in (1, 4))]
+    assert errors[1] == pytest.approx(errors[0].item() / 4, rel=0.3)
 
 
 def test_bfloat16_changes_the_estimate_by_less_than_its_error():

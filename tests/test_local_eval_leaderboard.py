@@ -29,7 +29,7 @@ from local_eval.report.leaderboard import COLUMNS, board_notes, board_table, cel
 from local_eval.retrained import retrained_pool
 from local_eval.setting import reopen
 from local_eval.unlearned import unlearned_pool
-from tests.test_local_eval_report_pages import ON_DESK, ON_PHONE, TEXTS_IN_THE_WAY, TOO_WIDE, browser, show  # noqa: F401
+from tests.browser import ON_DESK, ON_PHONE, TEXTS_IN_THE_WAY, TOO_WIDE, show
 
 assess_module = import_module("local_eval.assess")  # the package's own name is the public function
 N = 8
@@ -314,7 +314,7 @@ def test_a_mistake_in_the_options_is_one_line(options, message, made, tmp_path, 
 FIRST_COLUMN = "return [...document.querySelectorAll('.board tbody tr')].map(row => row.cells[0].innerText)"
 
 
-def test_a_click_on_a_column_sorts_and_what_holds_nothing_comes_last(made, browser):  # noqa: F811
+def test_a_click_on_a_column_sorts_and_what_holds_nothing_comes_last(made, browser):
     show(browser, Path(made[1]["page"]), ON_DESK)
     columns = browser.find_elements("css selector", ".board th button")
     assert len(columns) == len(COLUMNS)
@@ -340,7 +340,7 @@ def test_a_click_on_a_column_sorts_and_what_holds_nothing_comes_last(made, brows
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [ON_DESK, ON_PHONE])
-def test_a_browser_shows_it_whole(made, browser, width, theme):  # noqa: F811
+def test_a_browser_shows_it_whole(made, browser, width, theme):
     browser.get_log("browser")
     show(browser, Path(made[1]["page"]), width, theme)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kit.errors import InputError
@@ -159,11 +160,12 @@ def test_a_search_measures_promotes_and_returns_at_once_when_repeated(filled):
 
 
 def searching(folder, seed, n_trials):
+    torch.set_num_threads(1)
     search(reopen(folder), plan_of(seed), n_trials=n_trials, **OPTIONS)
 
 
 def begun(filled, seed, n_trials):
-    process = multiprocessing.get_context("spawn").Process(target=searching, args=(filled.folder, seed, n_trials))
+    process = multiprocessing.get_context("forkserver").Process(target=searching, args=(filled.folder, seed, n_trials))
     process.start()
     return process
 
