@@ -15,7 +15,7 @@ import torch
 
 from kit.archive import verdict_lines
 from kit.budget import TimeBudget, parse_duration
-from kit.competition import load_state
+from kit.competition import MODEL_FILE, load_state
 from kit.device import accelerators, choose_device, n_cores
 from kit.emit import Problem, emit
 from kit.errors import InputError
@@ -50,7 +50,7 @@ def devices_of(args: argparse.Namespace) -> list[str]:
 
 def _problem(args: argparse.Namespace, method: Method, **options: Any) -> Problem:
     """What reads model and loaders for a device."""
-    architecture = partial(build_net, args.architecture)
+    architecture = partial(build_net, args.architecture, args.input / MODEL_FILE)
     return partial(read_problem, args.input, method, architecture=architecture, batch_size=args.batch_size, **options)
 
 
@@ -130,7 +130,7 @@ def run_profile(args: argparse.Namespace) -> int:
 def run_verify(args: argparse.Namespace) -> int:
     if not args.archive.exists():
         raise InputError(f"{args.archive}: no such file: give the archive that the run wrote")
-    net = build_net(args.architecture)
+    net = build_net(args.architecture, args.original)
     model, known = load_state(args.original, net) if args.original else net, args.original is not None
     checks = verify(args.archive, args.n_models, model.state_dict(), is_original=known, progress=not args.quiet)
     ok = all(check.ok for check in checks)

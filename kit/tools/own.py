@@ -4,13 +4,15 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
-from kit.competition import N_CLASSES, resnet18
+from kit.competition import N_CLASSES, load_tensors, resnet18
 from kit.errors import InputError, first_line
 from kit.methods import load_file
 
@@ -86,13 +88,27 @@ def build_own_net(spec: str, n_classes: int = N_CLASSES, what: str = "--architec
     return net
 
 
-def build_net(spec: str, n_classes: int = N_CLASSES) -> nn.Module:
-    """An untrained net: the competition's resnet18, or what `file.py:function` builds."""
+def build_net(spec: str, original: Path | None = None) -> nn.Module:
+    """An untrained net: the competition's resnet18, or what `file.py:function` builds, for as many classes as make it
+    fit the state dict that the file `original` holds. Where none fits or none is given: the competition's."""
     if spec == "resnet18":
         return resnet18()
     if not is_file_spec(spec):
         raise InputError(f"--architecture {spec}: expected resnet18 or file.py:function")
-    return build_own_net(spec, n_classes)
+    own = build_own_net(spec)
+    expected = _shapes_in(original) if original else {}
+    sizes = dict.fromkeys(shape[0] for shape in reversed(expected.values()) if shape)  # a head is mostly the last entry
+    nets = chain([own], (build_own_net(spec, n_classes) for n_classes in sizes))
+    return next((net for net in nets if {k: v.shape for k, v in net.state_dict().items()} == expected), own)
+
+
+def _shapes_in(path: Path) -> dict[str, torch.Size]:
+    """Name -> shape of a state dict's entries; nothing where it is none: whoever loads it says why."""
+    try:
+        with path.open("rb") as file:
+            return {name: tensor.shape for name, tensor in load_tensors(file).items()}
+    except Exception:  # torch raises many kinds for a broken file
+        return {}
 
 
 def call_own(spec: FileSpec, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
