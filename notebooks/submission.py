@@ -14,8 +14,9 @@ from typing import Any
 from kit import __version__
 from kit.competition import INPUT_DIR
 from kit.errors import InputError
-from kit.methods import Mixture, get_method, method_names
+from kit.methods import Mixture, method_names
 from kit.methods.shared.mixture import read_mixture
+from kit.tools.folder import find_method, own_methods
 from notebooks.flatten import Import, flatten, import_lines, is_main_block, parse_module
 from notebooks.percent import Cell
 
@@ -68,12 +69,12 @@ class Source:
 def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
     """The source of a method (a name, or file.py[:function]), hyper-parameters set by `name=value` texts.
 
-    Raises InputError for what `get_method` refuses and for a file that needs others beside it.
+    Raises InputError for what `find_method` refuses and for a file that needs others beside it.
     """
-    method = get_method(spec, settings)
+    method = find_method(spec, settings)
     if isinstance(method, Mixture):
         return _mixture(method, [source_of(name) for name, _ in read_mixture(spec)])
-    own, _, function = spec.partition(":") if method.file else ("", "", "")
+    own, _, function = str(own_methods().get(spec, spec)).partition(":") if method.file else ("", "", "")
     path = Path(own or find_spec(method.function.__module__).origin)
     text = path.read_text(encoding="utf-8")
     module = parse_module(path.name, text)

@@ -2,6 +2,7 @@
 
 import json
 
+import nbformat
 import pytest
 
 from kit.__main__ import main as kit
@@ -9,6 +10,7 @@ from kit.errors import InputError
 from kit.tools.folder import VARIABLE, all_method_names, find_method, own_methods
 from local_eval.__main__ import main
 from local_eval.leaderboard import KITS_OWN, entrants
+from notebooks.build import main as build
 
 SHIFT = """\"\"\"Shift: noise on the last layer's bias.\"\"\"
 import torch
@@ -20,6 +22,8 @@ def unlearning(net, retain_loader, forget_loader, val_loader, *, seed, plan=None
     torch.manual_seed(seed)
     net.fc.bias.data += scaled(by) * torch.randn(10)
 """
+
+ALONE = SHIFT.replace("from help_with import scaled\n", "").replace("scaled(by)", "by")
 
 
 @pytest.fixture
@@ -56,6 +60,20 @@ def test_each_command_takes_their_names(folder, tmp_path, capsys):
     assert "/shift-" in json.loads(capsys.readouterr().out)["pool"]
     assert main(["tune", "shift", *words, "--n-models", "4", "--trials", "2", "--check-models", "0"]) == 0
     assert list(json.loads(capsys.readouterr().out)["ranges"]) == ["by"]
+
+
+def test_they_are_built_as_submissions(folder, tmp_path, capsys):
+    (folder / "shift.py").write_text(ALONE)
+    for spec in ("shift", "mixture(shift=1, finetune=2)"):
+        out = tmp_path / "shift.ipynb"
+        assert (
+            build(["--method", spec, "--set", f"{'' if spec == 'shift' else 'shift.'}by=0.25", "--out", str(out)]) == 0
+        )
+        cells = [cell.source for cell in nbformat.read(out, as_version=4).cells]
+        assert sum("net.fc.bias.data += by * torch.randn(10)" in text for text in cells) == 1
+        assert 'by": 0.25' in cells[-1]
+    assert build(["--method", "shfit", "--out", str(out)]) == 2
+    assert f"did you mean shift, in {folder}?" in capsys.readouterr().err
 
 
 def test_what_is_no_folder_and_what_has_a_name_that_is_taken(folder, monkeypatch):
