@@ -27,7 +27,7 @@ SIZES = (32, 512)
 N_EXAMPLES = 100
 N_DRAWS = 20
 COMMON = 0.05
-EXACT = partial(exact_epsilon, n_threads=1)
+EXACT = partial(exact_epsilon, n_workers=1)
 
 
 def plain(n_models, rng, **population):

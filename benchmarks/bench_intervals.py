@@ -38,7 +38,7 @@ POPULATIONS = {
     "spread": {"spread": 0.7, "spread_sd": 0.2},
     "heavy tails": {"shift_sd": 0.2, "noise": heavy_tailed},
 }
-FORMS = {"exact": partial(exact_epsilon, n_threads=1), "grid": grid_epsilon}
+FORMS = {"exact": partial(exact_epsilon, n_workers=1), "grid": grid_epsilon}
 # models, examples, share of a model's variance that pulls all its examples the same way
 SIZES = {
     "exact": ((32, 100, 0.0), (32, 100, 0.1), (64, 500, 0.05), (128, 200, 0.1), (512, 100, 0.05)),

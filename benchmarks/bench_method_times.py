@@ -22,8 +22,9 @@ from benchmarks.bench_emit import problem
 from benchmarks.record import record, rounded
 from kit.checkpoint import unlearn_once
 from kit.competition import N_CHECKPOINTS, Loaders, TensorLoader
-from kit.device import keep_freed_memory, reproducible
+from kit.device import reproducible
 from kit.errors import InputError, first_line
+from kit.memory import keep_freed_memory
 from kit.methods import Method, get_method
 from kit.plan import Plan
 from local_eval.leaderboard import Entrant, entrants

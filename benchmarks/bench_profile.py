@@ -18,8 +18,8 @@ import torch
 from benchmarks.bench_emit import problem
 from benchmarks.record import record, rounded
 from kit.competition import TensorLoader
-from kit.device import keep_freed_memory
 from kit.emit import emit
+from kit.memory import keep_freed_memory
 from kit.methods import get_method
 from kit.tools.profile import profile
 

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing recorded")
     options = parser.parse_args(argv[1:])
-    forms = {"exact": (partial(exact_epsilon, n_threads=1), 200, 40), "grid": (grid_epsilon, 40, 8)}
+    forms = {"exact": (partial(exact_epsilon, n_workers=1), 200, 40), "grid": (grid_epsilon, 40, 8)}
     results = {"n_examples": N_EXAMPLES, "common": COMMON, "methods": list(METHODS)}
     for form, (attack, n_repetitions, n_truth) in forms.items():
         if options.quick:

@@ -3,6 +3,9 @@ after the other.
 
 python -m benchmarks.bench_score             512 x 512 models on 1,000 and on 10,000 examples: minutes on quiet cores
 python -m benchmarks.bench_score --quick     32 models on 40 examples, nothing recorded
+python -m benchmarks.bench_score --beside FOLDER    another checkout of the project, such as an older one, in turns
+
+With --beside both must print the same, to the last digit.
 
 Writes results/score.json. Every command is a process of its own, whose wall time, CPU time (the system's count of all
 its threads) and largest memory are taken when it ends. The plain form of the grid (tests/reference_metric.py) is timed
@@ -34,9 +37,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--models", type=int, default=512)
     parser.add_argument("--examples", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--quick", action="store_true", help="small sizes, nothing recorded")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="another checkout, timed in turns with this one")
     options = parser.parse_args(argv[1:])
     if options.quick:
         options.models, options.examples = 32, [40]
+    began = time.perf_counter()
     results = {"n_models": options.models, "score": [], "attack": attack(options.models, 64)}
     with tempfile.TemporaryDirectory() as folder:
         for n_examples in options.examples:
@@ -45,9 +50,17 @@ def main(argv: list[str]) -> None:
             np.savez(path, unlearned_confidence=u, retrained_confidence=r)
             for kind in ([], ["--brief"]):
                 command = [sys.executable, "-m", "local_eval", "score", "--confidences", str(path), "--quiet", *kind]
-                results["score"].append({"n_examples": n_examples, "brief": bool(kind), **measured(command)})
-                print(results["score"][-1], flush=True)
-    results["start"] = measured([sys.executable, "-c", "import local_eval.commands.arrays"])
+                found, said = measured(command)
+                row = {"n_examples": n_examples, "brief": bool(kind), **found}
+                if options.beside:
+                    row["beside"], other = measured(command, options.beside)
+                    row |= {"equal": said == other, "times_faster": row["beside"]["s"] / row["s"]}
+                    row["times_less_cpu"] = row["beside"]["cpu_s"] / row["cpu_s"]
+                results["score"].append(row)
+                print(row, flush=True)
+    start = [measured([sys.executable, "-c", "import local_eval.commands.arrays"])[0] for _ in range(5)]
+    results["start"] = min(start, key=lambda found: found["s"])
+    results["seconds"] = time.perf_counter() - began
     results = rounded(results)
     print(json.dumps(results, indent=1))
     if not options.quick:
@@ -63,21 +76,25 @@ def samples(n_models: int, n_examples: int):
     return mean + spread * (off + 0.8 * u), mean + spread * r
 
 
-def measured(command: list[str]) -> dict[str, float]:
-    """Wall and CPU seconds of a process, and the most memory it held."""
+def measured(command: list[str], folder: Path = ROOT) -> tuple[dict[str, float], bytes]:
+    """Wall and CPU seconds of a process with its own, the most memory that it held, and what it printed."""
     start = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        _, status, usage = os.wait4(process.pid, 0)
-    except BaseException:
-        process.kill()
-        raise
-    if status:
-        raise RuntimeError(f"{' '.join(command)}: ended with {os.waitstatus_to_exitcode(status)}")
-    seconds = time.perf_counter() - start
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=said)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        if status:
+            raise RuntimeError(f"{' '.join(command)}: ended with {os.waitstatus_to_exitcode(status)}")
+        seconds = time.perf_counter() - start
+        said.seek(0)
+        printed = said.read()
     in_kib = 1024 if sys.platform == "darwin" else 1
-    return {"s": seconds, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / in_kib / 1024}
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return {"s": seconds, "cpu_s": cpu_s, "peak_mib": usage.ru_maxrss / in_kib / 1024}, printed
 
 
 def attack(n_models: int, n_examples: int) -> dict[str, float]:
@@ -85,7 +102,7 @@ def attack(n_models: int, n_examples: int) -> dict[str, float]:
     u, r = samples(n_models, n_examples)
     grid_epsilon(u[:, :2], r[:, :2])  # its tables
     start = time.process_time()
-    found = grid_epsilon(u, r, n_threads=1).epsilon
+    found = grid_epsilon(u, r, n_workers=1).epsilon
     grid_s = (time.process_time() - start) / n_examples
     few = range(4)
     start = time.process_time()

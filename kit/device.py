@@ -1,18 +1,15 @@
 """What is asked of the machine: devices, cores, threads, memory. Nothing else here calls an accelerator's own API."""
 
-import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 
 import torch
 from torch import nn
 
 from kit.errors import InputError, first_line
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def device_of(net: nn.Module) -> torch.device:
@@ -99,12 +96,3 @@ def reproducible() -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.backends.cudnn.deterministic = before[1]
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse what a training step frees instead of giving it back to the system, whose fresh pages cost a
-    fault each: small nets train faster. Elsewhere nothing happens."""
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        if any(mallopt(_M_MMAP_THRESHOLD, largest) for largest in (1 << 30, 1 << 25)):  # older ones take 32 MiB at most
-            mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)  # alone it would freeze the other at 128 KiB

@@ -22,8 +22,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kit.device import is_out_of_memory, keep_freed_memory, reproducible
+from kit.device import is_out_of_memory, reproducible
 from kit.errors import InputError, first_line
+from kit.memory import keep_freed_memory
 
 PATIENCE_S = 60.0  # at least so long, and ten times what the slowest took, before a silent process counts as hanging
 _TRIES = 3  # of one job by processes that died

@@ -1,6 +1,10 @@
 """Command line of the local evaluation: python -m local_eval {run, sweep, score, compare, ...}, see --help."""
 
+import os
 import sys
+
+if __name__ == "__main__":  # before numpy is imported: its threads wait for each other beside other work
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from kit.tools.cli import run
 from local_eval.commands.parser import build_parser

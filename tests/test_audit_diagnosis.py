@@ -14,7 +14,7 @@ from local_eval.audit.findings import _p_of_means, find
 from local_eval.audit.simulate import heavy_tailed, simulated_pools
 from local_eval.metric import exact_epsilon
 
-EXACT = partial(exact_epsilon, n_threads=1)
+EXACT = partial(exact_epsilon, n_workers=1)
 
 
 def diagnosis(**population):

@@ -14,7 +14,7 @@ from local_eval.audit import families as f
 from local_eval.audit.simulate import simulated_pools
 from local_eval.metric import MetricSpec, exact_epsilon, logit_scaled_confidence
 
-EXACT = partial(exact_epsilon, n_threads=1)
+EXACT = partial(exact_epsilon, n_workers=1)
 RNG = np.random.default_rng(0)
 U, R = RNG.normal(size=(2, 6, 9, 4))
 LABELS = RNG.integers(4, size=9)

@@ -30,7 +30,7 @@ from local_eval.audit.resampling import Resamples, variance_of_mean
 from local_eval.audit.simulate import simulated_pools
 from local_eval.metric import exact_epsilon, forgetting_quality
 
-EXACT = partial(exact_epsilon, n_threads=1)
+EXACT = partial(exact_epsilon, n_workers=1)
 
 
 def resamples_of(points, parts):

@@ -74,7 +74,7 @@ def test_the_memory_of_an_attack_does_not_grow_with_the_examples(attack):
 
     def peak(n_examples):
         tracemalloc.start()
-        attack(u[:, :n_examples], r[:, :n_examples], n_threads=1)
+        attack(u[:, :n_examples], r[:, :n_examples], n_workers=1)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
@@ -86,4 +86,4 @@ def test_the_memory_of_an_attack_does_not_grow_with_the_examples(attack):
 def test_wide_confidences_take_fewer_examples_at_once():
     u, r = 2e3 * np.random.default_rng(0).normal(size=(2, 4, 24))
     with at_most(8e6):  # all of them together take 16 MB: a million thresholds each
-        grid_epsilon(u, r, n_threads=1)
+        grid_epsilon(u, r, n_workers=1)

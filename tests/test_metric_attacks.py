@@ -109,7 +109,7 @@ def test_exact_form_is_never_below_the_grid_one(n):
 def test_many_examples_at_once_equal_one_at_a_time():
     rng = np.random.default_rng(1)
     u, r = rng.normal(size=(40, 600)), rng.normal(size=(40, 600)).round(1)
-    for attack in (partial(exact_epsilon, n_threads=2), exact_epsilon, grid_epsilon):
+    for attack in (partial(exact_epsilon, n_workers=2), exact_epsilon, grid_epsilon):
         together = attack(u, r).epsilon
         some = [0, 17, 511, 512, 599]
         np.testing.assert_array_equal(together[some], [attack(u[:, [i]], r[:, [i]]).epsilon[0] for i in some])
@@ -182,22 +182,27 @@ def _singles(lowest, highest):
 def test_grid_form_equals_one_attack_after_the_other_to_the_bit(spec):
     for n_u, n_r in ((8, 8), (33, 20)):
         cases = list(families(n_u, np.random.default_rng(n_u)))
-        u = np.stack([u for _, u, _ in cases] + [1e4 + u for _, u, _ in cases], axis=1)
-        r = np.stack([r[:n_r] for _, _, r in cases] + [1e4 + r[:n_r] for _, _, r in cases], axis=1)
-        expected = [grid_one_by_one(u[:, i], r[:, i], spec) for i in range(u.shape[1])]
-        np.testing.assert_array_equal(grid_epsilon(u, r, spec).epsilon, expected)
-        np.testing.assert_array_equal(grid_epsilon(u, r, spec, n_threads=2).epsilon, expected)
+        for far in (0, 1e4, 1e9, 1e14):  # where numbers lie 0.016 apart in the end
+            u = far + np.stack([u for _, u, _ in cases], axis=1)
+            r = far + np.stack([r[:n_r] for _, _, r in cases], axis=1)
+            expected = [grid_one_by_one(u[:, i], r[:, i], spec) for i in range(u.shape[1])]
+            np.testing.assert_array_equal(grid_epsilon(u, r, spec).epsilon, expected)
+            np.testing.assert_array_equal(grid_epsilon(u, r, spec, n_workers=2).epsilon, expected)
 
 
-@settings(max_examples=60, deadline=None)
-@given(two_samples(), st.integers(1, 9), st.floats(-9, 9), st.floats(0, 4))
-def test_counts_in_cells_equal_a_binary_search(case, n_cells, low, width):
+@settings(max_examples=100, deadline=None)
+@given(two_samples(), st.integers(2, 9), st.floats(-9, 9), st.floats(0, 4), st.floats(0, 9), st.integers(0, 99))
+def test_counts_below_even_points_equal_a_binary_search(case, n, first, step, near, seed):
+    rng = np.random.default_rng(seed)
     for sample in map(np.sort, case):
-        points = np.concatenate([sample, sample + 0.1, np.nextafter(sample, -np.inf), [low, low + width]])
-        counts = Counts(sample[None], np.array([low]), np.array([low + width]), n_cells)
-        row = np.zeros(len(points), np.intp)
+        counts = Counts(sample[None], *(np.array([x]) for x in (first, step)), n, np.array([near + 1e-12]))
+        points = first + step * np.arange(n - 1) + near * rng.uniform(-1, 1, n - 1)
+        close = sample[np.abs(sample[:, None] - points).argmin(axis=0)]  # points on values, where they may lie there
+        points = np.where(np.abs(close - first - step * np.arange(n - 1)) <= near, close, points)
+        number = np.arange(n - 1)
         for compare, side in ((np.less, "left"), (np.less_equal, "right")):
-            below = counts.below(row, points, counts.cells(row, points), compare)
+            below = counts.below(np.zeros_like(number), points.take, number, number, compare)
             np.testing.assert_array_equal(below, sample.searchsorted(points, side))
-        fewest, most = counts.fewest(counts.cells(row, points)), counts.most(counts.cells(row, points))
-        assert (fewest <= sample.searchsorted(points)).all() and (sample.searchsorted(points, "right") <= most).all()
+        assert (counts.fewest[number] <= sample.searchsorted(points)).all()
+        assert (sample.searchsorted(points, "right") <= counts.most[number]).all()
+        assert counts.fewest[-1] == len(sample)

@@ -39,7 +39,7 @@ def test_exact_form_is_never_below_the_grid(golden):
 def test_nothing_depends_on_the_order_of_models_or_the_number_of_threads(golden):
     u, r = samples(golden)
     rng = np.random.default_rng(0)
-    for attack, again in ((grid_epsilon, grid_epsilon), (exact_epsilon, partial(exact_epsilon, n_threads=2))):
+    for attack, again in ((grid_epsilon, grid_epsilon), (exact_epsilon, partial(exact_epsilon, n_workers=2))):
         plain = attack(u, r).epsilon
         shuffled = again(rng.permutation(u), rng.permutation(r)).epsilon
         np.testing.assert_array_equal(plain, shuffled)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kit.errors import InputError, printable
+from kit.memory import keep_freed_memory
 
 _CONTINUES = "what is finished is kept; the same command continues"
 NOTHING_LEFT = "it leaves nothing behind"  # for set_defaults(interrupted=...) of commands that only look
@@ -102,8 +103,6 @@ def later(module: str, function: str) -> Command:
 def _imported(module: str, function: str, args: argparse.Namespace) -> int:
     command = getattr(import_module(module), function)
     if args.own_process:
-        from kit.device import keep_freed_memory
-
         keep_freed_memory()
     return command(args)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import log_softmax, softmax
-from scipy.stats import kendalltau, normaltest, rankdata, spearmanr
 
 from kit.errors import InputError
 from local_eval.metric import MetricSpec, checked_samples, grid_epsilon
@@ -54,6 +53,8 @@ def u_lira(unlearned, retrained, seed: int = 0) -> MembershipAttack:
 def share_not_normal(unlearned, retrained, level: float = 0.05) -> float:
     """Share of the examples of which either sample fails a test of normality at this level (D'Agostino and Pearson
     1973; half the level for each sample): about `level` where all are normal. Constant samples fail."""
+    from scipy.stats import normaltest  # most of a second to import, as everywhere below
+
     failed = np.zeros(np.shape(unlearned)[1], bool)
     for sample in checked_samples(unlearned, retrained):
         if len(sample) < 8:
@@ -71,6 +72,8 @@ def _gaussian_log_likelihood(x: np.ndarray, sample: np.ndarray) -> np.ndarray:
 
 def auc(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each column: the share of pairs with the positive above, ties half."""
+    from scipy.stats import rankdata
+
     n_positives, n_negatives = len(positives), len(negatives)
     ranks = rankdata(np.concatenate([positives, negatives]), axis=0)[:n_positives].sum(axis=0)
     return (ranks - n_positives * (n_positives + 1) / 2) / (n_positives * n_negatives)
@@ -230,6 +233,8 @@ class Agreement:
 def rank_agreement(measures: Mapping[str, Sequence[float]]) -> Agreement:
     """Do measures rank methods alike? measures: name -> one value a method, in the same order, larger is better
     (negate those where it is worse)."""
+    from scipy.stats import kendalltau, spearmanr
+
     names = tuple(measures)
     values = [as_floats(measures[name], name).ravel() for name in names]
     if len({len(v) for v in values}) > 1 or not values or len(values[0]) < 3:

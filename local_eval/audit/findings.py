@@ -8,12 +8,11 @@ examples of a model at once, so what pulls the examples of a model together coun
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, rankdata
-from scipy.stats import t as student_t
+from scipy.special import ndtr, ndtri, stdtr
 
 LEVEL = 0.01
 _EXCHANGES = 99
-_CUTS = norm.ppf(np.arange(1, 10) / 10)
+_CUTS = ndtri(np.arange(1, 10) / 10)
 _ONE_KIND = 0.15  # of the variance left within the two parts of a sample cut best; 0.36 for a normal one
 _MOST_EXAMPLES = 300  # drawn for the test of the shape, which takes the longest
 _SMALLEST_KIND = 3  # models, or a twentieth of them: fewer are outliers
@@ -77,7 +76,7 @@ def _p_of_means(u: np.ndarray, r: np.ndarray) -> np.ndarray:
     freedom = variance**2 / np.where(
         constant, 1.0, sum(v**2 / (len(x) - 1) for v, x in zip(parts, (u, r), strict=True))
     )
-    p = 2 * student_t.sf(np.abs(difference) / np.sqrt(variance), freedom)
+    p = 2 * stdtr(freedom, -np.abs(difference) / np.sqrt(variance))
     return np.where(constant, np.where(np.abs(difference) <= 1e-9, 1.0, 0.0), p)
 
 
@@ -94,7 +93,7 @@ def _p_of_spreads(both: tuple[np.ndarray, np.ndarray], distances: tuple[np.ndarr
         varies = fourth > 0
         error += (max(fourth[varies].mean(), 1.5) - 1) / len(x) if varies.any() else 0.0
     z = np.log(variances[0] / variances[1]) / np.sqrt(max(error, tiny))
-    return np.maximum(2 * norm.sf(np.abs(z)), _p_of_means(*distances))
+    return np.maximum(2 * ndtr(-np.abs(z)), _p_of_means(*distances))
 
 
 def _off(p: np.ndarray) -> np.ndarray:
@@ -155,8 +154,10 @@ def _kinds(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[int, int] | No
 
     Ranks among both samples, as normal scores: no single confidence makes a kind.
     """
+    from scipy.stats import rankdata  # most of a second to import
+
     n_u, n = len(unlearned), len(unlearned) + len(retrained)
-    scores = norm.ppf((rankdata(np.concatenate([unlearned, retrained]), axis=0) - 0.5) / n)
+    scores = ndtri((rankdata(np.concatenate([unlearned, retrained]), axis=0) - 0.5) / n)
     u, r = (_first_component(x) for x in (scores[:n_u], scores[n_u:]))
     if u.var() < 1.5 * r.var():
         return None

@@ -8,8 +8,7 @@ intervals cover less than they say. Coverage is measured by benchmarks/bench_int
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.special import ndtr, ndtri, stdtrit
 
 from kit.errors import InputError
 from local_eval.metric.checks import as_floats, check_finite
@@ -72,7 +71,8 @@ def log_interval(
     the error was estimated from; few of them may have said too little, so Student's t takes the normal's place."""
     if not value > 0:
         raise InputError(f"the value is {value}: an interval on the logarithm needs one above 0")
-    quantile = norm.ppf(0.5 + level / 2) if n_parts is None else student_t.ppf(0.5 + level / 2, n_parts - 1)
+    tail = 0.5 + level / 2
+    quantile = ndtri(tail) if n_parts is None else stdtrit(n_parts - 1, tail)
     factor = np.exp(quantile * standard_error / value)
     return Interval(value, value / factor, min(value * factor, highest), standard_error, level)
 
@@ -141,7 +141,7 @@ def probability_above(
     mean = difference.mean()
     if variance == 0:
         return 0.5 if mean == 0 else float(mean > 0)
-    return float(norm.cdf(mean / np.sqrt(variance)))
+    return float(ndtr(mean / np.sqrt(variance)))
 
 
 def ratio_variance(accuracies: Accuracies) -> float:

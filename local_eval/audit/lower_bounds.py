@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from kit.errors import InputError
 from local_eval.metric import MetricSpec, WindowAttack, best_attack, checked_samples
@@ -72,7 +72,7 @@ def _split(sample: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
 def upper_rate(errors, n: int, failure: float) -> np.ndarray:
     """The largest rate that `errors` of n still allow: one of two one-sided bounds, each failing with failure / 2."""
     errors = np.asarray(errors)
-    return np.where(errors >= n, 1.0, beta.ppf(1 - failure / 2, errors + 1, np.maximum(n - errors, 1)))
+    return np.where(errors >= n, 1.0, betaincinv(errors + 1, np.maximum(n - errors, 1), 1 - failure / 2))
 
 
 def epsilon_of_rates(fpr, fnr, delta: float) -> np.ndarray:

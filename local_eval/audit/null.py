@@ -6,6 +6,7 @@ import numpy as np
 
 from kit.errors import InputError
 from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
+from local_eval.metric.chunks import over_chunks
 from local_eval.metric.score import Attack
 
 from .intervals import Accuracies, Interval, log_interval, ratio_variance
@@ -61,11 +62,13 @@ def null_quality(
     rng = np.random.default_rng(seed)
     half = n_retrained // 2
 
-    cuts = []
-    for _ in range(n_halvings):
-        rows = rng.permutation(n_retrained)
-        cuts.append(attack(retrained[rows[:half]], retrained[rows[half : 2 * half]], spec).epsilon)
-    epsilon_cuts = np.stack(cuts)
+    orders = [rng.permutation(n_retrained) for _ in range(n_halvings)]
+
+    def between_halves(some):
+        pairs = ((retrained[rows[:half]], retrained[rows[half : 2 * half]]) for rows in orders[some])
+        return np.stack([attack(*pair, spec).epsilon for pair in pairs])
+
+    epsilon_cuts = over_chunks(between_halves, n_halvings, 1)
     cuts = points(epsilon_cuts, n_models, spec)
 
     chosen = rng.integers(n_examples, size=n_simulated)

@@ -14,6 +14,7 @@ import numpy as np
 
 from kit.errors import InputError
 from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
+from local_eval.metric.chunks import over_chunks
 from local_eval.metric.score import Attack
 
 
@@ -81,7 +82,11 @@ def resample(
         _parts(len(sample), n_resamples, np.random.default_rng([seed, i]))
         for i, sample in enumerate((unlearned, retrained))
     )
-    part_points = np.stack([score(unlearned[u], retrained[r]) for u, r in zip(u_rows, r_rows, strict=True)])
+
+    def scores(parts):
+        return np.stack([score(unlearned[u], retrained[r]) for u, r in zip(u_rows[parts], r_rows[parts], strict=True)])
+
+    part_points = over_chunks(scores, n_resamples, 1)
     scale = max(
         rows.shape[1] / (len(sample) - rows.shape[1]) for rows, sample in ((u_rows, unlearned), (r_rows, retrained))
     )

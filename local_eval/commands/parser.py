@@ -169,9 +169,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 def score(args: argparse.Namespace) -> int:
     """Arrays are scored without torch, whose import alone takes seconds."""
     if args.confidences or args.logits:
-        from local_eval.commands.arrays import score_arrays
-
-        return score_arrays(args)
+        return later("local_eval.commands.arrays", "score_arrays")(args)
     return later("local_eval.commands.score", "score")(args)
 
 

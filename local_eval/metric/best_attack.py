@@ -1,13 +1,15 @@
 """The attack behind an epsilon, for reports: computed one example at a time, when asked for."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from .checks import checked_samples
 from .epsilon import DISCARDED, epsilon_table
 from .spec import MetricSpec
+
+_ROWS = 64
+_BEFORE = np.tri(_ROWS, k=-1, dtype=bool)  # windows that would end before they begin
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,18 @@ def best_attack(
     n_u, n_r = len(unlearned), len(retrained)
     if table is None:
         table = epsilon_table(n_r, n_u, spec.delta)
-    first, last, single = _windows(len(values))
-    in_u = unlearned.searchsorted(values, "right")[last] - unlearned.searchsorted(values)[first]
-    in_r = retrained.searchsorted(values, "right")[last] - retrained.searchsorted(values)[first]
-    found = None
-    for inside_is_unlearned, epsilon in ((True, table[in_r, n_u - in_u]), (False, table[n_r - in_r, in_u])):
-        best_ones = np.flatnonzero(epsilon == epsilon.max())
-        best = best_ones[np.argmax(single[best_ones])]
-        value = min(float(epsilon[best]), spec.cap)
+    below_u, below_r = (sample.searchsorted(values) for sample in (unlearned, retrained))
+    up_to_u, up_to_r = (sample.searchsorted(values, "right") for sample in (unlearned, retrained))
+    wide, found = n_u + 1, None
+    # a window's place in the table: what its last value adds, less what is below its first
+    of_unlearned = up_to_r * wide - up_to_u + n_u, below_r * wide - below_u
+    of_retrained = n_r * wide - up_to_r * wide + up_to_u, below_u - below_r * wide
+    for inside_is_unlearned, (last, first) in ((True, of_unlearned), (False, of_retrained)):
+        epsilon, i, j = _best_window(first, last, table.ravel())
+        value = min(float(epsilon), spec.cap)
         if value == DISCARDED:
             continue
-        i, j = first[best], last[best]
-        share_u, share_r = in_u[best] / n_u, in_r[best] / n_r
+        share_u, share_r = (up_to_u[j] - below_u[i]) / n_u, (up_to_r[j] - below_r[i]) / n_r
         attack = WindowAttack(
             epsilon=value,
             lo=-np.inf if i == 0 else float(values[i]),
@@ -70,8 +72,19 @@ def best_attack(
     return found
 
 
-@lru_cache(maxsize=2)  # samples of one size have, but for ties, as many values in every example
-def _windows(n_values: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first and the last value inside every window, and whether it is a single threshold."""
-    first, last = np.triu_indices(n_values)
-    return first, last, (first == 0) | (last == n_values - 1)
+def _best_window(first: np.ndarray, last: np.ndarray, table: np.ndarray) -> tuple[float, int, int]:
+    """The largest table[last[j] - first[i]] of all i <= j, with i and j: of equal ones a single threshold's, the first.
+
+    Rows of windows at a time stay inside a core's cache.
+    """
+    best, n = (-np.inf, False, 0, 0), len(first)
+    for start in range(0, n, _ROWS):
+        rows = slice(start, min(start + _ROWS, n))
+        epsilon = table.take(last[start:] - first[rows, None], mode="clip")
+        epsilon[:, : len(epsilon)][_BEFORE[: len(epsilon), : len(epsilon)]] = -np.inf
+        i, j = np.divmod(np.flatnonzero(epsilon == epsilon.max()), epsilon.shape[1])
+        is_single = (i + start == 0) | (j + start == n - 1)
+        k = np.argmax(is_single)
+        if (epsilon[i[k], j[k]], is_single[k]) > best[:2]:
+            best = epsilon[i[k], j[k]], is_single[k], i[k] + start, j[k] + start
+    return best[0], best[2], best[3]

@@ -13,7 +13,7 @@ from .epsilon import DISCARDED, EpsilonResult, capped, epsilon_table, too_tight
 from .spec import MetricSpec
 
 
-def exact_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads: int | None = None) -> EpsilonResult:
+def exact_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_workers: int | None = None) -> EpsilonResult:
     """Largest epsilon of each example over all closed windows and thresholds, ties included.
 
     unlearned (n_unlearned, n_examples) and retrained (n_retrained, n_examples): confidences.
@@ -32,7 +32,7 @@ def exact_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_thread
 
     # chunks that keep the pass inside a core's cache
     chunk = max(16, min(512, 2**18 // max(len(unlearned), len(retrained))))
-    best = over_chunks(job, unlearned.shape[1], chunk, n_threads)
+    best = over_chunks(job, unlearned.shape[1], chunk, n_workers)
     return capped(best, too_tight(unlearned, retrained, spec), spec)
 
 

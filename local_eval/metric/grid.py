@@ -23,14 +23,16 @@ from .epsilon import EpsilonResult, capped, epsilon_table, too_tight
 from .spec import MetricSpec
 
 _MOST_THRESHOLDS = 10_000_000
-_BLOCKS = (32, 8, 2, 1)  # sides of the blocks of windows that are bounded together, each a multiple of the next
+_BLOCKS = (32, 16, 8, 4, 2, 1)  # sides of the blocks of windows that are bounded together, each a multiple of the next
 _THRESHOLDS = 32  # neighbouring thresholds that are bounded together
 _THRESHOLDS_AT_ONCE = 4_000_000
 _CHUNK = 64  # examples at once: the arrays stay inside a core's cache
-_CELLS = 1024
+_POINTS = 1024  # at most, at which the values below are counted for single thresholds
+_ROUNDING = 32  # times the spacing of numbers: so far may what is laid out evenly lie from its place
+_APART = 1e-6  # of a step: as much, where two ways of laying out meet
 
 
-def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads: int | None = None) -> EpsilonResult:
+def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_workers: int | None = None) -> EpsilonResult:
     """Largest epsilon of each example over the released code's grid of thresholds and windows.
 
     unlearned (n_unlearned, n_examples) and retrained (n_retrained, n_examples): confidences. The released code
@@ -43,8 +45,7 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads
         raise InputError(
             f"confidences spread over {widest:.3g}: too many thresholds for the grid form, use the exact one"
         )
-    table, bounds = _tables(len(retrained), len(unlearned), spec.delta)
-    u_positive, r_positive = (table, bounds), (table.T, bounds.T)
+    n_u, n_r = len(unlearned), len(retrained)
     tight = too_tight(unlearned, retrained, spec)
 
     def job(examples: slice) -> np.ndarray:
@@ -58,17 +59,20 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_threads
         r_is_peaky = np.where(u_has_larger_median, range_u >= range_r, range_u > range_r)
         found = np.full(len(seen), -np.inf, np.float32)
         for search, u_first in ((_best_single, u_has_larger_median), (_best_double, ~r_is_peaky)):
-            for rows, positives, negatives, values in (
-                (np.flatnonzero(u_first), u, r, u_positive),
-                (np.flatnonzero(~u_first), r, u, r_positive),
-            ):
+            if n_u == n_r:  # all rows at once
+                parts = [(np.arange(len(seen)), np.where(u_first[:, None], u, r), np.where(u_first[:, None], r, u))]
+            else:
+                rows = [np.flatnonzero(some) for some in (u_first, ~u_first)]
+                parts = [(rows[0], u[rows[0]], r[rows[0]]), (rows[1], r[rows[1]], u[rows[1]])]
+            for rows, positives, negatives in parts:
                 if len(rows):
-                    found[rows] = search(positives[rows], negatives[rows], *values, spec, found[rows])
+                    values = _values(negatives.shape[1], positives.shape[1], spec.delta)
+                    found[rows] = search(positives, negatives, values, spec, found[rows])
         best[seen] = found
         return best
 
     chunk = max(1, min(_CHUNK, int(_THRESHOLDS_AT_ONCE / max(1, widest * spec.grid_per_unit))))
-    return capped(over_chunks(job, unlearned.shape[1], chunk, n_threads), tight, spec)
+    return capped(over_chunks(job, unlearned.shape[1], chunk, n_workers), tight, spec)
 
 
 def _medians(ordered: np.ndarray) -> np.ndarray:
@@ -76,14 +80,22 @@ def _medians(ordered: np.ndarray) -> np.ndarray:
     return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
 
 
-@lru_cache(maxsize=4)
-def _tables(n_negatives: int, n_positives: int, delta: float) -> tuple[np.ndarray, np.ndarray]:
-    """`epsilon_table` and what bounds its entries, read-only: resamples ask for the same ones again and again."""
-    table = epsilon_table(n_negatives, n_positives, delta)
-    tables = table, _largest_from(table)
-    for each in tables:
-        each.flags.writeable = False
-    return tables
+class _Values:
+    """`epsilon_table` and what bounds its entries, by numbers of false positives and of false negatives."""
+
+    def __init__(self, n_negatives: int, n_positives: int, delta: float):
+        table = epsilon_table(n_negatives, n_positives, delta)
+        self._wide, self._table, self._bounds = n_positives + 1, table.ravel(), _largest_from(table).ravel()
+
+    def of(self, false_positives: np.ndarray, false_negatives: np.ndarray) -> np.ndarray:
+        return self._table.take(np.multiply(false_positives, self._wide, dtype=np.intp) + false_negatives)
+
+    def at_most(self, false_positives: np.ndarray, false_negatives: np.ndarray) -> np.ndarray:
+        """The largest of what has at least so many of either."""
+        return self._bounds.take(np.multiply(false_positives, self._wide, dtype=np.intp) + false_negatives)
+
+
+_values = lru_cache(maxsize=8)(_Values)  # resamples ask for the same ones again and again
 
 
 def _largest_from(table: np.ndarray) -> np.ndarray:
@@ -94,7 +106,7 @@ def _largest_from(table: np.ndarray) -> np.ndarray:
 
 
 def _best_single(
-    positives: np.ndarray, negatives: np.ndarray, table: np.ndarray, bounds: np.ndarray, spec: MetricSpec, best
+    positives: np.ndarray, negatives: np.ndarray, values: "_Values", spec: MetricSpec, best: np.ndarray
 ) -> np.ndarray:
     """Predict "positive", the sample with the larger median, when x >= t.
 
@@ -102,23 +114,31 @@ def _best_single(
     """
     low, high = np.minimum(positives[:, 0], negatives[:, 0]), np.maximum(positives[:, -1], negatives[:, -1])
     thresholds = SingleThresholds(low, high, spec)
-    of_positives, of_negatives = (Counts(sample, low, high, _CELLS) for sample in (positives, negatives))
+    every = -(-thresholds.n // _POINTS)  # so many thresholds a point where there are very many
+    spacing = np.spacing(np.maximum(np.abs(thresholds.first), np.abs(thresholds.last))).astype(np.float64)
+    n_points = int((thresholds.n // np.maximum(every, 1)).max()) + 3
+    of_positives, of_negatives = (
+        Counts(sample, low, thresholds.step * every, n_points, _ROUNDING * spacing) for sample in (positives, negatives)
+    )
     n_negatives = negatives.shape[1]
 
+    def around(row, number):
+        """The points at or before each threshold, and at or behind it."""
+        begin = row * n_points
+        return begin + number // every[row], begin - -number // every[row]
+
     def epsilon(row, number):
-        t = thresholds.at(row, number).astype(np.float64)
-        cells = of_positives.cells(row, t)
-        return table[n_negatives - of_negatives.below(row, t, cells), of_positives.below(row, t, cells)]
+        points, at = around(row, number), lambda some: thresholds.at(row[some], number[some]).astype(np.float64)
+        missed, true = (sample.below(row, at, *points) for sample in (of_positives, of_negatives))
+        return values.of(n_negatives - true, missed)
 
     row, block = _ragged(-(-thresholds.n // _THRESHOLDS))
     first = block * _THRESHOLDS
     best = _raised(best, row, epsilon(row, first))
     last = np.minimum(first + _THRESHOLDS, thresholds.n[row]) - 1
-    # the thresholds rise but for the rounding where their two halves meet
-    slack = 4 * np.spacing(np.maximum(np.abs(thresholds.first), np.abs(thresholds.last))).astype(np.float64)[row]
-    fewest_missed = of_positives.fewest(of_positives.cells(row, thresholds.at(row, first) - slack))
-    fewest_false = n_negatives - of_negatives.most(of_negatives.cells(row, thresholds.at(row, last) + slack))
-    promising = np.flatnonzero(bounds[fewest_false, fewest_missed] > best[row])
+    fewest_missed = of_positives.fewest.take(around(row, first)[0])
+    fewest_false = n_negatives - of_negatives.most.take(around(row, last)[1])
+    promising = np.flatnonzero(values.at_most(fewest_false, fewest_missed) > best[row])
     row = np.repeat(row[promising], _THRESHOLDS)
     number = np.add.outer(first[promising], np.arange(_THRESHOLDS)).ravel()
     exist = number < thresholds.n[row]
@@ -127,7 +147,7 @@ def _best_single(
 
 
 def _best_double(
-    positives: np.ndarray, negatives: np.ndarray, table: np.ndarray, bounds: np.ndarray, spec: MetricSpec, best
+    positives: np.ndarray, negatives: np.ndarray, values: "_Values", spec: MetricSpec, best: np.ndarray
 ) -> np.ndarray:
     """Predict "positive", the sample with the smaller range, when l <= x <= r; arguments as in `_best_single`.
 
@@ -135,28 +155,41 @@ def _best_double(
     misses the fewest positives.
     """
     low, high = positives[:, 0], positives[:, -1]
-    right, n_right = right_ends(low, high, spec)
-    most = right.shape[1]
-    rights_flat = right.ravel()
-    left = LeftEnds(rights_flat, np.repeat(high - low, most), spec)
+    ends, n_right = right_ends(low, high, spec)
+    n_rows, n_ends = ends.shape
+    right = ends.ravel()
+    left = LeftEnds(right, np.repeat(high - low, n_ends), spec)
+    near = _ROUNDING * np.spacing(np.maximum(np.abs(low), np.abs(high)) + 2 * spec.grid_buffer)
     n_positives, samples = positives.shape[1], (positives, negatives)
-    reach = 2 * spec.grid_buffer
-    positives_left, negatives_left = (Counts(sample, low - reach, low + reach, _CELLS) for sample in samples)
-    reach = spec.grid_buffer
-    positives_right, negatives_right = (Counts(sample, high - reach, high + reach, _CELLS) for sample in samples)
+
+    row, number = _ragged(np.full(n_rows, n_ends))
+    right_step = (ends[np.arange(n_rows), n_right - 1] - ends[:, 0]) / np.maximum(n_right - 1, 1)
+    point = row * (n_ends + 1) + number
+    inside_up_to, false_up_to = (
+        Counts(sample, ends[:, 0], right_step, n_ends + 1, near).below(row, right.take, point, point, np.less_equal)
+        for sample in samples
+    )
+    # Left ends lie evenly too, and where a row has as many right ends as left ones, at the same points for all of them.
+    first, left_step = left.first[::n_ends], (left.last - left.first)[::n_ends] / (left.n - 1)
+    alike = n_right == left.n
+    moved = number * np.where(alike, 1.0, right_step / left_step)[row]
+    apart = np.where(alike, 0.0, _APART)[row]
+    before, behind = np.floor(moved - apart).astype(np.intp), np.ceil(moved + apart).astype(np.intp)
+    n_points = int(behind.max()) + left.n + 1
+    inside_below, false_below = (Counts(sample, first, left_step, n_points, near) for sample in samples)
+    before, behind = np.maximum(before, 0) + row * n_points, behind + row * n_points
 
     def epsilon(row, line, column):
-        end = row * most + line
-        rights, lefts = rights_flat[end], left.at(end, column)
-        at_right, at_left = positives_right.cells(row, rights), positives_left.cells(row, lefts)
+        end = row * n_ends + line
+        around = before.take(end) + column, behind.take(end) + column
         inside, false = (
-            of_right.below(row, rights, at_right, np.less_equal) - of_left.below(row, lefts, at_left)
-            for of_right, of_left in ((positives_right, positives_left), (negatives_right, negatives_left))
+            up_to.take(end) - below.below(row, lambda some: left.at(end[some], column[some]), *around)
+            for up_to, below in ((inside_up_to, inside_below), (false_up_to, false_below))
         )
-        return table[np.maximum(false, 0), n_positives - np.maximum(inside, 0)]
+        return values.of(np.maximum(false, 0), n_positives - np.maximum(inside, 0))
 
-    row, (line, column) = np.arange(len(right)), np.zeros((2, len(right)), np.intp)
-    for size, part in zip((max(most, left.n), *_BLOCKS), _BLOCKS, strict=False):
+    row, (line, column) = np.arange(n_rows), np.zeros((2, n_rows), np.intp)
+    for size, part in zip((max(n_ends, left.n), *_BLOCKS), _BLOCKS, strict=False):
         down, across = _corners(size, size, part)
         row = np.repeat(row, len(down))
         line, column = np.add.outer(line, down).ravel(), np.add.outer(column, across).ravel()
@@ -164,15 +197,11 @@ def _best_double(
         row, line, column = row[exist], line[exist], column[exist]
         if part == 1:
             return _raised(best, row, epsilon(row, line, column))
-        end = row * most + line
-        rights, lefts = rights_flat[end], left.at(end, column)
-        last_end = row * most + np.minimum(line + part, n_right[row]) - 1
-        last_rights, last_lefts = rights_flat[last_end], left.at(last_end, np.minimum(column + part, left.n) - 1)
-        most_inside = positives_right.most(positives_right.cells(row, last_rights))
-        most_inside -= positives_left.fewest(positives_left.cells(row, lefts))
-        fewest_false = negatives_right.fewest(negatives_right.cells(row, rights))
-        fewest_false -= negatives_left.most(negatives_left.cells(row, last_lefts))
-        bound = bounds[np.maximum(fewest_false, 0), n_positives - np.maximum(most_inside, 0)]
+        end, last_end = row * n_ends + line, row * n_ends + np.minimum(line + part, n_right[row]) - 1
+        last_column = np.minimum(column + part, left.n) - 1
+        most_inside = inside_up_to.take(last_end) - inside_below.fewest.take(before.take(end) + column)
+        fewest_false = false_up_to.take(end) - false_below.most.take(behind.take(last_end) + last_column)
+        bound = values.at_most(np.maximum(fewest_false, 0), n_positives - np.maximum(most_inside, 0))
         promising = np.flatnonzero(bound > best[row])
         row, line, column, bound = row[promising], line[promising], column[promising], bound[promising]
         middles = np.minimum(line + part // 2, n_right[row] - 1), np.minimum(column + part // 2, left.n - 1)

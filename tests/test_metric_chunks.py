@@ -1,0 +1,51 @@
+"""Examples over copies of the process: the same results, whatever becomes of a copy, and none is left behind."""
+
+import os
+import sys
+import time
+
+import pytest
+
+from local_eval.metric import chunks
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
+
+
+@pytest.fixture(autouse=True)
+def always_worth_it(monkeypatch):
+    monkeypatch.setattr(chunks, "_WORTH_FORKING_S", 0)
+
+
+def places(job):
+    """The process of each chunk, and the chunks' results."""
+    found = chunks.map_chunks(lambda some: (os.getpid(), job(some)), 10, 3, 3)
+    return [pid for pid, _ in found], [value for _, value in found]
+
+
+def test_results_are_in_order_from_several_processes():
+    pids, found = places(lambda some: list(range(10))[some])
+    assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+    assert len(set(pids)) == 3 and pids[0] == os.getpid()
+
+
+def test_what_a_dead_copy_leaves_is_done_here():
+    here = os.getpid()
+    pids, found = places(lambda some: some.start if os.getpid() == here else os._exit(1))
+    assert found == [0, 3, 6, 9] and set(pids) == {here}
+
+
+def test_an_error_of_the_job_is_raised_and_no_process_is_left():
+    def job(some):
+        if some.start == 3:
+            raise ValueError("at 3")
+        time.sleep(0.01)
+
+    with pytest.raises(ValueError, match="at 3"):
+        places(job)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_parts_of_a_part_are_done_where_it_is():
+    pids, found = places(lambda some: chunks.map_chunks(lambda _: os.getpid(), 4, 1, 2))
+    assert [[pid] * 4 for pid in pids] == found
