@@ -290,7 +290,14 @@ def unlearning(net, retain_loader, forget_loader, val_loader):
 """
 
 
-def test_the_cell_serves_a_notebook_with_an_unlearning_of_its_own(tree, tmp_path, participant):
+@pytest.fixture(scope="module")
+def made_of_mine(tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "mine.py").write_text(MINE)
+    return by_package(str(folder / "mine.py"), tree, folder)
+
+
+def test_the_cell_serves_a_notebook_with_an_unlearning_of_its_own(tree, made_of_mine, tmp_path):
     cell = cell_text(source_of("finetune"))
     body = cell.partition("\n")[2]
     call = next(line for line in body.splitlines() if line.startswith("#     submit("))
@@ -304,8 +311,7 @@ def test_the_cell_serves_a_notebook_with_an_unlearning_of_its_own(tree, tmp_path
     parts = [f"open('unlearning_kit.py', 'w').write({body!r})", "import sys", "sys.path.insert(0, '')", *parts, call]
     printed = run_alone(tmp_path, "\n".join(parts))
     assert "one of 2 devices is used" in printed
-    (tmp_path / "package").mkdir()
-    assert members(tmp_path / "out") == by_package(participant(MINE), tree, tmp_path / "package")
+    assert members(tmp_path / "out") == made_of_mine
 
 
 def test_where_only_the_public_stand_in_is_mounted_the_archive_is_an_empty_file(tmp_path):
@@ -319,13 +325,12 @@ def test_where_only_the_public_stand_in_is_mounted_the_archive_is_an_empty_file(
 # -- what a participant does to the method's cell ---------------------------------------------------------------------
 
 
-def test_no_name_of_the_method_can_break_the_run(tree, tmp_path, participant):
+def test_no_name_of_the_method_can_break_the_run(tree, made_of_mine, tmp_path, participant):
     kit = {node.name for node in ast.parse(kit_text(source_of("finetune"))).body if hasattr(node, "name")}
     names = sorted(kit | {"Path", "time", "torch_", "plan", "json", "copy", "multiprocessing", "SETTINGS"})
     taken = MINE + "\n".join(f"{name} = None" for name in names if name != "fine_tune") + "\n"
     run_alone(tmp_path, program_of(notebook_cells(source_of(participant(taken))), root=str(tree)))
-    (tmp_path / "package").mkdir()
-    assert members(tmp_path / "out") == by_package(participant(MINE), tree, tmp_path / "package")
+    assert members(tmp_path / "out") == made_of_mine
 
 
 # The run cell once, then the method's cell edited, to as many characters and within the same second.
