@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 # A process a core; the tests of a file stay together, as they share what takes long to make.
-PYTEST = $(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile
+PYTEST = $(RUN) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow lint clean
 

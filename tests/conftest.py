@@ -26,6 +26,11 @@ from local_eval.models import tinyconv
 from tests.browser import browser  # noqa: F401 - one for all files of a process
 
 
+def pytest_collection_modifyitems(items):
+    """Files that take minutes come first: otherwise one process would be at them after all others have ended."""
+    items.sort(key=lambda item: item.path.stem not in ("test_second_device", "test_notebook_cells"))
+
+
 def dataset(n_examples: int, seed: int, size: int = 16) -> ExampleDataset:
     """Random images and labels of ten classes."""
     generator = torch.Generator().manual_seed(seed)
@@ -63,6 +68,12 @@ def rough_predictions():
     """What 512 models would get is simulated, and one model attacked: more than that a test of pages does not need."""
     with roughly_predicted():
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures stay empty where a test asks for words alone: drawing them takes most of a page's time."""
+    monkeypatch.setattr(import_module("local_eval.report.html"), "svg", lambda figure, label: '<svg role="img"></svg>')
 
 
 @pytest.fixture

@@ -26,11 +26,23 @@ def command(tree, out, *options):
     return [sys.executable, "-m", "kit", "emit", "--input", str(tree), *tail]
 
 
+N_MODELS = 40  # so many that the signal comes long before the last, on a busy machine too
+
+
+@pytest.fixture(scope="module")
+def whole(tree, tmp_path_factory):
+    """The members of an archive whose run was not interrupted."""
+    loaders, out = read_tree(tree, progress=False, device="cpu"), tmp_path_factory.mktemp("whole")
+    options = {"n_checkpoints": N_MODELS, "budget": TimeBudget("8h"), "progress": False}
+    method = get_method("finetune", ["epochs=4"])
+    return members(emit(method, load_original(tree, tinyconv), loaders, out=out, **options).archive)
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_a_signal_ends_the_run_and_the_same_command_continues(tree, tmp_path, number, code):
-    arguments = command(tree, tmp_path / "out", "--n-models", 40, "--set", "epochs=4")
+def test_a_signal_ends_the_run_and_the_same_command_continues(tree, whole, tmp_path, number, code):
+    arguments = command(tree, tmp_path / "out", "--n-models", N_MODELS, "--set", "epochs=4")
     started = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ledger = tmp_path / "out/ledger.jsonl"
     while started.poll() is None and (not ledger.exists() or ledger.read_text().count('"crc32"') < 4):
@@ -44,18 +56,7 @@ def test_a_signal_ends_the_run_and_the_same_command_continues(tree, tmp_path, nu
     assert n_kept >= 3
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    method, device = get_method("finetune", ["epochs=4"]), "cpu"
-    loaders = read_tree(tree, progress=False, device=device)
-    whole = emit(
-        method,
-        load_original(tree, tinyconv),
-        loaders,
-        out=tmp_path / "whole",
-        n_checkpoints=40,
-        budget=TimeBudget("8h"),
-        progress=False,
-    )
-    assert members(tmp_path / "out/submission.zip") == members(whole.archive)
+    assert members(tmp_path / "out/submission.zip") == whole
     assert sum(json.loads(line)["event"] == "start" for line in ledger.read_text().splitlines()) == 1
 
 

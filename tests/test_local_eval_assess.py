@@ -26,7 +26,7 @@ from local_eval.report.assessment import (
 from local_eval.report.notes import notes_on
 from local_eval.report.verdict import expected_share
 from local_eval.retrained import fill_retrained
-from local_eval.setting import Setting, open_workspace
+from local_eval.setting import open_workspace, reopen
 from local_eval.unlearned import fill_unlearned
 
 N, EXAMPLES, CLASSES = 32, 60, 4
@@ -54,7 +54,7 @@ def samples():
 
 
 @pytest.fixture(scope="module")
-def assessed(samples):
+def assessed(samples, rough_predictions):
     return assess(samples, n_resamples=10)
 
 
@@ -153,7 +153,7 @@ def test_examples_without_a_measurement_are_listed(assessed):
     assert len(assessed[0][0].too_tight) == 0
 
 
-def test_confidences_alone_are_assessed_alike(samples, assessed):
+def test_confidences_alone_are_assessed_alike(samples, assessed, rough_predictions):
     sample = samples.methods["shifted"]
     alone, above = assess_confidences({"shifted": sample.confidence}, samples.retrained.confidence, n_resamples=10)
     with_accuracies = assessed[0][1]
@@ -172,7 +172,7 @@ def test_small_values_keep_two_digits():
     assert interval_text(None) == "-"
 
 
-def test_confidences_of_a_file_get_intervals_and_other_constants(tmp_path, samples, capsys):
+def test_confidences_of_a_file_get_intervals_and_other_constants(tmp_path, samples, capsys, rough_predictions):
     arrays = (samples.methods["narrow"].confidence, samples.retrained.confidence)
     path = tmp_path / "mine.npz"
     np.savez(path, unlearned_confidence=arrays[0], retrained_confidence=arrays[1])
@@ -204,17 +204,12 @@ def test_too_few_models_are_told(samples):
         assess(few)
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    setting = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
-    workspace = open_workspace(setting, tmp_path_factory.mktemp("runs"))
-    fill_retrained(workspace, 8, devices=["cpu"], progress=False)
-    for method in ("finetune", "random_perturbation"):
-        fill_unlearned(workspace, get_method(method), 8, devices=["cpu"], progress=False)
-    return workspace
+@pytest.fixture
+def workspace(copied):
+    return reopen(copied[0])
 
 
-def test_compare_prints_everything_about_two_pools(workspace, capsys):
+def test_compare_prints_everything_about_two_pools(workspace, capsys, rough_predictions):
     pools = [str(next(workspace.folder.glob(f"{name}-*"))) for name in ("finetune", "random_perturbation")]
     assert main(["compare", *pools, "--quiet"]) == 0
     text = capsys.readouterr().out

@@ -133,7 +133,7 @@ def test_time_is_told_as_a_share_of_retraining(by_class, samples):
     assert original_pool(workspace).read(1)["seconds"].shape == (1,)
 
 
-def test_run_score_and_compare_work_on_a_forgotten_class(tmp_path, capsys):
+def test_run_score_and_compare_work_on_a_forgotten_class(tmp_path, capsys, rough_predictions, undrawn):
     options = [*COMMON, "--forget", f"class:{CLASS}", "--work-dir", str(tmp_path)]
     for method in ("finetune", "negative_gradient"):
         assert main(["run", *options, "--method", method]) == 0

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,6 @@ pytestmark = pytest.mark.usefixtures("rough_predictions")
 OPTIONS = {"devices": ["cpu"], "progress": False}
 METHODS = ("finetune", "random_perturbation", "negative_gradient")
 N = 8
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Pictures stay empty where a test asks for words alone: drawing them takes most of a page's time."""
-    monkeypatch.setattr(import_module("local_eval.report.html"), "svg", lambda figure, label: '<svg role="img"></svg>')
 
 
 @pytest.mark.parametrize("name", [*METHODS, "comparison"])
