@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
 from PIL import Image
 from torch.nn.functional import cross_entropy
 
@@ -17,6 +18,7 @@ from local_eval import assess as assess_models
 from local_eval.__main__ import main
 from local_eval.checkpoints import Checkpoint, as_named, find, read_state
 from local_eval.models import build
+from notebooks.percent import notebook_of
 
 pytestmark = pytest.mark.usefixtures("rough_predictions")
 
@@ -48,6 +50,7 @@ def resnet8(n_classes):
 """
 CLASSES = ("ant", "bee", "cat")
 SIZE, N_MODELS = 16, 8
+ROOT = Path(__file__).parents[1]
 
 
 def pictures(folder: Path) -> Path:
@@ -195,6 +198,27 @@ def test_the_same_from_python(case, tmp_path, capsys):
     assert row["mean_epsilon"] == evaluation.rows["unlearned"].mean_epsilon
     page = report(workspace, {"a": case / "unlearned", "b": sorted((case / "unlearned").iterdir())[:2]}, saliency=False)
     assert "comparison" in page.name
+
+
+def test_the_same_in_a_notebook(case, tmp_path, capsys):
+    cells = [
+        "from pathlib import Path\nfrom local_eval import Setting, assess, prepare",
+        f"case = Path({str(case)!r})\nsource = f'image-folder@{SIZE}:{{case}}/pictures'",
+        "setting = Setting(source, 'random:12', architecture=f'{case}/net.py:resnet8')",
+        f"given = dict(retrained=case / 'retrained', original=case / 'original.pt', devices=['cpu'])\n"
+        f"workspace = prepare(setting, work_dir=Path({str(tmp_path)!r}) / 'runs', **given)",
+        "evaluation = assess(workspace, case / 'unlearned', devices=['cpu'])\nevaluation",
+        "print(evaluation.rows['unlearned'].score)",
+    ]
+    notebook = notebook_of([("code", text) for text in cells])
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
+    shown, printed = notebook.cells[-2].outputs, notebook.cells[-1].outputs
+    (table,) = (output.data["text/html"] for output in shown if output.output_type == "execute_result")
+    assert "<table" in table and "unlearned" in table and "8 models are too few to tell" in table
+    assert not any("Error" in output.get("text", "") for output in shown)
+    words = options(case, tmp_path, "--retrained", case / "retrained", "--original", case / "original.pt")
+    assert main(["score", str(case / "unlearned"), *words, "--brief", "--json"]) == 0
+    assert float(printed[0].text) == facts_of(capsys)["rows"][0]["score"]
 
 
 def test_a_zip_a_pattern_and_loose_files_are_the_folder(case, tmp_path, capsys):
