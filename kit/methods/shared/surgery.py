@@ -153,6 +153,16 @@ def training_only(net: nn.Module, names: Set[str]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@torch.no_grad()
+def redraw(net: nn.Module) -> None:
+    """Draw every parameter of two or more dimensions anew from N(0, rms^2), rms the root mean square of its entries,
+    on the CPU. It fits any net: sizes stay those that training gave, biases and normalisation stay as they are."""
+    for parameter in net.parameters():
+        if parameter.dim() > 1:
+            fresh = torch.randn(parameter.shape, dtype=parameter.dtype) * parameter.square().mean().sqrt().cpu()
+            parameter.copy_(fresh)
+
+
 def reset_parameters(net: nn.Module, names: Set[str] | None = None) -> None:
     """Draw the weights of every layer anew in place, by the layer's own `reset_parameters`; BatchNorm also forgets
     its statistics. names: only layers with parameters of these names.
