@@ -27,6 +27,11 @@ def reduced(text):
         (f"N = given or 512\nfor i in range(N):\n    {SAVE}", "N = given or 8"),
         (f"while i < 512 and left() > 0:\n    {SAVE}; i += 1", "while i < 8   and left() > 0:"),
         (f"while not (i >= 512 or late()):\n    {SAVE}; i += 1", "while not (i >= 8   or late()):"),
+        (f"s = np.random.choice(10**6, 512)\nfor i in s:\n    {SAVE}", "s = np.random.choice(10**6, 8  )"),
+        (
+            f"s = rng.integers(9, size=(512,)).tolist()\nfor i in s:\n    {SAVE}",
+            "s = rng.integers(9, size=(8  ,)).tolist()",
+        ),
         (f"while True:\n    {SAVE}; i += 1\n    if i == 512: break", "    if i == 8  : break"),
     ],
 )
@@ -44,6 +49,7 @@ def test_what_means_the_number_of_checkpoints_is_reduced(text, line):
         "batch_size = 2 if DEBUG else 512\nloader = DataLoader(a, batch_size)",
         "while x < 512 and y: x += 1",
         "h = 256 + 256",
+        "rows = np.random.choice(len(data), 512)\nbatch = data[rows]",
         "n = 10 ** 10 ** 10",
     ],
 )

@@ -35,6 +35,7 @@ _FOLDED = {
     ast.LShift: operator.lshift,
 }
 _LARGEST = 10**6  # of the numbers that are reckoned with
+_DRAWN = {"choice", "choices", "sample", "integers", "randint", "random_integers", "permutation", "randperm"}
 _RANGES = {"range", "trange", "arange", "tnrange", "islice", "linspace"}
 
 
@@ -186,6 +187,8 @@ class _Finder:
         if self._range_of(node) is not None:
             return self._makes(self._statement(node)) or self._kept_for_making(node)
         parent = self.parents.get(node)
+        if self._call_around(node, _DRAWN) is not None:
+            return self._kept_for_making(node)
         if isinstance(parent, ast.Compare):
             sides = [side for side in (parent.left, *parent.comparators) if side is not node]
             around = self.parents.get(parent)
@@ -198,10 +201,14 @@ class _Finder:
 
     def _range_of(self, node: ast.AST) -> ast.Call | None:
         """The range that a literal or name bounds."""
+        return self._call_around(node, _RANGES)
+
+    def _call_around(self, node: ast.AST, names: set[str]) -> ast.Call | None:
+        """The call of one of these names that a literal or name is an argument of, in a shape or a sum too."""
         parent = self.parents.get(node)
-        while isinstance(parent, ast.BinOp):
+        while isinstance(parent, ast.BinOp | ast.Tuple | ast.keyword):
             parent = self.parents.get(parent)
-        if isinstance(parent, ast.Call) and _called(parent) in _RANGES and node is not parent.func:
+        if isinstance(parent, ast.Call) and _called(parent) in names and node is not parent.func:
             return parent
         return None
 
