@@ -55,7 +55,7 @@ def reduce(program: Program, n_models: int) -> tuple[Program, list[Change]]:
     """The program with every 512 that means the number of checkpoints replaced, and what was replaced.
 
     Texts keep their lines and columns. Loops that share the checkpoints between them, such as range(246) and
-    range(246, 512), are scaled together.
+    range(246, 512), or those of two workers over range(r * 256, (r + 1) * 256), are scaled together.
     """
     trees = [(code, tree) for code in program.codes if (tree := code.tree()) is not None]
     finder = _Finder([tree for _, tree in trees])
@@ -93,6 +93,7 @@ class _Finder:
         self.making = self._making_functions()
         self.used = self._used_as_counts()
         self.splits = self._splits()
+        self.shares = self._shares()
 
     def counts_in(self, tree: ast.Module, n_models: int) -> Iterator[tuple[ast.expr, int]]:
         """Literals of the tree that mean the number of checkpoints, and what takes their place."""
@@ -104,12 +105,29 @@ class _Finder:
             if _is_512(node) and (id(node) in named or self._is_count(node)):
                 within |= {id(part) for part in ast.walk(node)}
                 yield node, n_models
+            elif self._is_share(node):
+                yield node, max(1, node.value * n_models // N_CHECKPOINTS)
             elif self._is_split(node):
                 yield node, min(max(1, round(node.value * n_models / N_CHECKPOINTS)), max(1, n_models - 1))
 
     def _is_split(self, node: ast.AST) -> bool:
         number = isinstance(node, ast.Constant) and type(node.value) is int and node.value in self.splits
         return number and self._range_of(node) is not None and self._makes(self._statement(node))
+
+    def _is_share(self, node: ast.AST) -> bool:
+        """Whether a number is what one of several workers makes, in its loop or beside the worker's own number."""
+        number = isinstance(node, ast.Constant) and type(node.value) is int and node.value in self.shares
+        return number and (self._is_factor(node) or self._bounds_making(node))
+
+    def _is_factor(self, node: ast.AST) -> bool:
+        """256 in worker * 256."""
+        parent = self.parents.get(node)
+        if not (isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Mult)) or self._feeds_width(parent):
+            return False
+        return _folded(parent.right if node is parent.left else parent.left) is None
+
+    def _bounds_making(self, node: ast.AST) -> bool:
+        return self._range_of(node) is not None and self._makes(self._statement(node))
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -270,6 +288,13 @@ class _Finder:
             and any(isinstance(node, ast.AugAssign) and _name(node.target) == name for node in ast.walk(loop))
         ]
         return name is not None and any(self._makes(loop) for loop in loops)
+
+    def _shares(self) -> set[int]:
+        """Equal parts of the checkpoints: they bound a making loop, and a worker's number is multiplied by them."""
+        numbers = [n for n in self.nodes if isinstance(n, ast.Constant) and type(n.value) is int]
+        parts = [n for n in numbers if 1 < n.value < N_CHECKPOINTS and N_CHECKPOINTS % n.value == 0]
+        factors = {node.value for node in parts if self._is_factor(node)}
+        return {node.value for node in parts if node.value in factors and self._bounds_making(node)}
 
     def _splits(self) -> set[int]:
         """Numbers at which one making loop ends and another begins."""
