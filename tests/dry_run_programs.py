@@ -132,13 +132,15 @@ FAULTS = {
         "all different",
         ["equals"],
     ),
-    "a stray file": (
-        changed(
-            (COUNT, ""),
-            ("    for i in range(512)", "    open('/kaggle/tmp/notes.txt', 'w').close()\n    for i in range(512)"),
-        ),
+    "a stray file that is counted": (
+        changed(("    for i in range(512)", "    open('/kaggle/tmp/notes.txt', 'w').close()\n    for i in range(512)")),
         "/kaggle/tmp",
         ["/kaggle/tmp/notes.txt"],
+    ),
+    "pip without internet": (
+        changed(("import os\n", "!pip install a-package-that-is-not-here\nimport os, a_package_that_is_not_here\n")),
+        "offline",
+        ["`pip install a-package-that-is-not-here` needs the internet at cell 1, line 1"],
     ),
     "a fixed seed inside the function": (
         changed((TRAIN, "    torch.manual_seed(42)\n" + TRAIN)),
@@ -188,22 +190,6 @@ FAULTS = {
         ),
         "BatchNorm",
         ["bn1 records statistics of other inputs"],
-    ),
-    "pip without internet": (
-        changed(("import os\n", "!pip install a-package-that-is-not-here\nimport os\n")),
-        "offline",
-        ["`pip install a-package-that-is-not-here` needs the internet at cell 1, line 1"],
-    ),
-    "use of the network": (
-        changed(
-            (
-                "import os\n",
-                "import os\nimport urllib.request\ntry:\n    urllib.request.urlopen('https://example.com')"
-                "\nexcept OSError:\n    pass\n",
-            )
-        ),
-        "offline",
-        ["example.com is asked for at cell 1, line 4"],
     ),
     "a long loop": (
         changed(("    for sample in retain_loader", "    for sample in [s for _ in range(15) for s in retain_loader]")),
@@ -286,11 +272,40 @@ BAD = {
 # styles that are no faults
 OPTIMISER = "optimizer = optim.SGD(net.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)"
 # The number of checkpoints is no 512 in the text: the run is stopped after as many as are wanted, and they are judged.
+# What would end another program, and this one goes on without.
+SURVIVED = {
+    "a stray file": (
+        changed(
+            (COUNT, ""),
+            ("    for i in range(512)", "    open('/kaggle/tmp/notes.txt', 'w').close()\n    for i in range(512)"),
+        ),
+        "/kaggle/tmp",
+        ["/kaggle/tmp/notes.txt"],
+    ),
+    "pip without internet": (
+        changed(("import os\n", "!pip install a-package-that-is-not-here\nimport os\n")),
+        "offline",
+        ["`pip install a-package-that-is-not-here` needs the internet at cell 1, line 1"],
+    ),
+    "use of the network": (
+        changed(
+            (
+                "import os\n",
+                "import os\nimport urllib.request\ntry:\n    urllib.request.urlopen('https://example.com')"
+                "\nexcept OSError:\n    pass\n",
+            )
+        ),
+        "offline",
+        ["example.com is asked for at cell 1, line 4"],
+    ),
+}
 UNCOUNTED = {
     "a text": changed(("for i in range(512)", "for i in range(int('512'))"), (COUNT, "")),
     "from the environment": changed(
         ("for i in range(512)", "for i in range(int(os.environ.get('RUNS', str(2**9))))"), (COUNT, "")
     ),
+}
+STYLES = {
     "seeds drawn in a list": changed(
         (
             "    for i in range(512)",
@@ -298,8 +313,6 @@ UNCOUNTED = {
         ),
         (COUNT, ""),
     ),
-}
-STYLES = {
     "a whole state dict in float16": changed(
         (SAVE, SAVE.replace("state,", "{k: v.half() for k, v in state.items()},"))
     ),

@@ -1,5 +1,5 @@
-"""The commands of README and docs/ run, on a stand-in of few images and models. Those of extend.md run as they stand, in
-test_docs_extend.py; benchmarks take hours and leave records; `kaggle ...` needs an account and the internet."""
+"""The commands of README and docs/ run, on a stand-in of few images and models. Those of extend.md run as they stand
+in test_docs_extend.py; benchmarks take hours and leave records; `kaggle ...` needs an account and the internet."""
 
 import os
 import re
@@ -51,7 +51,7 @@ HERE = sorted({" ".join(command.partition("  #")[0].split()) for page, command i
 def on_small_data(command, folder):
     """The words of a command: data, models and minutes are few, placeholders are what lies in the folder."""
     words = shlex.split(command, comments=True)[2:]
-    setting, *_ = (path.parent.name for path in folder.glob("runs/*/setting.json"))
+    setting = next(folder.glob("runs/*/finetune-*")).parent.name
     pools = {path.name.partition("-")[0]: path.name for path in (folder / "runs" / setting).glob("*-*")}
     text = "\0".join(words).replace("--like\0competition", "").replace("SETTING", setting).replace("--quick", "")
     text = re.sub(r"(\w+)-HASH", lambda found: pools[found[1]], text).replace("/POOL", f"/{pools['finetune']}")
@@ -84,7 +84,7 @@ def run(folder, words):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the pages' readers have by then: a tree, an archive, a setting with two methods, arrays, pictures, a file."""
+    """What a page's reader has by then: a tree, an archive, a setting with two methods, arrays, pictures, a file."""
     folder = tmp_path_factory.mktemp("pages")
     rng = np.random.default_rng(0)
     for part, n in (("train", 80), ("test", 20)):

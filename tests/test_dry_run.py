@@ -12,7 +12,7 @@ import pytest
 from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from notebooks.starter import STARTER, write_program
-from tests.dry_run_programs import BAD, FAULTS, STYLES, UNCOUNTED
+from tests.dry_run_programs import BAD, FAULTS, STYLES, SURVIVED, UNCOUNTED
 
 N = 2
 ISOLATION = ["as the system allows", "hooks alone"]
@@ -124,6 +124,15 @@ def test_ctrl_c_ends_the_program_and_leaves_nothing(run):
 def test_each_fault_is_caught_with_its_line(run, name):
     cells, check, texts = FAULTS[name]
     check_fault(run(cells), check, texts)
+
+
+@pytest.mark.parametrize("name", some_slow(SURVIVED, quick="use of the network"))
+def test_what_a_program_goes_on_without_is_told_and_no_fault(run, name):
+    cells, check, texts = SURVIVED[name]
+    result = run(cells)
+    assert (failed(result), result.exit_code) == ({}, 0), lines_of(result)
+    (told,) = (one.found for one in result.checks if one.name == check)
+    assert same_texts(told, texts) and told.endswith(("goes on without it", "does not mind")), told
 
 
 @pytest.mark.slow

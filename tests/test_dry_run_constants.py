@@ -27,6 +27,11 @@ def reduced(text):
         (f"N = given or 512\nfor i in range(N):\n    {SAVE}", "N = given or 8"),
         (f"while i < 512 and left() > 0:\n    {SAVE}; i += 1", "while i < 8   and left() > 0:"),
         (f"while not (i >= 512 or late()):\n    {SAVE}; i += 1", "while not (i >= 8   or late()):"),
+        (f"s = np.random.choice(10**6, 512)\nfor i in s:\n    {SAVE}", "s = np.random.choice(10**6, 8  )"),
+        (
+            f"s = rng.integers(9, size=(512,)).tolist()\nfor i in s:\n    {SAVE}",
+            "s = rng.integers(9, size=(8  ,)).tolist()",
+        ),
         (f"while True:\n    {SAVE}; i += 1\n    if i == 512: break", "    if i == 8  : break"),
     ],
 )
@@ -37,13 +42,37 @@ def test_what_means_the_number_of_checkpoints_is_reduced(text, line):
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            f"def w(r):\n  for i in range(r * 256, (r + 1) * 256):\n    {SAVE}",
+            "  for i in range(r * 4  , (r + 1) * 4  ):",
+        ),
+        (f"def w(r):\n  for i in range(256):\n    seed(r * 256 + i)\n    {SAVE}", "    seed(r * 4   + i)"),
+        (
+            f"def w(r):\n  for i in range(128 * r, 128 * r + 128):\n    {SAVE}",
+            "  for i in range(2   * r, 2   * r + 2  ):",
+        ),
+    ],
+)
+def test_equal_parts_of_several_workers_are_reduced_together(text, expected):
+    lines, n_changes = reduced(text)
+    assert expected in lines
+    assert n_changes in (2, 3)
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        f"for i in range(256):\n    {SAVE}",
+        f"x = 256 * y\nfor i in range(9):\n    {SAVE}",
+        f"net = nn.Linear(k * 256, 10)\nfor i in range(256):\n    {SAVE}",
         "nn.Linear(512, 10)",
         "nn.Linear(8 * 64, 10)",
         "batch_size = 2 if DEBUG else 512\nloader = DataLoader(a, batch_size)",
         "while x < 512 and y: x += 1",
         "h = 256 + 256",
+        "rows = np.random.choice(len(data), 512)\nbatch = data[rows]",
         "n = 10 ** 10 ** 10",
     ],
 )

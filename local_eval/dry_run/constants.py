@@ -35,6 +35,7 @@ _FOLDED = {
     ast.LShift: operator.lshift,
 }
 _LARGEST = 10**6  # of the numbers that are reckoned with
+_DRAWN = {"choice", "choices", "sample", "integers", "randint", "random_integers", "permutation", "randperm"}
 _RANGES = {"range", "trange", "arange", "tnrange", "islice", "linspace"}
 
 
@@ -54,7 +55,7 @@ def reduce(program: Program, n_models: int) -> tuple[Program, list[Change]]:
     """The program with every 512 that means the number of checkpoints replaced, and what was replaced.
 
     Texts keep their lines and columns. Loops that share the checkpoints between them, such as range(246) and
-    range(246, 512), are scaled together.
+    range(246, 512), or those of two workers over range(r * 256, (r + 1) * 256), are scaled together.
     """
     trees = [(code, tree) for code in program.codes if (tree := code.tree()) is not None]
     finder = _Finder([tree for _, tree in trees])
@@ -92,6 +93,7 @@ class _Finder:
         self.making = self._making_functions()
         self.used = self._used_as_counts()
         self.splits = self._splits()
+        self.shares = self._shares()
 
     def counts_in(self, tree: ast.Module, n_models: int) -> Iterator[tuple[ast.expr, int]]:
         """Literals of the tree that mean the number of checkpoints, and what takes their place."""
@@ -103,12 +105,29 @@ class _Finder:
             if _is_512(node) and (id(node) in named or self._is_count(node)):
                 within |= {id(part) for part in ast.walk(node)}
                 yield node, n_models
+            elif self._is_share(node):
+                yield node, max(1, node.value * n_models // N_CHECKPOINTS)
             elif self._is_split(node):
                 yield node, min(max(1, round(node.value * n_models / N_CHECKPOINTS)), max(1, n_models - 1))
 
     def _is_split(self, node: ast.AST) -> bool:
         number = isinstance(node, ast.Constant) and type(node.value) is int and node.value in self.splits
         return number and self._range_of(node) is not None and self._makes(self._statement(node))
+
+    def _is_share(self, node: ast.AST) -> bool:
+        """Whether a number is what one of several workers makes, in its loop or beside the worker's own number."""
+        number = isinstance(node, ast.Constant) and type(node.value) is int and node.value in self.shares
+        return number and (self._is_factor(node) or self._bounds_making(node))
+
+    def _is_factor(self, node: ast.AST) -> bool:
+        """256 in worker * 256."""
+        parent = self.parents.get(node)
+        if not (isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Mult)) or self._feeds_width(parent):
+            return False
+        return _folded(parent.right if node is parent.left else parent.left) is None
+
+    def _bounds_making(self, node: ast.AST) -> bool:
+        return self._range_of(node) is not None and self._makes(self._statement(node))
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -186,6 +205,8 @@ class _Finder:
         if self._range_of(node) is not None:
             return self._makes(self._statement(node)) or self._kept_for_making(node)
         parent = self.parents.get(node)
+        if self._call_around(node, _DRAWN) is not None:
+            return self._kept_for_making(node)
         if isinstance(parent, ast.Compare):
             sides = [side for side in (parent.left, *parent.comparators) if side is not node]
             around = self.parents.get(parent)
@@ -198,10 +219,14 @@ class _Finder:
 
     def _range_of(self, node: ast.AST) -> ast.Call | None:
         """The range that a literal or name bounds."""
+        return self._call_around(node, _RANGES)
+
+    def _call_around(self, node: ast.AST, names: set[str]) -> ast.Call | None:
+        """The call of one of these names that a literal or name is an argument of, in a shape or a sum too."""
         parent = self.parents.get(node)
-        while isinstance(parent, ast.BinOp):
+        while isinstance(parent, ast.BinOp | ast.Tuple | ast.keyword):
             parent = self.parents.get(parent)
-        if isinstance(parent, ast.Call) and _called(parent) in _RANGES and node is not parent.func:
+        if isinstance(parent, ast.Call) and _called(parent) in names and node is not parent.func:
             return parent
         return None
 
@@ -263,6 +288,13 @@ class _Finder:
             and any(isinstance(node, ast.AugAssign) and _name(node.target) == name for node in ast.walk(loop))
         ]
         return name is not None and any(self._makes(loop) for loop in loops)
+
+    def _shares(self) -> set[int]:
+        """Equal parts of the checkpoints: they bound a making loop, and a worker's number is multiplied by them."""
+        numbers = [n for n in self.nodes if isinstance(n, ast.Constant) and type(n.value) is int]
+        parts = [n for n in numbers if 1 < n.value < N_CHECKPOINTS and N_CHECKPOINTS % n.value == 0]
+        factors = {node.value for node in parts if self._is_factor(node)}
+        return {node.value for node in parts if node.value in factors and self._bounds_making(node)}
 
     def _splits(self) -> set[int]:
         """Numbers at which one making loop ends and another begins."""
