@@ -127,6 +127,18 @@ def test_tables_of_methods_are_those_of_the_record(page):
         assert line.format(**row) in text
 
 
+def test_what_the_own_method_gets_is_in_the_record():
+    entries, text = record("own_method"), (ROOT / "docs" / "own_method.md").read_text()
+    line = "| {expected at 512:.4f} | {score:.3f} | {shift:.2f} | {spread:.2f} | {retain:.1%} | {test:.1%} |"
+    for entry in entries.values():
+        assert f"{entry['n_models']} models; a perfect unlearner gets {entry['null_at_512']:.3f}" in " ".join(text.split())
+        for row in entry["methods"].values():
+            assert line.format(**row) in text
+    ours, winner = (entries["competition"]["methods"][name] for name in ("calibrated_restart", "fanchuan"))
+    said = f"gets {ours['expected at 512']:.4f} of 0.190 where fanchuan gets {winner['expected at 512']:.4f}"
+    assert said in " ".join((ROOT / "README.md").read_text().split())
+
+
 def test_the_correlation_with_kaggle_is_that_of_the_record():
     found = validation_of(Setting(**LIKE["competition"]))
     said = " ".join((ROOT / "README.md").read_text().split())

@@ -51,7 +51,7 @@ def unlearn(
     lr: float = 0.001,
     weight_decay: float = 0.005,
     teaching: float = 1.0,
-    spread: float = 0.65,
+    spread: float = 0.85,
     match: bool = True,
     bfloat16: bool = False,
 ) -> nn.Module:

@@ -1,0 +1,90 @@
+"""calibrated_restart beside the competition's winner and fine-tuning, where it was tuned and where it was not.
+
+python -m benchmarks.bench_own_method competition --data-root FOLDER    where its hyper-parameters were chosen
+python -m benchmarks.bench_own_method "another forget set" --data-root FOLDER    another original, too
+python -m benchmarks.bench_own_method cifar10 --source image-folder:PATH
+python -m benchmarks.bench_own_method "one class" --source image-folder:PATH
+
+Models are kept below --work-dir. Writes results/own_method.json, an entry a setting.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.record import RESULTS, record, rounded
+from benchmarks.validity.replay import measured, without_paths
+from kit.methods import get_method
+from local_eval.assess import FEWEST, assess
+from local_eval.audit.null import null_quality
+from local_eval.commands.options import LIKE
+from local_eval.evaluate import read_samples
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting, open_workspace
+from local_eval.unlearned import fill_points
+
+OWN = "calibrated_restart"
+CIFAR10 = {"source": "cifar10", "n_train": 10_000, "architecture": "smallconv"}
+SETTINGS = {
+    "competition": LIKE["competition"],
+    "another forget set": LIKE["competition"] | {"data_seed": 1, "train_seed": 1},
+    "cifar10": CIFAR10 | {"forget": "random:500"},
+    "one class": CIFAR10 | {"forget": "class:0"},
+}
+METHODS = {OWN: [], "fanchuan": [], "finetune": []}
+ABLATIONS = {"neither scale nor noise": "match=false", "no noise": "spread=0", "no teacher": "teaching=0"}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("--source", help="in place of cifar10, where it comes from another place: image-folder:PATH")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--n-models", type=int, default=8)
+    parser.add_argument("--ablations", action="store_true", help="parts of the method left out, too")
+    options = parser.parse_args(argv[1:])
+    fields = SETTINGS[options.setting] | ({"source": options.source} if options.source else {})
+    workspace = open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
+    methods = {name: get_method(name, settings) for name, settings in METHODS.items()}
+    if options.ablations:
+        methods |= {name: get_method(OWN, [setting]) for name, setting in ABLATIONS.items()}
+    fill_retrained(workspace, options.n_models)
+    pools = fill_points(workspace, list(methods.values()), options.n_models)
+    samples = read_samples(workspace, dict(zip(methods, pools, strict=True)), options.n_models)
+    retrained = samples.retrained
+    found = {
+        "setting": asdict(workspace.setting) | ({"source": "cifar10 as image folder"} if options.source else {}),
+        "n_models": options.n_models,
+        "n_forget": len(workspace.splits.forget),
+        "null_at_512": float(null_quality(retrained.confidence, 512).quality.value),
+        "retrained": {part: float(values.mean()) for part, values in retrained.accuracy.items()},
+        "seconds_of_retraining": float(retrained.seconds.mean()),
+        "methods": measured(samples),
+    }
+    for name, sample in samples.methods.items():
+        found["methods"][name] |= {part: float(values.mean()) for part, values in sample.accuracy.items()}
+    if options.n_models >= FEWEST:
+        above = assess(samples)[1]
+        found["above"] = {
+            other: above[OWN, other] if (OWN, other) in above else 1 - above[other, OWN]
+            for other in methods
+            if other != OWN
+        }
+    for name, row in found["methods"].items():
+        print(
+            f"{name:24s} expected at 512 {row['expected at 512']:.4f} of {found['null_at_512']:.4f}  score "
+            f"{row['score']:.4f}  shift {row['shift']:.2f}  spread {row['spread']:.2f}  retain {row['retain']:.2%}  "
+            f"test {row['test']:.2%}  {row['seconds']:.0f} s of {found['seconds_of_retraining']:.0f}"
+        )
+    print(f"above: {found.get('above')}")
+    kept = RESULTS / "own_method.json"
+    others = json.loads(kept.read_text())["results"] if kept.exists() else {}
+    shown = ["image-folder:PATH" if word == options.source else word for word in argv]
+    print(record("own_method", {**others, options.setting: rounded(found)}, without_paths(shown)))
+
+
+if __name__ == "__main__":
+    main(sys.argv)
