@@ -69,7 +69,8 @@ def on_small_data(command, folder):
         given = "--setting" in words
         small = [*DATA[2:], "--size", "16"] if pictures else [] if given else DATA
         few = {"train": FEW[2:], "tune": [*FEW[2:], *SEARCH]}.get(name, FEW)
-        return [*words, *small, *few]
+        named = ["--methods", "finetune, ssd"] if name == "leaderboard" and not given else []
+        return [*words, *small, *few, *named]
     if name == "tree":
         return [*words, "--n-train", "200"]
     if name == "dry-run":
