@@ -1,11 +1,13 @@
 """Do the intervals hold? Coverage on simulated pools whose truth is known.
 
 python -m benchmarks.bench_intervals            about half an hour on two cores
-python -m benchmarks.bench_intervals --only quality shifted    a part and population again, the others as recorded
+python -m benchmarks.bench_intervals --only quality shifted    parts and populations again, the others as recorded
 python -m benchmarks.bench_intervals --quick    few repetitions, nothing recorded
 
 Writes results/intervals.json and results/intervals.png. The truth of an interval for F is the mean F of independent
-draws of models and examples at the same size. Nominal level everywhere: 95%.
+draws of models and examples at the same size; that of an interval for the score likewise, with accuracies that follow
+the models' confidences. Nominal level everywhere: 95%. Pairs of methods differ by their shift alone, so that it is
+known which expected score is above.
 """
 
 import argparse
@@ -14,19 +16,24 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import norm
 from tqdm import tqdm
 
 from benchmarks.record import RESULTS, record
 from local_eval.audit import (
+    Accuracies,
     epsilon_lower_bounds,
     null_quality,
     predict_quality,
+    probability_above,
     quality_interval,
     resample,
+    score_interval,
     share_of_attainable,
 )
 from local_eval.audit.simulate import heavy_tailed, simulated_pools
@@ -44,6 +51,8 @@ SIZES = {
     "exact": ((32, 100, 0.0), (32, 100, 0.1), (64, 500, 0.05), (128, 200, 0.1), (512, 100, 0.05)),
     "grid": ((32, 100, 0.1), (64, 100, 0.05)),
 }
+PAIRS = ((32, 100, 0.1), (64, 200, 0.05))
+SAID = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)  # ends of the classes of what is said of a pair
 LARGEST = 512  # models: what predictions are for
 
 
@@ -51,14 +60,16 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", nargs=2, metavar=("PART", "POPULATION"), help="rows to measure again")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="parts and populations to measure again")
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing recorded")
     options = parser.parse_args(argv[1:])
     n = 8 if options.quick else options.repetitions
     jobs = jobs_of(n, quick=options.quick)
     results = {}
     if options.only:
-        jobs = [(part, job) for part, job in jobs if [part, job.args[0]] == options.only]
+        kinds = {part for part, _ in jobs}, POPULATIONS.keys()
+        parts, populations = ((kind & set(options.only)) or kind for kind in kinds)
+        jobs = [(part, job) for part, job in jobs if part in parts and job.args[0] in populations]
         results = json.loads((RESULTS / "intervals.json").read_text())["results"]
     start = time.perf_counter()
     with ProcessPoolExecutor(options.workers) as pool:
@@ -69,6 +80,7 @@ def main(argv: list[str]) -> None:
         at = next((i for i, old in enumerate(rows) if case(old) == case(row)), len(rows))
         rows[at : at + 1] = [row]
     results["lowest_coverage_of_quality"] = min(row["coverage"] for row in results["quality"])
+    results["lowest_coverage_of_score"] = min(row["coverage"] for row in results["score"])
     results["lowest_coverage_of_prediction_at_512"] = min(row["coverage"] for row in results["prediction_at_512"])
     results["seconds_again" if options.only else "seconds"] = round(time.perf_counter() - start)
     for name, rows in results.items():
@@ -97,13 +109,19 @@ def jobs_of(n: int, quick: bool) -> list[tuple[str, partial]]:
         for size in (SIZES[form][:1] if quick else SIZES[form])
         for name in POPULATIONS
     ]
+    scores = [
+        ("score", partial(score_coverage, name, form, n, *size, n_resamples=20 if form == "exact" else 10))
+        for form, size in (("exact", (32, 100, 0.1)), ("exact", (64, 200, 0.05)), ("grid", (32, 100, 0.1)))
+        for name in POPULATIONS
+    ]
+    pairs = [("probability_above", partial(calibration, "shifted", "exact", 5 * n, *size)) for size in PAIRS]
     nulls = [
         ("null", partial(null_coverage, name, form, n if form == "exact" else n // 4))
         for form in FORMS
         for name in ("identical", "heavy tails")
     ]
     bounds = [("epsilon_lower_bound", partial(lower_bound_failures, shift, max(1, n // 10))) for shift in (0, 1, 2)]
-    return [*predictions, *intervals, *nulls, *bounds]
+    return [*predictions, *intervals, *scores, *pairs, *nulls, *bounds]
 
 
 def draws(name: str, n_models: int, n_examples: int, common: float, seed: int):
@@ -137,6 +155,88 @@ def coverage(name, form, n_repetitions, n_models, n_examples, common, n_resample
         "coverage": covered(found, truth),
         "true_standard_error": round(float(values.std(ddof=1)), 6),
         "mean_standard_error": round(float(np.mean([interval.standard_error for interval in found])), 6),
+    }
+
+
+def accuracies_of(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random.Generator) -> Accuracies:
+    """Which of 300 retain and 200 test examples each model gets right: a model that is surer of the forgotten examples
+    than others is right more often, unlearned ones less often than retrained ones."""
+    found = []
+    for n_examples in (300, 200):
+        difficulty = rng.normal(1.5, 1.0, n_examples)
+        for sample, off in ((unlearned, -0.3), (retrained, 0.0)):
+            pull = sample.mean(axis=1) - sample.mean()
+            chance = expit(difficulty + off + 0.3 * pull[:, None] / pull.std())
+            found.append((rng.random(chance.shape) < chance).astype(float))
+    return Accuracies(*found)
+
+
+def score_coverage(name, form, n_repetitions, n_models, n_examples, common, n_resamples) -> dict:
+    """The truth is the mean score of independent draws of models, of examples and of accuracies."""
+    attack = FORMS[form]
+    pools, rng = draws(name, n_models, n_examples, common, seed=6), np.random.default_rng(7)
+    drawn = ((*pool, accuracies_of(*pool, rng)) for pool in pools)
+    scores = [
+        forgetting_quality(attack(u, r).epsilon, n_models) * accuracies.ratio
+        for u, r, accuracies in islice(drawn, 2 * n_repetitions)
+    ]
+    truth = float(np.mean(scores))
+    found = [
+        score_interval(resample(u, r, attack=attack, n_resamples=n_resamples, seed=i), accuracies)
+        for i, (u, r, accuracies) in enumerate(islice(drawn, n_repetitions))
+    ]
+    return {
+        "population": name,
+        "form": form,
+        "n_models": n_models,
+        "n_examples": n_examples,
+        "common": common,
+        "repetitions": n_repetitions,
+        "truth": round(truth, 5),
+        "coverage": covered(found, truth),
+        "true_standard_error": round(float(np.std(scores, ddof=1)), 6),
+        "mean_standard_error": round(float(np.mean([interval.standard_error for interval in found])), 6),
+    }
+
+
+def calibration(name, form, n_pairs, n_models, n_examples, common, n_resamples: int = 20) -> dict:
+    """Among pairs of methods of which `probability_above` says p, how many are as it says. Both have the same retrained
+    models and examples, models of their own, and shifts drawn alike: the smaller one has the higher expected score."""
+    said, right = [], []
+    for seed in range(n_pairs):
+        shifts = np.random.default_rng([8, seed]).normal(0.5, 0.08, 2)
+        options = POPULATIONS[name] | {"common": common}
+        pools = [
+            simulated_pools(2 * n_models, n_examples, np.random.default_rng([9, seed]), **options | {"shift": shift})
+            for shift in shifts
+        ]
+        retrained = pools[0][1][:n_models]
+        methods = pools[0][0][:n_models], pools[1][0][n_models:]
+        resampled = [resample(u, retrained, attack=FORMS[form], n_resamples=n_resamples, seed=seed) for u in methods]
+        accuracies = [accuracies_of(u, retrained, np.random.default_rng([10, seed, i])) for i, u in enumerate(methods)]
+        p = probability_above(*resampled, *accuracies)
+        said.append(max(p, 1 - p))
+        right.append((p >= 0.5) == (shifts[0] < shifts[1]))
+    said, right = np.array(said), np.array(right)
+    place = np.searchsorted(SAID[1:-1], said, side="right")
+    classes = []
+    for i in range(len(SAID) - 1):
+        if (inside := place == i).any():
+            facts = {
+                "said": round(float(np.mean(np.array(said)[inside])), 3),
+                "true": round(float(right[inside].mean()), 3),
+            }
+            classes.append({"from": SAID[i], "to": SAID[i + 1], "pairs": int(inside.sum()), **facts})
+    return {
+        "population": name,
+        "form": form,
+        "n_models": n_models,
+        "n_examples": n_examples,
+        "common": common,
+        "pairs": n_pairs,
+        "said": round(float(np.mean(said)), 4),
+        "true": round(float(right.mean()), 4),
+        "classes": classes,
     }
 
 

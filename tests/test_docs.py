@@ -104,7 +104,14 @@ CLAIMS = {
         ("{kills_in_all} SIGKILLs", "kills"),
         ("within 10% in {within_10_percent} of {trials} trials", "profile"),
         ("{mutants:,} mutants", "fuzz"),
-        ("{lowest_coverage_of_quality:.1%} to", "intervals"),
+        ("for F in {lowest_coverage_of_quality:.1%} to", "intervals"),
+        ("for the score in {lowest_coverage_of_score:.1%} to", "intervals"),
+    ],
+    "score.md": [
+        ("in {lowest_coverage_of_quality:.1%} to", "intervals"),
+        ("score covers the truth | in {lowest_coverage_of_score:.1%} to", "intervals"),
+        ("says {probability_above[0][said]:.1%} in the mean, and {probability_above[0][true]:.1%} are so", "intervals"),
+        ("with 64 models {probability_above[1][said]:.1%} and {probability_above[1][true]:.1%}", "intervals"),
     ],
 }
 
