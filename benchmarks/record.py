@@ -8,7 +8,8 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or ROOT / "benchmarks" / "results")
 
 
 def record(name: str, results: dict, argv: list[str]) -> Path:
@@ -43,7 +44,7 @@ def rounded(value):
 
 def _module(program: Path) -> str:
     """benchmarks/seeds/x.py -> benchmarks.seeds.x"""
-    return ".".join(program.resolve().relative_to(RESULTS.parent.parent).with_suffix("").parts)
+    return ".".join(program.resolve().relative_to(ROOT).with_suffix("").parts)
 
 
 def machine() -> dict:

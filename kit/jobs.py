@@ -1,4 +1,4 @@
-"""Numbered jobs on devices: in this process, or in one process for each entry of `devices`. The only process pool.
+"""Jobs on devices: in this process, or in one process for each entry of `devices`. The only process pool.
 
 What a job makes it writes into files; processes exchange numbers and words. A process that dies, hangs or ignores the
 end of its time costs the job it was at, which a fresh process can do again. The same results as from one process.

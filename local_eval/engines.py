@@ -25,7 +25,8 @@ from kit.ledger import write_atomically
 
 _TRIES = 3  # of one job by processes that died
 _SHIPPED = ("setting.json", "original_model.pth", "data/**/*")
-_here: dict[bytes, tuple[Path, Work]] = {}  # in a worker of a cluster: its folder and what does its jobs, by set-up
+# In a worker of a cluster: its folder, which goes with it, and what does its jobs, by set-up.
+_here: dict[bytes, tuple[tempfile.TemporaryDirectory, Work]] = {}
 
 
 class Cluster(list):
@@ -182,11 +183,12 @@ def _job(packed: bytes, shipped: list[Any], name: str, number: int) -> tuple[Any
     with reproducible():
         if packed not in _here:
             _here.clear()
-            folder = _folder_of(ray.get(shipped[0])) / name
-            work = _Unpacker(io.BytesIO(packed), folder).load()("cuda" if ray.get_gpu_ids() else "cpu")
-            _here[packed] = folder, work
-        folder, work = _here[packed]
+            own = _folder_of(ray.get(shipped[0]))
+            setup = _Unpacker(io.BytesIO(packed), Path(own.name) / name).load()
+            _here[packed] = own, setup("cuda" if ray.get_gpu_ids() else "cpu")
+        own, work = _here[packed]
         result = work(number)
+    folder = Path(own.name) / name
     written = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     content = {str(path.relative_to(folder)): path.read_bytes() for path in written}
     for path in written:
@@ -195,7 +197,7 @@ def _job(packed: bytes, shipped: list[Any], name: str, number: int) -> tuple[Any
     return result, content
 
 
-def _folder_of(shipped: dict[str, bytes]) -> Path:
+def _folder_of(shipped: dict[str, bytes]) -> tempfile.TemporaryDirectory:
     """A folder of this worker's own with links to what was shipped, which lies once on each machine."""
     digest = hashlib.sha256()
     for name, content in shipped.items():
@@ -211,8 +213,8 @@ def _folder_of(shipped: dict[str, bytes]) -> Path:
             part.rename(common)
         except OSError:  # another worker was first
             shutil.rmtree(part)
-    own = Path(tempfile.mkdtemp(prefix="local_eval-worker-"))
+    own = tempfile.TemporaryDirectory(prefix="local_eval-worker-")
     for name in shipped:
-        (own / name).parent.mkdir(parents=True, exist_ok=True)
-        (own / name).symlink_to(common / name)
+        (path := Path(own.name) / name).parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(common / name)
     return own

@@ -55,19 +55,21 @@ class Nodes:
         start = ["--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false"]
         self.head = self._start("head", start)
         for name in ("a", "b"):
-            self.add(name)
-
-    def add(self, name):
-        self.nodes.append(self._start(name, [f"--address=127.0.0.1:{PORT}", "--num-cpus=1"]))
+            self.nodes.append(self._start(name, [f"--address=127.0.0.1:{PORT}", "--num-cpus=1"]))
 
     def _start(self, name, words):
         ray = Path(sys.executable).with_name("ray")
         memory = ["--object-store-memory=100000000", f"--temp-dir={self.folder}"] if "--head" in words else []
         memory = memory or ["--object-store-memory=100000000"]
-        environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
-        with (self.folder / f"{name}.log").open("w") as log:
+        environment = {**os.environ, "RAY_raylet_start_wait_time_s": "120", "PYTHONPATH": os.pathsep.join(sys.path)}
+        path = self.folder / f"{name}.log"
+        with path.open("w") as log:
             command = [str(ray), "start", *words, *memory, "--block", "--disable-usage-stats"]
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        while "Ray runtime started" not in path.read_text():  # one after the other: together they take the same ports
+            assert process.poll() is None, path.read_text()
+            time.sleep(0.2)
+        return process
 
     def kill(self, process):
         os.killpg(process.pid, signal.SIGKILL)
@@ -85,14 +87,8 @@ class Nodes:
 def nodes(ray, tmp_path_factory):
     found = Nodes(tmp_path_factory.mktemp("ray"))
     try:
-        for _ in range(120):
-            try:
-                ray.init(f"127.0.0.1:{PORT}", log_to_driver=False, logging_level="ERROR")
-                break
-            except ConnectionError:
-                time.sleep(0.5)
-        while ray.cluster_resources().get("CPU", 0) < 2:
-            time.sleep(0.2)
+        ray.init(f"127.0.0.1:{PORT}", log_to_driver=False, logging_level="ERROR")
+        assert ray.cluster_resources()["CPU"] == 2
         yield found
     finally:
         ray.shutdown()

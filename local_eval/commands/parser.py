@@ -210,7 +210,10 @@ def setting_options(sub: argparse.ArgumentParser, *, trained: bool = True) -> No
     group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept (runs)")
     device_options(sub)
     sub.add_argument(
-        "--engine", choices=("processes", "ray"), default="processes", help="what makes models: ray is for a cluster"
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="what makes models: processes, or a Ray cluster (processes)",
     )
 
 
