@@ -50,7 +50,7 @@ CLAIMS = (
 
 
 def table() -> str:
-    """The table as README.md has it."""
+    """The table of README.md."""
     golden = "| equal to the released scoring code | all golden files, epsilon within 1e-6 | "
     golden += "`python -m pytest tests/test_metric_golden.py` |\n"
     rows = (
@@ -60,7 +60,39 @@ def table() -> str:
     return HEAD + golden + "".join(rows)
 
 
+def score_table() -> str:
+    rows = (
+        f"| {row['n_examples']:,} | {'plain score' if row['brief'] else 'intervals and all'} | {row['s']:.1f} s "
+        f"| {row['cpu_s']:.1f} s | {row['times_less_cpu']:.1f} | {row['peak_mib']:,.0f} MiB |\n"
+        for row in results("score")["score"]
+    )
+    return SCORE_HEAD + "".join(rows)
+
+
+def growth_table() -> str:
+    rows = (
+        f"| {name} | {n_gpus} | {part['retrain']:.2f} h | {part['unlearn']:.2f} h | {part['score']:.2f} h "
+        f"| {part['all_h']:.2f} h | {part['bottleneck']} | {plan['pools_gb']:.1f} GB |\n"
+        for name, plan in results("growth")["plans"].items()
+        for n_gpus in (1, 8, 64)
+        for part in [plan[f"{n_gpus} GPUs"]]
+    )
+    return GROWTH_HEAD + "".join(rows)
+
+
+SCORE_HEAD = """| forget examples | what | took | of cores | times less than before | peak |
+|---:|---|---:|---:|---:|---:|
+"""
+GROWTH_HEAD = """| what | GPUs | retrain | unlearn | score | all | the longest | pools |
+|---|---:|---:|---:|---:|---:|---|---:|
+"""
+TABLES = (
+    ("README.md", HEAD, table),
+    ("docs/scale.md", SCORE_HEAD, score_table),
+    ("docs/scale.md", GROWTH_HEAD, growth_table),
+)
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    text = re.sub(re.escape(HEAD) + r"(?:\|.*\n)*", lambda _: table(), readme.read_text())
-    readme.write_text(text)
+    for name, head, made in TABLES:
+        page = ROOT / name
+        page.write_text(re.sub(re.escape(head) + r"(?:\|.*\n)*", lambda _, made=made: made(), page.read_text()))
