@@ -1,4 +1,4 @@
-"""Numbered jobs on devices: in this process, or in one process for each entry of `devices`. The only process pool.
+"""Jobs on devices: in this process, or in one process for each entry of `devices`. The only process pool.
 
 What a job makes it writes into files; processes exchange numbers and words. A process that dies, hangs or ignores the
 end of its time costs the job it was at, which a fresh process can do again. The same results as from one process.
@@ -11,11 +11,9 @@ import signal
 import threading
 import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -27,7 +25,6 @@ from kit.errors import InputError, first_line
 from kit.memory import keep_freed_memory
 
 PATIENCE_S = 60.0  # at least so long, and ten times what the slowest took, before a silent process counts as hanging
-_TRIES = 3  # of one job by processes that died
 _BEGUN = "begun"  # what a process says before each job; reading its data is no part of one
 
 
@@ -100,47 +97,6 @@ def run_jobs(setup: Setup, next_job: Callable[[], Job | None], devices: Sequence
     finally:
         for worker in workers:
             worker.end()
-
-
-def run_all(
-    setup: Setup,
-    numbers: Iterable[int],
-    devices: Sequence[str],
-    *,
-    description: str = "",
-    progress: bool = True,
-    on_result: Callable[[int, Any], None] | None = None,
-) -> dict[int, Any]:
-    """What `setup(device)(number)` gives for every number, by number.
-
-    Raises InputError where a job goes down with its process three times; what other jobs wrote down is kept.
-    """
-    todo, found, lost = deque(numbers), {}, Counter[int]()
-    bar = tqdm(total=len(todo), desc=description, disable=not progress)
-    with bar, reproducible():
-        next_job = lambda: Job(todo.popleft()) if todo else None  # noqa: E731
-        for job, result in run_jobs(partial(_numbered, setup), next_job, devices[: max(1, len(todo))]):
-            if not isinstance(result, Lost):
-                found[job.number] = result
-                bar.update()
-                if on_result:
-                    on_result(job.number, result)
-                continue
-            todo.append(job.number)
-            lost[job.number] += not result.crowded
-            if lost[job.number] == _TRIES:
-                remedy = "the reason is printed above"
-                if "memory" in result.reason:
-                    remedy = "what is finished is kept; run the same command again, with fewer processes"
-                elif "start" in result.reason:
-                    remedy += ', or your script lacks `if __name__ == "__main__":` around what it calls'
-                raise InputError(f"job {job.number}: {result.reason}, {_TRIES} times: {remedy}")
-    return found
-
-
-def _numbered(setup: Setup, device: str) -> Work:
-    work = setup(device)
-    return lambda job: work(job.number)
 
 
 def _told(error: BaseException, device: str) -> BaseException:

@@ -9,11 +9,11 @@ from torch import nn
 
 from kit.archive import state_hash
 from kit.errors import InputError
-from kit.jobs import run_all
 from kit.ledger import FILE_NAME, Ledger
 from kit.tools.verify import BROKEN_ZIP, open_archive, verify
 from local_eval.checkpoints import Checkpoint, digests, find, load_checkpoint
 from local_eval.devices import processes_for
+from local_eval.engines import run_all
 from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, reopen
 

@@ -12,6 +12,7 @@ import torch
 from kit.device import accelerators, choose_device, hardware_name, n_cores, synchronize
 from kit.jobs import Job, Lost, run_jobs, warm_up
 from kit.ledger import write_atomically
+from local_eval.engines import Cluster
 from local_eval.setting import Workspace, as_dataset, reopen
 
 _WORTH_MEASURING = 8  # models to be made, from which on it pays to look for the best number of processes
@@ -37,7 +38,10 @@ def devices_of(
 
 
 def processes_for(devices: Sequence[str], workspace: Workspace, n_models: int) -> list[str]:
-    """The devices, or those that `devices_of` chooses, for at most a process a model; they begin to be started."""
+    """The devices, or those that `devices_of` chooses, for at most a process a model, which begin to be started; or the
+    cluster."""
+    if isinstance(devices, Cluster):
+        return devices
     devices = list(devices or devices_of(workspace=workspace, n_models=n_models))[:n_models]
     begin_processes(devices)
     return devices

@@ -11,10 +11,10 @@ from kit.archive import serialize
 from kit.competition import ExampleDataset
 from kit.device import synchronize
 from kit.errors import InputError
-from kit.jobs import run_all
 from kit.ledger import write_atomically
 from kit.seeds import checkpoint_seed, seed_everything
 from local_eval.devices import processes_for
+from local_eval.engines import run_all
 from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, as_dataset, reopen
 from local_eval.shard import WHOLE, Shard

@@ -21,11 +21,11 @@ from kit.competition import BATCH_SIZE, Loaders
 from kit.device import is_out_of_memory, reproducible
 from kit.emit import make
 from kit.errors import BrokenModelError, InputError
-from kit.jobs import run_all
 from kit.ledger import FILE_NAME, Ledger, write_atomically
 from kit.methods import Method, Mixture, get_method, method_names
 from kit.schedule import Run, Scheduler
 from local_eval.devices import hidden_cuda, processes_for
+from local_eval.engines import Cluster, run_all
 from local_eval.pool import ModelPool, logits_of, on_device
 from local_eval.setting import Workspace, reopen
 from local_eval.shard import WHOLE, Shard
@@ -78,6 +78,13 @@ def fill_unlearned(
     budget = TimeBudget(limit)
     if shard != WHOLE and budget.limit_s != math.inf:
         raise InputError("a shard beside a time limit: the limit holds for all models, which other machines make too")
+    if isinstance(devices, Cluster):
+        if budget.limit_s != math.inf:
+            raise InputError("a cluster beside a time limit: one plan of steps holds for all models of a limit")
+        (pool,) = fill_points(workspace, [method], n_models, seed=seed, shard=shard, devices=devices, progress=progress)
+        if reason := broken_reason(pool):
+            raise BrokenModelError(reason)
+        return pool
     pool = _begun(unlearned_pool(workspace, method, seed, limit), method)
     todo = shard.of(pool.missing(n_models))
     if todo:
@@ -95,6 +102,7 @@ def fill_points(
     n_models: int,
     *,
     seed: int = 0,
+    shard: Shard = WHOLE,
     devices: Sequence[str] = (),
     progress: bool = True,
 ) -> list[ModelPool]:
@@ -108,7 +116,7 @@ def fill_points(
         index * len(pools) + point  # the first model of every point first: mistakes and broken settings show early
         for point, pool in enumerate(pools)
         if broken_reason(pool) is None
-        for index in pool.missing(n_models)
+        for index in shard.of(pool.missing(n_models))
     )
     if todo:
         devices = processes_for(devices, workspace, len(todo))

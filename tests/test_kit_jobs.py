@@ -18,8 +18,9 @@ from kit.budget import TimeBudget
 from kit.checkpoint import Maker, ProbeJob
 from kit.competition import TensorLoader, make_loaders
 from kit.errors import InputError
-from kit.jobs import run_all, run_jobs
+from kit.jobs import run_jobs
 from kit.methods import method_of
+from local_eval.engines import run_all
 from local_eval.models import tinyconv
 from tests.conftest import dataset
 from tests.test_kit_emit import FINETUNE, ledger_of, run
@@ -175,7 +176,7 @@ def test_a_job_may_give_nothing():
 
 PARENT = """
 import sys, time
-from kit.jobs import run_all
+from local_eval.engines import run_all
 
 def setup(device):
     def work(number):

@@ -34,16 +34,24 @@ def test_what_a_dead_copy_leaves_is_done_here():
     assert found == [0, 3, 6, 9] and set(pids) == {here}
 
 
-def test_an_error_of_the_job_is_raised_and_no_process_is_left():
+def test_an_error_of_the_job_is_raised_and_no_process_is_left(monkeypatch):
+    pids, fork = [], os.fork
+
+    def noted():
+        pids.append(fork())
+        return pids[-1]
+
     def job(some):
         if some.start == 3:
             raise ValueError("at 3")
         time.sleep(0.01)
 
+    monkeypatch.setattr(os, "fork", noted)
     with pytest.raises(ValueError, match="at 3"):
-        places(job)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        chunks.map_chunks(job, 6, 3, 2)
+    assert len(pids) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
 
 
 def test_parts_of_a_part_are_done_where_it_is():

@@ -29,11 +29,11 @@ from kit.archive import serialize
 from kit.competition import TensorLoader
 from kit.device import device_of
 from kit.fisher.inverse import inverse_product
-from kit.jobs import run_all
 from kit.methods.shared.schedules import one_cycle
 from kit.seeds import seed_everything
 from kit.training import fused, train
 from local_eval.devices import begin_processes, devices_of
+from local_eval.engines import run_all
 from local_eval.inference import native_bfloat16, predict
 from local_eval.models import resnet20
 from local_eval.setting import as_dataset

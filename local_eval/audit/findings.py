@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr
 
+from local_eval.metric.chunks import over_chunks
+
 LEVEL = 0.01
 _EXCHANGES = 99
 _CUTS = ndtri(np.arange(1, 10) / 10)
@@ -136,11 +138,12 @@ def _standardised(sample: np.ndarray) -> np.ndarray:
 def _shape_squares(values: np.ndarray, is_first: np.ndarray) -> np.ndarray:
     """Squared distances of the two distributions, each with its own mean and spread taken out, (1 + n_exchanges,
     n_examples), as sums over cuts; values (n_models, n_examples), is_first (1 + n_exchanges, n_models)."""
-    found = np.empty((len(is_first), values.shape[1]))
-    for i, first in enumerate(is_first):
+
+    def squares(first: np.ndarray) -> np.ndarray:
         u, r = _standardised(values[first]), _standardised(values[~first])
-        found[i] = sum((np.mean(u <= cut, axis=0) - np.mean(r <= cut, axis=0)) ** 2 for cut in _CUTS)
-    return found
+        return sum((np.mean(u <= cut, axis=0) - np.mean(r <= cut, axis=0)) ** 2 for cut in _CUTS)
+
+    return over_chunks(lambda some: np.stack([squares(first) for first in is_first[some]]), len(is_first), 4)
 
 
 def _matters(u: np.ndarray, r: np.ndarray) -> np.ndarray:

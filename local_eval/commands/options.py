@@ -20,6 +20,7 @@ from kit.tools.folder import find_method
 from local_eval.commands.parser import N_MODELS
 from local_eval.commands.score_options import spec_of
 from local_eval.devices import begin_processes, devices_of, hidden_cuda
+from local_eval.engines import Cluster, installed_ray
 from local_eval.published import use_published
 from local_eval.report.facts import score_options
 from local_eval.setting import Setting, Workspace, keep_workspace, reopen, splits_of
@@ -47,6 +48,8 @@ def at_least(n_models: int, fewest: int = 2) -> None:
 def method_of(args: argparse.Namespace) -> Method:
     """The method, the only time that its words are read; a mistake in the limit is told as early."""
     args.limit_s = parse_duration(args.limit) if args.limit else math.inf
+    if args.engine == "ray" and args.limit:
+        raise InputError("--limit: goes without --engine ray: one plan of steps holds for all models of a limit")
     return read_method(args, args.method, args.set)
 
 
@@ -58,7 +61,10 @@ def read_method(args: argparse.Namespace, spec: str, settings: Sequence[str] = (
 
 def workspace_of(args: argparse.Namespace) -> Workspace:
     """The setting of the options, or of the folder given with --setting."""
-    begin_processes(devices_of(args.device, args.slots))
+    if args.engine == "ray":
+        installed_ray()
+    else:
+        begin_processes(devices_of(args.device, args.slots))
     if args.setting:
         workspace = reopen(args.setting, checked=True)
         refuse_beside_setting(args, workspace.setting)
@@ -132,7 +138,9 @@ def _scaled(source: str, size: int) -> str:
 
 
 def devices_for(args: argparse.Namespace, workspace: Workspace, n_models: int) -> list[str]:
-    """Where so many models are made, an entry a process."""
+    """Where so many models are made, an entry a process; or a cluster."""
+    if args.engine == "ray":
+        return Cluster(["cpu"], workspace.folder, args.device, args.slots)
     return devices_of(args.device, args.slots, workspace, n_models)
 
 
@@ -145,6 +153,7 @@ def go_on(args: argparse.Namespace, workspace: Workspace, settings: Sequence[str
     words += score_options(spec_of(args), args.attacks) if hasattr(args, "attacks") else []
     words += ["--device", args.device] if args.device != "auto" else []
     words += ["--slots", str(args.slots)] if args.slots else []
+    words += ["--engine", args.engine] if args.engine != "processes" else []
     return f"go on: {shlex.join(['python', '-m', 'local_eval', 'run', *words])}"
 
 

@@ -209,6 +209,12 @@ def setting_options(sub: argparse.ArgumentParser, *, trained: bool = True) -> No
         group.add_argument("--quick", action="store_true", help="10,000 training images and tinyconv")
     group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept (runs)")
     device_options(sub)
+    sub.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="what makes models: processes, or a Ray cluster (processes)",
+    )
 
 
 def data_options(group: argparse._ActionsContainer) -> None:

@@ -12,6 +12,7 @@ from local_eval.commands import options as shared
 from local_eval.commands.pools import begun, note_retrained
 from local_eval.commands.score_options import spec_of
 from local_eval.distances import distances
+from local_eval.engines import Cluster
 from local_eval.evaluate import evaluate, read_samples
 from local_eval.metric import FORMS
 from local_eval.report.facts import score_options
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     lap("score")
     phases = ", ".join(f"{phase} {format_duration(s)}" for phase, s in seconds.items())
     processes = ", ".join(f"{device} x {slots}" for device, slots in Counter(devices).items())
+    processes = devices.text if isinstance(devices, Cluster) else processes
     took = f"{format_duration(sum(seconds.values()))} in all: {phases}; processes: {processes}"
     notes = [*limit_notes(pools), *notes_on(rows), took]
     further = {"command": shared.command_line(args), "attacks": args.attacks, "seconds": seconds}
