@@ -7,8 +7,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse what is freed instead of giving it back to the system, whose fresh pages cost a fault each: small
-    nets train faster, arrays are scored faster. Elsewhere nothing happens."""
+    """Let glibc reuse what is freed, not give it back: fresh pages cost a fault each. Elsewhere nothing happens."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         if any(mallopt(_M_MMAP_THRESHOLD, largest) for largest in (1 << 30, 1 << 25)):  # older ones take 32 MiB at most

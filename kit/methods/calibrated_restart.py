@@ -58,7 +58,7 @@ def unlearn(
     """Restart, learn for `epochs` epochs at `lr` along one cycle (up in the first 15% of the steps), calibrate."""
     torch.manual_seed(seed)
     (n_steps,) = planned_phases(plan, epochs * len(retain_loader))
-    counts = F.pad(class_counts(retain_loader), (0, n_classes(net)))[: n_classes(net)]
+    counts = F.pad(class_counts(retain_loader).cpu(), (0, n_classes(net)))[: n_classes(net)]
     held_out = [unpack(batch, device_of(net)) for batch in val_loader] if match else []
     before = held_out_logits(net, held_out) if match else None
     teacher = frozen_copy(net) if teaching else None
@@ -71,7 +71,7 @@ def unlearn(
     train(net, retain_loader, n_steps, optimizer, schedule=schedule, objective=objective, autocast_dtype=precision)
     if match:
         labels = torch.cat([labels for _, labels in held_out]).cpu()
-        forgotten = F.pad(class_counts(forget_loader), (0, len(counts)))[: len(counts)]
+        forgotten = F.pad(class_counts(forget_loader).cpu(), (0, len(counts)))[: len(counts)]
         match_held_out(net, held_out, before, balanced_as(labels, forgotten, counts), spread)
     return net
 
