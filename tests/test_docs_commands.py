@@ -61,13 +61,18 @@ def on_small_data(command, folder):
         "cifar10": "digits",
     }.items():
         text = text.replace(name, value)
-    text = text.replace("$SLURM_ARRAY_TASK_ID", "1").replace("FILE.npz", "file.npz").replace("NAME", "finetune")
+    text = (
+        text.replace("$SLURM_ARRAY_TASK_ID", "1")
+        .replace("export\0FILE", "export\0pool")
+        .replace("FILE", "file")
+        .replace("NAME", "finetune")
+    )
     words = [word for word in text.split("\0") if word]
     program, name = words[0], words[1]
     if program == "local_eval" and name in ("run", "sweep", "retrain", "unlearn", "leaderboard", "train", "tune"):
         pictures = "image-folder:pictures" in words
         given = "--setting" in words
-        small = [*DATA[2:], "--size", "16"] if pictures else [] if given else DATA
+        small = [*DATA[2:], "--n-train", "120", "--size", "16"] if pictures else [] if given else DATA
         few = {"train": FEW[2:], "tune": [*FEW[2:], *SEARCH]}.get(name, FEW)
         named = ["--methods", "finetune, ssd"] if name == "leaderboard" and not given else []
         return [*words, *small, *few, *named]
