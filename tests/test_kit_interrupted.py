@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.__main__ import main
 from kit.budget import TimeBudget
 from kit.competition import load_original, read_tree
 from kit.emit import emit
@@ -54,35 +55,29 @@ def test_a_signal_ends_the_run_and_the_same_command_continues(tree, whole, tmp_p
     assert not (tmp_path / "out/submission.zip").exists()
     n_kept = ledger.read_text().count('"crc32"')
     assert n_kept >= 3
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert main(arguments[3:]) == 0
     assert members(tmp_path / "out/submission.zip") == whole
     assert sum(json.loads(line)["event"] == "start" for line in ledger.read_text().splitlines()) == 1
 
 
-def test_the_command_line_writes_the_same_archive_with_one_process_and_with_two(tree, tmp_path):
+def test_the_command_line_writes_the_same_archive_with_one_process_and_with_two(tree, tmp_path, capsys):
     for slots in ("1", "2"):
         arguments = command(tree, tmp_path / slots, "--n-models", 4, "--slots", slots, "--dtype", "float16")
-        done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        assert main(arguments[3:]) == 0
+        assert capsys.readouterr().err == ""
     assert (tmp_path / "1/submission.zip").read_bytes() == (tmp_path / "2/submission.zip").read_bytes()
 
 
-def test_a_data_file_that_breaks_is_told_before_anything_is_written(tree, tmp_path):
+def test_a_data_file_that_breaks_is_told_before_anything_is_written(tree, tmp_path, capsys):
     broken = tmp_path / "tree"
     shutil.copytree(tree, broken)
     image = sorted((broken / "images").rglob("*.png"))[100]
     image.write_bytes(image.read_bytes()[:60])
-    done = subprocess.run(
-        command(broken, tmp_path / "out", "--architecture", f"{tree.parent / 'net.py'}:net"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert image.name in done.stderr
-    assert done.stderr.count("\n") == 1
+    arguments = command(broken, tmp_path / "out", "--architecture", f"{tree.parent / 'net.py'}:net")
+    assert main(arguments[3:]) == 2
+    err = capsys.readouterr().err
+    assert image.name in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

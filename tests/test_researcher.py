@@ -163,7 +163,7 @@ def test_with_the_original_there_is_everything(case, tmp_path, capsys):
     assert "the models of this setting came as files" in capsys.readouterr().err
 
 
-def test_the_report_of_models_that_came_as_files(case, tmp_path, capsys):
+def test_the_report_of_models_that_came_as_files(case, tmp_path, capsys, undrawn):
     words = options(case, tmp_path, "--retrained", case / "retrained", "--out", tmp_path / "page.html")
     assert main(["report", str(case / "unlearned"), *words]) == 0
     text = (tmp_path / "page.html").read_text()
@@ -183,7 +183,7 @@ def test_unequal_numbers_are_said(case, tmp_path, capsys):
     assert told in facts_of(capsys)["notes"]
 
 
-def test_the_same_from_python(case, tmp_path, capsys):
+def test_the_same_from_python(case, tmp_path, capsys, undrawn):
     splits = data_stubs.load(f"image-folder@{SIZE}:{case}/pictures", forget="random:12", progress=False)
     setting = Setting("pictures", architecture=f"{case}/net.py:resnet8")
     given = {"retrained": case / "retrained", "original": case / "original.pt", "devices": ["cpu"]}
@@ -202,6 +202,7 @@ def test_the_same_from_python(case, tmp_path, capsys):
 
 def test_the_same_in_a_notebook(case, tmp_path, capsys):
     cells = [
+        "from tests.conftest import roughly_predicted\nrough = roughly_predicted()\nrough.__enter__()",
         "from pathlib import Path\nfrom local_eval import Setting, assess, prepare",
         f"case = Path({str(case)!r})\nsource = f'image-folder@{SIZE}:{{case}}/pictures'",
         "setting = Setting(source, 'random:12', architecture=f'{case}/net.py:resnet8')",
