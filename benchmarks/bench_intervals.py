@@ -143,18 +143,22 @@ def coverage(name, form, n_repetitions, n_models, n_examples, common, n_resample
         quality_interval(resample(*next(pools), attack=attack, n_resamples=n_resamples, seed=i))
         for i in range(n_repetitions)
     ]
-    values = np.array([interval.value for interval in found])
+    case = case_of(name, form, n_models, n_examples, common)
+    return case | judged(found, truth, [interval.value for interval in found])
+
+
+def case_of(name: str, form: str, n_models: int, n_examples: int, common: float) -> dict:
+    return {"population": name, "form": form, "n_models": n_models, "n_examples": n_examples, "common": common}
+
+
+def judged(intervals, truth: float, values) -> dict:
+    """How intervals hold against the truth and against how far values lie apart."""
     return {
-        "population": name,
-        "form": form,
-        "n_models": n_models,
-        "n_examples": n_examples,
-        "common": common,
-        "repetitions": n_repetitions,
+        "repetitions": len(intervals),
         "truth": round(truth, 5),
-        "coverage": covered(found, truth),
-        "true_standard_error": round(float(values.std(ddof=1)), 6),
-        "mean_standard_error": round(float(np.mean([interval.standard_error for interval in found])), 6),
+        "coverage": covered(intervals, truth),
+        "true_standard_error": round(float(np.std(values, ddof=1)), 6),
+        "mean_standard_error": round(float(np.mean([interval.standard_error for interval in intervals])), 6),
     }
 
 
@@ -185,18 +189,7 @@ def score_coverage(name, form, n_repetitions, n_models, n_examples, common, n_re
         score_interval(resample(u, r, attack=attack, n_resamples=n_resamples, seed=i), accuracies)
         for i, (u, r, accuracies) in enumerate(islice(drawn, n_repetitions))
     ]
-    return {
-        "population": name,
-        "form": form,
-        "n_models": n_models,
-        "n_examples": n_examples,
-        "common": common,
-        "repetitions": n_repetitions,
-        "truth": round(truth, 5),
-        "coverage": covered(found, truth),
-        "true_standard_error": round(float(np.std(scores, ddof=1)), 6),
-        "mean_standard_error": round(float(np.mean([interval.standard_error for interval in found])), 6),
-    }
+    return case_of(name, form, n_models, n_examples, common) | judged(found, truth, scores)
 
 
 def calibration(name, form, n_pairs, n_models, n_examples, common, n_resamples: int = 20) -> dict:
@@ -227,12 +220,7 @@ def calibration(name, form, n_pairs, n_models, n_examples, common, n_resamples: 
                 "true": round(float(right[inside].mean()), 3),
             }
             classes.append({"from": SAID[i], "to": SAID[i + 1], "pairs": int(inside.sum()), **facts})
-    return {
-        "population": name,
-        "form": form,
-        "n_models": n_models,
-        "n_examples": n_examples,
-        "common": common,
+    return case_of(name, form, n_models, n_examples, common) | {
         "pairs": n_pairs,
         "said": round(float(np.mean(said)), 4),
         "true": round(float(right.mean()), 4),

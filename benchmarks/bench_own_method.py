@@ -9,13 +9,12 @@ Models are kept below --work-dir. Writes results/own_method.json, an entry a set
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.record import RESULTS, record, rounded
-from benchmarks.validity.replay import measured, without_paths
+from benchmarks.record import record_entry
+from benchmarks.validity.replay import measured
 from kit.methods import get_method
 from local_eval.assess import FEWEST, assess
 from local_eval.audit.null import null_quality
@@ -80,10 +79,7 @@ def main(argv: list[str]) -> None:
             f"test {row['test']:.2%}  {row['seconds']:.0f} s of {found['seconds_of_retraining']:.0f}"
         )
     print(f"above: {found.get('above')}")
-    kept = RESULTS / "own_method.json"
-    others = json.loads(kept.read_text())["results"] if kept.exists() else {}
-    shown = ["image-folder:PATH" if word == options.source else word for word in argv]
-    print(record("own_method", {**others, options.setting: rounded(found)}, without_paths(shown)))
+    print(record_entry("own_method", options.setting, found, argv, options.source))
 
 
 if __name__ == "__main__":

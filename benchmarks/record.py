@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +31,17 @@ def record(name: str, results: dict, argv: list[str]) -> Path:
     unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     unfinished.replace(path)
     return path
+
+
+def record_entry(name: str, entry: str, results: dict, argv: Sequence[str], source: str | None = None) -> Path:
+    """`record` with these results as one entry beside those that the file has. Folders of this machine, after
+    --data-root and --work-dir, are told as FOLDER, and the data source `source` as image-folder:PATH."""
+    path = RESULTS / f"{name}.json"
+    others = json.loads(path.read_text())["results"] if path.exists() else {}
+    words = ["image-folder:PATH" if word == source else word for word in argv]
+    hidden = [i + 1 for i, word in enumerate(words) if word in ("--data-root", "--work-dir")]
+    words = ["FOLDER" if i in hidden else word for i, word in enumerate(words)]
+    return record(name, {**others, entry: rounded(results)}, words)
 
 
 def rounded(value):

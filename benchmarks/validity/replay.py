@@ -9,7 +9,6 @@ results/validity.json, an entry a stand-in, and results/validity_NAME.png.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kendalltau
 
-from benchmarks.record import RESULTS, record, rounded
+from benchmarks.record import RESULTS, record_entry
 from benchmarks.validity.points import FEW, Known, known_points
 from local_eval.assess import FEWEST, measures
 from local_eval.audit.diagnosis import diagnose
@@ -77,18 +76,9 @@ def main(argv: list[str]) -> None:
     found["setting"] = found["setting"] | ({"source": "cifar10 as image folder"} if options.source else {})
     for line in lines_of(found):
         print(line)
-    kept = RESULTS / "validity.json"
-    others = json.loads(kept.read_text())["results"] if kept.exists() else {}
     name = options.stand_in + ", methods" * options.methods
-    shown = ["image-folder:PATH" if word == options.source else word for word in argv]
-    print(record("validity", {**others, name: rounded(found)}, without_paths(shown)))
+    print(record_entry("validity", name, found, argv, options.source))
     print(plot(found, RESULTS / f"validity_{name.replace(', ', '_').replace(' ', '_')}.png"))
-
-
-def without_paths(argv: Sequence[str]) -> list[str]:
-    """The command with FOLDER for folders of this machine."""
-    hidden = [i + 1 for i, word in enumerate(argv) if word in ("--data-root", "--work-dir")]
-    return ["FOLDER" if i in hidden else word for i, word in enumerate(argv)]
 
 
 def replay(workspace: Workspace, points: Sequence[Known], n_models: int) -> dict:
