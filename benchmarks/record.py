@@ -9,18 +9,23 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or ROOT / "benchmarks" / "results")
+FOLDERS = ("--data-root", "--work-dir", "--beside")
 
 
-def record(name: str, results: dict, argv: list[str]) -> Path:
+def record(name: str, results: dict, argv: Sequence[str]) -> Path:
     """Write benchmarks/results/NAME.json and return its path; argv is the program's sys.argv.
 
-    No host name, user or path is kept. The file appears whole or not at all.
+    No host name, user or path is kept: folders after the options of FOLDERS are told as FOLDER. The file appears whole
+    or not at all.
     """
+    hidden = [i + 1 for i, word in enumerate(argv) if word in FOLDERS]
+    words = ["FOLDER" if i in hidden else word for i, word in enumerate(argv)]
     content = {
         "benchmark": name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", _module(Path(argv[0])), *argv[1:]]),
+        "command": " ".join(["python", "-m", _module(Path(argv[0])), *words[1:]]),
         "machine": machine(),
         "versions": versions(),
         "results": results,
@@ -34,13 +39,11 @@ def record(name: str, results: dict, argv: list[str]) -> Path:
 
 
 def record_entry(name: str, entry: str, results: dict, argv: Sequence[str], source: str | None = None) -> Path:
-    """`record` with these results as one entry beside those that the file has. Folders of this machine, after
-    --data-root and --work-dir, are told as FOLDER, and the data source `source` as image-folder:PATH."""
+    """`record` with these results as one entry beside those that the file has. The data source `source` is
+    told as image-folder:PATH."""
     path = RESULTS / f"{name}.json"
     others = json.loads(path.read_text())["results"] if path.exists() else {}
     words = ["image-folder:PATH" if word == source else word for word in argv]
-    hidden = [i + 1 for i, word in enumerate(words) if word in ("--data-root", "--work-dir")]
-    words = ["FOLDER" if i in hidden else word for i, word in enumerate(words)]
     return record(name, {**others, entry: rounded(results)}, words)
 
 
@@ -55,7 +58,7 @@ def rounded(value):
 
 def _module(program: Path) -> str:
     """benchmarks/seeds/x.py -> benchmarks.seeds.x"""
-    return ".".join(program.resolve().relative_to(RESULTS.parent.parent).with_suffix("").parts)
+    return ".".join(program.resolve().relative_to(ROOT).with_suffix("").parts)
 
 
 def machine() -> dict:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.claims import TABLES
 from kit.__main__ import build_parser as kit_parser
 from local_eval.commands.options import LIKE
 from local_eval.commands.parser import build_parser as local_eval_parser
@@ -99,13 +100,11 @@ CLAIMS = {
         ("within 10% in {within_10_percent} of {trials} trials", "profile"),
         ("{mutants:,} mutants", "fuzz"),
     ],
-    "README.md": [
-        ("{complete_and_verified} of {runs} runs", "budget"),
-        ("{kills_in_all} SIGKILLs", "kills"),
-        ("within 10% in {within_10_percent} of {trials} trials", "profile"),
-        ("{mutants:,} mutants", "fuzz"),
-        ("for F in {lowest_coverage_of_quality:.1%} to", "intervals"),
-        ("for the score in {lowest_coverage_of_score:.1%} to", "intervals"),
+    "scale.md": [
+        ("| 1,000 | {score[0][s]:.1f} | {score[0][peak_mib]:.0f} | {score[1][s]:.1f} |", "score"),
+        ("| 10,000 | {score[2][s]:.0f} | {score[2][peak_mib]:,.0f} | {score[3][s]:.1f} |", "score"),
+        ("{pages[1][kb]:.0f} KB for {pages[1][n_examples]:,} examples, which", "page"),
+        ("painted after {pages[1][first_s]:.2f} s", "page"),
     ],
     "score.md": [
         ("in {lowest_coverage_of_quality:.1%} to", "intervals"),
@@ -120,9 +119,13 @@ CLAIMS = {
     ("page", "claim", "name"), [(page, *claim) for page, claims in CLAIMS.items() for claim in claims]
 )
 def test_numbers_are_those_of_the_records(page, claim, name):
-    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
-    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["results"]
-    assert claim.format(**results) in " ".join(path.read_text().split())
+    assert claim.format(**record(name)) in " ".join((ROOT / "docs" / page).read_text().split())
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_tables_of_what_was_measured_are_made_from_the_records(page):
+    _, made = TABLES[page]
+    assert made() in (ROOT / page).read_text(), "python -m benchmarks.claims writes it"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/validity.md"])

@@ -12,7 +12,7 @@ from kit.competition import TensorLoader, make_loaders
 from kit.errors import InputError
 from kit.methods import get_method
 from kit.methods.shared.calibration import balanced_as, held_out_logits, log_odds, match_held_out
-from kit.methods.shared.surgery import last_layer
+from kit.methods.shared.surgery import last_layer, redraw
 from local_eval.metric.confidence import logit_scaled_confidence
 from local_eval.models import smallconv, tinyconv
 from tests.conftest import dataset
@@ -103,6 +103,34 @@ def test_a_net_whose_logits_are_no_linear_layers_is_told():
         match_held_out(Squared(), [(IMAGES, torch.arange(400) % 10)], torch.randn(400, 10), EVERY, spread=1.0)
 
 
+def test_no_held_out_images_are_told():
+    retain, forget, _ = make_loaders(dataset(50, 1), dataset(20, 2), dataset(40, 3), loader=TensorLoader)
+    with pytest.raises(InputError, match="no held-out images: the validation loader gives none"):
+        get_method("calibrated_restart").function(tinyconv(), retain, forget, [], seed=0)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.6, 1.0])
+def test_a_share_of_the_old_weights_stays_at_their_size(kept):
+    net = linear()
+    old, bias = (parameter.detach().clone() for parameter in (net[1].weight, net[1].bias))
+    redraw(net, kept)
+    new = net[1].weight.detach()
+    assert torch.equal(net[1].bias, bias)
+    assert float(torch.corrcoef(torch.stack([old.flatten(), new.flatten()]))[0, 1]) == pytest.approx(kept, abs=0.03)
+    assert float(new.square().mean() / old.square().mean()) == pytest.approx(1, abs=0.06)
+
+
+@pytest.mark.parametrize(("full_steps", "kept"), [(0, 0.0), (4, 0.0), (16, 0.75)])
+def test_the_share_of_missing_steps_is_kept(monkeypatch, full_steps, kept):
+    from kit.methods import calibrated_restart
+
+    found = []
+    monkeypatch.setattr(calibrated_restart, "redraw", lambda net, kept: found.append(kept))
+    loaders = make_loaders(dataset(32, 1), dataset(20, 2), dataset(40, 3), batch_size=8, loader=TensorLoader)
+    calibrated_restart.unlearn(tinyconv(), *loaders, seed=0, epochs=1.0, full_steps=full_steps)
+    assert found == [kept]
+
+
 def test_a_restarted_net_knows_nothing_of_the_original_but_what_it_is_taught():
     """Two originals that differ in their weights' signs alone give the same net where nobody teaches."""
     loaders = make_loaders(dataset(50, 1), dataset(20, 2), dataset(40, 3), batch_size=8, loader=TensorLoader)
@@ -113,7 +141,7 @@ def test_a_restarted_net_knows_nothing_of_the_original_but_what_it_is_taught():
         for parameter in other.parameters():
             parameter.mul_(-1 if parameter.dim() > 1 else 1)
     for settings, same in ((["teaching=0", "match=false"], True), (["match=false"], False)):
-        method = get_method("calibrated_restart", [*settings, "epochs=0.5"])
+        method = get_method("calibrated_restart", [*settings, "epochs=0.5", "full_steps=0"])
         first, second = (method(copy.deepcopy(net), loaders, seed=3).state_dict() for net in (one, other))
         pairs = [(first[name], second[name]) for name in first if first[name].dim() > 1]
         assert all(torch.equal(a, b) for a, b in pairs) is same

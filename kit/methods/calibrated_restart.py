@@ -2,13 +2,14 @@
 last layer as sure of held-out examples as the original is of them.
 
 Every weight matrix and kernel is drawn anew from N(0, rms^2), rms that of its own entries; biases and normalisation
-stay. Training on the retain set minimises CE, weighted by 1 / class count, + KL(original || net) for a few passes. What
-such a short training misses is how sure the net is, and how far runs lie apart: both are seen on the validation set,
-which neither net was trained on. There the original is as sure as a retrained net would be of the forget set, and its
-distance from the restarted net says how far two trainings lie apart. So the last layer is scaled until both
-nets are equally sure of their answers, and gets normal noise that moves an example's log-odds by `spread` times
-sqrt(1/2) of that distance, each checkpoint its own. Classes count as in the forget set. Source: docs/own_method.md;
-teacher: Hinton, Vinyals and Dean 2015.
+stay. Where steps are too few to learn from noise, a share of the old weights stays in the new (Ash and Adams 2020).
+Training on the retain set minimises CE, weighted by 1 / class count, + KL(original || net) for a few passes. What such
+a short training misses is how sure the net is, and how far runs lie apart: both are seen on the validation set, which
+neither net was trained on. There the original is as sure as a retrained net would be of the forget set, and its
+distance from the restarted net says how far two trainings lie apart. So the last layer is scaled until both nets are
+equally sure of their answers, and gets normal noise that moves an example's log-odds by `spread` times sqrt(1/2) of
+that distance, each checkpoint its own. Classes count as in the forget set. Source: docs/own_method.md; teacher: Hinton,
+Vinyals and Dean 2015.
 
 Hyper-parameters:
   epochs: passes over the retain set
@@ -16,6 +17,7 @@ Hyper-parameters:
   weight_decay: of Adam
   teaching: weight of KL(original || net)
   spread: how far apart runs are to lie, 1 as far as the validation set says; 0: no noise
+  full_steps: steps from which on nothing of the old weights stays; with fewer, the share of steps that are missing
   match: scale and noise, or neither
   bfloat16: train in bfloat16 where autocast allows it
 """
@@ -52,6 +54,7 @@ def unlearn(
     weight_decay: float = 0.005,
     teaching: float = 1.0,
     spread: float = 0.85,
+    full_steps: int = 600,
     match: bool = True,
     bfloat16: bool = False,
 ) -> nn.Module:
@@ -62,7 +65,7 @@ def unlearn(
     held_out = [unpack(batch, device_of(net)) for batch in val_loader] if match else []
     before = held_out_logits(net, held_out) if match else None
     teacher = frozen_copy(net) if teaching else None
-    redraw(net)
+    redraw(net, kept=max(0.0, 1 - n_steps / max(1, full_steps)))
     weights = (1.0 / counts.clamp(min=1)).to(device_of(net))
     objective = partial(_learn, weights=weights, teacher=teacher, teaching=teaching)
     optimizer = fused(torch.optim.Adam, net.parameters(), lr, weight_decay=weight_decay)

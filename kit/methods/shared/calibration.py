@@ -20,7 +20,9 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def held_out_logits(net: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Logits in evaluation mode, float32 (n, n_classes) on the CPU."""
+    """Logits in evaluation mode, float32 (n, n_classes) on the CPU. Raises InputError without a batch."""
+    if not batches:
+        raise InputError("no held-out images: the validation loader gives none, which this method needs")
     net.eval()
     return torch.cat([net(images).float().cpu() for images, _ in batches])
 

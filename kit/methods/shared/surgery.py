@@ -154,13 +154,16 @@ def training_only(net: nn.Module, names: Set[str]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def redraw(net: nn.Module) -> None:
+def redraw(net: nn.Module, kept: float = 0.0) -> None:
     """Draw every parameter of two or more dimensions anew from N(0, rms^2), rms the root mean square of its entries,
-    on the CPU. It fits any net: sizes stay those that training gave, biases and normalisation stay as they are."""
+    on the CPU. It fits any net: sizes stay those that training gave, biases and normalisation stay as they are.
+
+    kept, from 0 to 1: the old entries' share in the new ones, whose root mean square stays (Ash and Adams 2020).
+    """
     for parameter in net.parameters():
         if parameter.dim() > 1:
             fresh = torch.randn(parameter.shape, dtype=parameter.dtype) * parameter.square().mean().sqrt().cpu()
-            parameter.copy_(fresh)
+            parameter.mul_(kept).add_(((1 - kept**2) ** 0.5 * fresh).to(parameter))
 
 
 def reset_parameters(net: nn.Module, names: Set[str] | None = None) -> None:
