@@ -22,6 +22,7 @@ from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace, reopen
 from local_eval.sweep import grid
 from local_eval.unlearned import fill_unlearned, unlearned_pool
+from notebooks.build import main as build
 
 ROOT = Path(__file__).parents[1]
 SMALL = Setting("digits", "random:20", n_train=200, architecture="tinyconv", epochs=1, n_retain_sample=50)
@@ -34,6 +35,7 @@ SMALL = Setting("digits", "random:20", n_train=200, architecture="tinyconv", epo
         (kit, ["emitt"], "'emitt' is unknown: did you mean emit?"),
         (main, ["run", "--methd", "finetune"], "unknown: --methd finetune: did you mean --method?"),
         (kit, ["emit", "--metod=x"], "unknown: --metod=x: did you mean --method?"),
+        (build, ["--methd", "finetune"], "unknown: --methd: did you mean --method?"),
         (main, ["run", "--n-train", "many"], "argument --n-train: 'many' is no whole number"),
         (main, ["run", "--n-train", "0"], "argument --n-train: 0 is below 1"),
         (main, ["run", "--attacks", "gird"], "argument --attacks: 'gird' is unknown: did you mean grid?"),
@@ -87,6 +89,50 @@ def test_options_beside_a_setting_must_be_its_own(tmp_path, capsys):
     same = ["--source", "digits", "--epochs", "3", "--n-train", "200", "--architecture", "tinyconv"]
     assert main(["train", "--setting", folder, *same, "--slots", "1", "--quiet"]) == 0
     assert (tmp_path / folder / "setting.json").read_text() == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["score", "--logits", "l.npz", "--setting", "s", "--n-models", "4"],
+            "--n-models --setting: says something of",
+        ),
+        (["report", "--confidences", "c.npz", "--source", "digits"], "--source: says something of pools, and arrays"),
+        (["score", "--confidences", "c.npz", "--labels", "y.npy"], "--labels: belongs to --logits: confidences are of"),
+        (
+            ["pool", "export", "f.npz", "--setting", "s", "--architecture", "a.py:f"],
+            "--architecture: is for import alone",
+        ),
+        (["pool", "import", "f.npz", "--setting", "s", "--n-models", "2"], "--setting --n-models: is for export alone"),
+        (
+            ["dry-run", "{}", "--setting", "s", "--data", "cifar10", "--epochs", "2"],
+            "--data --epochs beside --setting s",
+        ),
+        (["dry-run", "{}", "--data", "{tree}", "--n-train", "9"], "is an input tree, which is taken as it is"),
+        (["dry-run", "no.ipynb"], "no.ipynb: no such file: give a notebook or a script"),
+        (["train", "--source", "{tree}"], "a path is written image-folder:"),
+        (["score", "x", "--setting", "nowhere"], "nowhere: is no folder of a setting: give one that run or train made"),
+    ],
+)
+def test_what_a_command_would_ignore_or_cannot_read_is_told(words, message, tmp_path, capsys):
+    (tmp_path / "program.py").write_text("")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "retain.csv").write_text("")
+    places = {"tree": tmp_path / "tree"}
+    assert main([word.format(tmp_path / "program.py", **places) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err and err.count("\n") == 1
+    assert "Errno" not in err
+
+
+def test_more_models_than_there_are(tmp_path, capsys):
+    workspace = open_workspace(SMALL, tmp_path, progress=False)
+    fill_retrained(workspace, 2, progress=False)
+    pool = fill_unlearned(workspace, get_method("finetune"), 3, progress=False)
+    assert main(["score", str(pool.folder), "--n-models", "3", "--quiet"]) == 2
+    assert "--n-models 3: of retrained there are 2: ask for fewer, or make more" in capsys.readouterr().err
 
 
 def test_the_default_forget_set_fits_the_data_and_is_told(tmp_path, capsys):

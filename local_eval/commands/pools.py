@@ -186,8 +186,14 @@ def _marks(pool: ModelPool) -> list[tuple[str, str]]:
 
 
 def n_models_of(args: argparse.Namespace, opened: Opened) -> int:
-    """How many models of each pool are compared: as many as all have unless told otherwise."""
-    return min(_sizes(opened).values()) if args.n_models is None else args.n_models
+    """How many models of each pool are compared: as many as all have unless told otherwise; InputError for more."""
+    sizes = _sizes(opened)
+    fewest = min(sizes, key=sizes.__getitem__)
+    if args.n_models is not None and args.n_models > sizes[fewest]:
+        raise InputError(
+            f"--n-models {args.n_models}: of {fewest} there are {sizes[fewest]}: ask for fewer, or make more"
+        )
+    return sizes[fewest] if args.n_models is None else args.n_models
 
 
 def cut_notes(args: argparse.Namespace, opened: Opened) -> list[str]:
