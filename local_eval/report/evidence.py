@@ -78,6 +78,8 @@ def gather(
     try:
         if n < 2:
             raise InputError(f"{n} models: the score compares distributions and needs at least 2, better 64 or more")
+        if n_models is not None and n > counts["retraining"]:
+            raise InputError(f"{n} models of each kind are asked for, there are {counts['retraining']} retrained ones")
         read_samples(workspace, {}, n)
         faults |= _unreadable(workspace, pools, n)
     except InputError as error:
