@@ -158,6 +158,9 @@ def load_source(
         names = [name.partition("[")[0].partition(":")[0] for name in SOURCES]
         close = get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
+        if Path(source).expanduser().exists():
+            kind = "arrays" if source.endswith(".npz") else "image-folder"
+            hint = f"a path is written {kind}:{source}; "
         raise InputError(f"data source {source!r} is unknown: {hint}choose from {', '.join(SOURCES)}")
     return whole if n_train is None else _subset(whole, n_train, seed)
 

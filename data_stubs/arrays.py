@@ -143,7 +143,9 @@ def read_dataset(dataset: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(item, Mapping):
             image, label = item.get("image"), item.get("label", item.get("age_group"))
         else:
-            image, label = tuple(item)[:2]
+            if not isinstance(item, tuple | list) or len(item) < 2:
+                raise InputError(f"{what}: item {row} is of type {type(item).__name__}: expected (image, label)")
+            image, label = item[:2]
         image = np.asarray(image)
         if images and image.shape != images[0].shape:
             sizes = f"{_shape(images[0])} and item {row} of {_shape(image)}"

@@ -94,6 +94,7 @@ def retrain(
     >>> len(retrain(workspace, 2, devices=["cpu"]))
     2
     """
+    _at_least_one(n_models)
     options = {"devices": devices, "progress": progress, "on_checkpoint": on_checkpoint}
     return fill_retrained(workspace, n_models, **options)
 
@@ -125,6 +126,7 @@ def unlearn(
     >>> len(unlearn(workspace, nothing, 2, devices=["cpu"]))
     2
     """
+    _at_least_one(n_models)
     with hidden_cuda(([*devices] or devices_of())[0]):
         chosen = method if isinstance(method, Method) else find_method(method) if isinstance(method, str) else None
     chosen = chosen or method_of(method)
@@ -261,6 +263,11 @@ def report(
     if not pages:
         raise InputError(next(iter(evidence.faults.values())))
     return next(iter(pages.values()))
+
+
+def _at_least_one(n_models: int) -> None:
+    if n_models < 1:
+        raise InputError(f"n_models is {n_models}: expected 1 or more")
 
 
 def _gathered(

@@ -13,7 +13,7 @@ from kit.errors import InputError, first_line
 from local_eval.assess import FEWEST, Assessment, assess_confidences, attack_measures
 from local_eval.audit import families
 from local_eval.audit.predict import ranking_warning
-from local_eval.metric import FORMS, MetricSpec, checked_samples, forgetting_quality, logit_scaled_confidence
+from local_eval.metric import MetricSpec, checked_samples, forgetting_quality, form_of, logit_scaled_confidence
 from local_eval.report.assessment import assessment_facts, assessment_lines, measure_lines
 from local_eval.results import Result
 
@@ -132,7 +132,7 @@ def judge(
     without labels, confidences (n_models, n_examples): the log-odds log(p / (1 - p)) of the label's probability. brief:
     only the first of these. Raises InputError for arrays that are none of these, probabilities among them.
     """
-    spec, measures = spec or MetricSpec(), {}
+    spec, measures, attack = spec or MetricSpec(), {}, form_of(attacks)
     logits = None
     if labels is not None:
         logits, labels = checked_logits(unlearned, retrained, labels)
@@ -140,7 +140,7 @@ def judge(
     else:
         confidences = checked_confidences(unlearned, retrained)
     u, r = checked_samples(*confidences)
-    epsilon = FORMS[attacks](u, r, spec).epsilon
+    epsilon = attack(u, r, spec).epsilon
     n_models, assessment = min(len(u), len(r)), None
     if not brief and n_models >= FEWEST and len(epsilon) > 1:
         (assessment,), _ = assess_confidences({name: u}, r, spec=spec, seed=seed, progress=progress)
@@ -172,7 +172,19 @@ def _notes(unlearned: np.ndarray, retrained: np.ndarray, of_logits: bool) -> lis
         notes.append(
             f"more models ({n_models}) than examples ({n_examples}): the order expected is (n_models, n_examples)"
         )
+    within = [name for name, a in (("unlearned", unlearned), ("retrained", retrained)) if _within_one(a)]
+    if len(within) == 1 and not of_logits:
+        notes.append(
+            f"the {within[0]} confidences all lie within 0 and 1, as probabilities do, the others do not: a confidence "
+            "is the log-odds of the label, in both"
+        )
     return notes + ([warning] if (warning := ranking_warning(n_models)) else [])
+
+
+def _within_one(confidences: np.ndarray) -> bool:
+    """Do they look like probabilities?"""
+    fractions = confidences.dtype.kind == "f" and confidences.size > 1
+    return bool(fractions and confidences.min() >= 0 and confidences.max() <= 1)
 
 
 def checked_confidences(unlearned: Any, retrained: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +197,7 @@ def checked_confidences(unlearned: Any, retrained: Any) -> tuple[np.ndarray, np.
             f"unlearned confidences are {u.shape}, retrained ones {r.shape}: expected (n_models, n_examples) with the "
             "same examples: these look transposed"
         )
-    if all(a.dtype.kind == "f" and a.size > 1 and a.min() >= 0 and a.max() <= 1 for a in (u, r)):
+    if _within_one(u) and _within_one(r):
         raise InputError(
             "all confidences lie within 0 and 1, as probabilities do: a confidence is the log-odds of the label: "
             "np.log(p) - np.log1p(-p)"

@@ -226,6 +226,10 @@ def reopen(folder: Path, *, checked: bool = False) -> Workspace:
     try:
         facts = json.loads((folder / "setting.json").read_text())
         setting = Setting(**{name: facts[name] for name in _names() if name in facts or name not in LATER})
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: is no folder of a setting ({error}): give one that run or train made") from error
+    except OSError as error:
+        raise InputError(f"{folder}: is no folder of a setting: give one that run or train made") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{folder / 'setting.json'}: cannot be read ({error}): give a folder that run or train made"
+        ) from error
     return Workspace(setting, saved.load(folder / "data", checked=checked), folder, facts.get("sources", {}))

@@ -21,6 +21,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from kit.errors import InputError
+from kit.tools.cli import Parser
 from kit.tools.cli import run as run_command
 from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
@@ -234,16 +235,18 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m notebooks.build", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m notebooks.build", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="notebooks kept here (all)")
     parser.add_argument("--check", action="store_true", help="compare only; exit code 1 where one differs")
     parser.add_argument("--sources", action="store_true", help="renew the sources only, outputs stay as they are")
-    parser.add_argument("--method", help="a name, file.py[:function] or a mixture: build its submission instead")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter")
+    parser.add_argument("--method", help="a name, file.py[:function] or a mixture: build its submission (what is kept)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter (the method's own)"
+    )
     parser.add_argument("--form", choices=FORMS, default="notebook", help="what is built (notebook)")
     parser.add_argument("--out", type=Path, help="file to write (below runs/submissions; a cell is printed)")
-    parser.add_argument("--user", default=USER, help="your name on Kaggle, for kernel-metadata.json")
-    parser.set_defaults(command=_command)
+    parser.add_argument("--user", default=USER, help=f"your name on Kaggle, for kernel-metadata.json ({USER})")
+    parser.set_defaults(command=_command, options=parser._option_string_actions)
     return run_command(parser, argv)
 
 

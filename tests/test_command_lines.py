@@ -1,6 +1,7 @@
 """The command lines' words: there at once, and the same as those of the tables behind them."""
 
 import argparse
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -73,6 +74,15 @@ def test_every_option_has_a_help_with_its_default(name):
                     assert value in said or number, (command, action)
 
 
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_help_ends_with_an_example_that_is_understood(name):
+    for command, sub in commands(name).items():
+        line = sub.format_help().rstrip().splitlines()[-1].strip()
+        words = shlex.split(line)
+        assert words[:4] == ["python", "-m", name, command]
+        PARSERS[name].parse_args(words[3:])
+
+
 def test_words_are_those_of_their_tables():
     assert tuple(kit_commands.DTYPES) == kit_parser.DTYPES
     assert tuple(options.LIKE) == parser.LIKE
@@ -90,7 +100,7 @@ def test_defaults_are_those_of_their_tables():
     for name in ("INPUT_DIR", "WORKING_DIR", "N_CHECKPOINTS"):
         assert getattr(kit_parser, name) == getattr(competition, name)
     assert parser.SETTING.items() <= asdict(Setting("synthetic")).items()
-    assert tuple(parser.STAND_IN.values()) == (stand_in.N_TRAIN, stand_in.FORGET, stand_in.EPOCHS)
+    assert tuple(parser.STAND_IN.values()) == ("synthetic", stand_in.N_TRAIN, stand_in.FORGET, stand_in.EPOCHS)
     args = PARSERS["local_eval"].parse_args(["run"])
     assert score_options.spec_of(args) == MetricSpec()
     assert Setting(**options.setting_of(args)) == Setting("synthetic")

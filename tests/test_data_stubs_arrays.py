@@ -109,6 +109,11 @@ def test_a_data_set_gives_what_its_arrays_give(form):
     assert splits.name == "Items"
 
 
+def test_a_data_set_without_labels_is_one_line():
+    with pytest.raises(InputError, match=r"item 0 is of type int: expected \(image, label\)"):
+        from_dataset([1, 2])
+
+
 def test_data_sets_of_tensors_and_bad_ones():
     images, labels = example()
     plain = TensorDataset(torch.tensor(images) / 255, torch.tensor(labels))

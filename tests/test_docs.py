@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.claims import TABLES
 from kit.__main__ import build_parser as kit_parser
+from local_eval.__main__ import main as local_eval
 from local_eval.commands.options import LIKE
 from local_eval.commands.parser import build_parser as local_eval_parser
 from local_eval.setting import Setting
@@ -89,6 +90,20 @@ def test_every_record_is_made_again_by_a_command_of_its_own():
             "not recorded" if seconds is None else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
         )
         assert took == shown, name
+
+
+def test_the_names_in_a_report_are_those_of_the_page(tmp_path):
+    words = ["run", "--source", "digits", "--n-train", "100", "--forget", "random:10", "--architecture", "tinyconv"]
+    words += ["--epochs", "1", "--n-models", "2", "--no-page", "--slots", "1", "--quiet", "--work-dir", str(tmp_path)]
+    assert local_eval(words) == 0
+    (report,) = tmp_path.glob("*/finetune-*/report.json")
+    facts = json.loads(report.read_text())
+    text = (ROOT / "docs" / "score.md").read_text()
+    table = text.partition("| in `report.json` | |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])} == set(facts)
+    assert f"Its `schema` is {facts['schema']}:" in text
+    shown = table.partition("| `rows` |")[2].partition("\n")[0]
+    assert set(re.findall(r"`(\w+)`", shown)) <= set(facts["rows"][0])
 
 
 CLAIMS = {

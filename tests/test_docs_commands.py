@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from kit.tools.own import build_own_net
 from tests.test_docs import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,6 +103,23 @@ def folder(tmp_path_factory):
                 Image.fromarray(pixels).save(folder / "pictures" / part / name / f"{i}.png")
     u, r = rng.normal(size=(2, 16, 30))
     np.savez(folder / "file.npz", unlearned_confidence=u, retrained_confidence=r)
+    np.savez(
+        folder / "logits.npz",
+        unlearned=np.stack([u, -u], -1),
+        retrained=np.stack([r, -r], -1),
+        labels=rng.integers(0, 2, 30),
+    )
+    for name, array in dict(np.load(folder / "logits.npz")).items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "net.py").write_text(
+        "from torch import nn\ndef small(n_classes):\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, n_classes))\n"
+    )
+    for kind in ("unlearned", "retrained"):
+        (folder / kind).mkdir()
+        for i in range(8):
+            torch.save(build_own_net(f"{folder}/net.py:small", 2).state_dict(), folder / kind / f"model_{i}.pth")
+    torch.save(build_own_net(f"{folder}/net.py:small", 2).state_dict(), folder / "original.pth")
     text = "import torch\ndef unlearning(net, a, b, c): net.fc.bias.data += torch.randn_like(net.fc.bias)\n"
     (folder / "mine.py").write_text(text)
     methods = (["local_eval", "run", "--method", name, *DATA, *FEW] for name in ("finetune", "random_perturbation"))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from kit.errors import InputError
 from local_eval.__main__ import main
 from local_eval.arrays import judge
 from local_eval.audit import families
@@ -68,6 +69,20 @@ def test_the_numbers_found_are_said(files, capsys):
     assert f"10 unlearned models against {MODELS} retrained ones: all are used" in told
     assert main(["score", "--logits", str(files / "all.npz"), "--brief"]) == 0
     assert f"({MODELS} models, {EXAMPLES} examples, grid attacks)" in capsys.readouterr().out
+
+
+def test_probabilities_on_one_side_are_told():
+    (u, labels), (r, _) = logits(1), logits(2)
+    u, r = logit_scaled_confidence(u, labels), logit_scaled_confidence(r, labels)
+    one_sided = judge(1 / (1 + np.exp(-u)), r, brief=True)
+    assert any("the unlearned confidences all lie within 0 and 1" in note for note in one_sided.notes)
+    assert not any("within 0 and 1" in note for note in judge(u, r, brief=True).notes)
+
+
+def test_an_unknown_form_of_the_attacks_is_one_sentence():
+    (u, labels), (r, _) = logits(1), logits(2)
+    with pytest.raises(InputError, match="attacks 'gird': unknown: choose from grid, exact"):
+        judge(u, r, labels, attacks="gird")
 
 
 def test_two_models_and_one_example_still_give_a_number():

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from kit.competition import ExampleDataset, make_loaders
 from kit.emit import emit
 from kit.errors import InputError
 from kit.methods import get_method
+from local_eval import assess, retrain, unlearn
 from local_eval.__main__ import main
 from local_eval.commands.options import go_on
 from local_eval.commands.parser import build_parser
@@ -22,6 +24,7 @@ from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace, reopen
 from local_eval.sweep import grid
 from local_eval.unlearned import fill_unlearned, unlearned_pool
+from notebooks.build import main as build
 
 ROOT = Path(__file__).parents[1]
 SMALL = Setting("digits", "random:20", n_train=200, architecture="tinyconv", epochs=1, n_retain_sample=50)
@@ -34,6 +37,7 @@ SMALL = Setting("digits", "random:20", n_train=200, architecture="tinyconv", epo
         (kit, ["emitt"], "'emitt' is unknown: did you mean emit?"),
         (main, ["run", "--methd", "finetune"], "unknown: --methd finetune: did you mean --method?"),
         (kit, ["emit", "--metod=x"], "unknown: --metod=x: did you mean --method?"),
+        (build, ["--methd", "finetune"], "unknown: --methd: did you mean --method?"),
         (main, ["run", "--n-train", "many"], "argument --n-train: 'many' is no whole number"),
         (main, ["run", "--n-train", "0"], "argument --n-train: 0 is below 1"),
         (main, ["run", "--attacks", "gird"], "argument --attacks: 'gird' is unknown: did you mean grid?"),
@@ -87,6 +91,70 @@ def test_options_beside_a_setting_must_be_its_own(tmp_path, capsys):
     same = ["--source", "digits", "--epochs", "3", "--n-train", "200", "--architecture", "tinyconv"]
     assert main(["train", "--setting", folder, *same, "--slots", "1", "--quiet"]) == 0
     assert (tmp_path / folder / "setting.json").read_text() == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["score", "--logits", "l.npz", "--setting", "s", "--n-models", "4"],
+            "--n-models --setting: says something of",
+        ),
+        (["report", "--confidences", "c.npz", "--source", "digits"], "--source: says something of pools, and arrays"),
+        (["score", "--confidences", "c.npz", "--labels", "y.npy"], "--labels: belongs to --logits: confidences are of"),
+        (
+            ["pool", "export", "f.npz", "--setting", "s", "--architecture", "a.py:f"],
+            "--architecture: is for import alone",
+        ),
+        (["pool", "import", "f.npz", "--setting", "s", "--n-models", "2"], "--setting --n-models: is for export alone"),
+        (
+            ["dry-run", "{}", "--setting", "s", "--data", "cifar10", "--epochs", "2"],
+            "--data --epochs beside --setting s",
+        ),
+        (["dry-run", "{}", "--data", "{tree}", "--n-train", "9"], "is an input tree, which is taken as it is"),
+        (["dry-run", "no.ipynb"], "no.ipynb: no such file: give a notebook or a script"),
+        (["train", "--source", "{tree}"], "a path is written image-folder:"),
+        (["score", "gone"], "gone: does not exist: run the step that makes it, or mend the name"),
+        (["score", "{tree}/c.npz"], "c.npz: arrays are given with --logits or --confidences"),
+        (["run", "--csv", "{tree}"], "is a folder: give the name of a file in it"),
+        (["report", "gone", "--out", "/proc/no/page.html"], "/proc/no: cannot be written"),
+        (["score", "x", "--setting", "nowhere"], "nowhere: is no folder of a setting: give one that run or train made"),
+    ],
+)
+def test_what_a_command_would_ignore_or_cannot_read_is_told(words, message, tmp_path, capsys):
+    (tmp_path / "program.py").write_text("")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "retain.csv").write_text("")
+    (tmp_path / "tree" / "c.npz").write_text("")
+    places = {"tree": tmp_path / "tree"}
+    assert main([word.format(tmp_path / "program.py", **places) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err and err.count("\n") == 1
+    assert "Errno" not in err
+
+
+def test_more_models_than_there_are(tmp_path, capsys):
+    workspace = open_workspace(SMALL, tmp_path, progress=False)
+    fill_retrained(workspace, 2, progress=False)
+    pool = fill_unlearned(workspace, get_method("finetune"), 3, progress=False)
+    assert main(["score", str(pool.folder), "--n-models", "3", "--quiet"]) == 2
+    assert "--n-models 3: of retrained there are 2: ask for fewer, or make more" in capsys.readouterr().err
+    with pytest.raises(InputError, match="3 models of each kind are asked for, there are 2 retrained ones"):
+        assess(workspace, pool, n_models=3)
+    for make in (retrain, partial(unlearn, method="finetune")):
+        with pytest.raises(InputError, match="n_models is 0: expected 1 or more"):
+            make(workspace, n_models=0)
+
+
+def test_a_page_writes_the_table_too(tmp_path, capsys):
+    workspace = open_workspace(SMALL, tmp_path, progress=False)
+    fill_retrained(workspace, 2, progress=False)
+    pool = fill_unlearned(workspace, get_method("finetune"), 2, progress=False)
+    table = tmp_path / "new" / "rows.csv"
+    assert main(["report", str(pool.folder), "--no-saliency", "--csv", str(table), "--quiet"]) == 0
+    names = [line.partition(",")[0] for line in table.read_text().splitlines()]
+    assert names[:3] == ["method", "finetune", "do nothing"]
 
 
 def test_the_default_forget_set_fits_the_data_and_is_told(tmp_path, capsys):

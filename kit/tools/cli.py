@@ -137,6 +137,13 @@ def positive_int(text: str) -> int:
     return value
 
 
+def described(commands: Any, name: str, about: str, example: str) -> argparse.ArgumentParser:
+    """A command's parser, which ends its help with an example; `commands` is what add_subparsers gave."""
+    sub = commands.add_parser(name, help=about, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub.epilog = f"example:\n  {sub.prog} {example}"
+    return common(sub)
+
+
 def common(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Options that every command has."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

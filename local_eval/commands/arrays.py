@@ -8,11 +8,30 @@ from local_eval.arrays import ArrayScore, judge, read_confidences, read_logits
 from local_eval.commands.score_options import spec_of
 from local_eval.results import write_csv
 
+# Options that say which pools are compared, and of what.
+_OF_POOLS = (
+    "retrained",
+    "original",
+    "n_models",
+    "setting",
+    "source",
+    "size",
+    "n_train",
+    "forget",
+    "data_seed",
+    "architecture",
+    "n_retain_sample",
+)
+
 
 def array_score(args: argparse.Namespace) -> ArrayScore:
     """What the arrays of the command line say; InputError where pools or both kinds are given too."""
     if args.pools or (args.confidences and args.logits):
         raise InputError("give pools, --confidences or --logits: one of them at a time")
+    if given := [f"--{name.replace('_', '-')}" for name in _OF_POOLS if getattr(args, name) is not None]:
+        raise InputError(f"{' '.join(given)}: says something of pools, and arrays are none: leave it out")
+    if args.confidences and args.labels:
+        raise InputError("--labels: belongs to --logits: confidences are of the label already: leave it out")
     options = {"spec": spec_of(args), "attacks": args.attacks, "progress": not args.quiet}
     options["brief"] = getattr(args, "brief", False)
     if args.confidences:

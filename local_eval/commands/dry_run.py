@@ -11,6 +11,7 @@ from kit.budget import parse_duration
 from kit.competition import INPUT_DIR, N_CHECKPOINTS
 from kit.errors import InputError
 from kit.tools.cli import answer
+from local_eval.commands.parser import STAND_IN
 from local_eval.devices import devices_of
 from local_eval.dry_run.judge import dry_run, facts_of, lines_of
 from local_eval.dry_run.kaggle_image import install, missing_packages
@@ -28,17 +29,21 @@ def execute(args: argparse.Namespace) -> int:
     timeout_s, inputs = parse_duration(args.timeout), inputs_of(args.input)
     if args.install_kaggle_packages and (missing := missing_packages(program)):
         install(missing)
+    own = {name: value for name in STAND_IN if (value := getattr(args, name)) is not None}
+    if args.setting and own:
+        words = " ".join(f"--{name.replace('_', '-')}" for name in own)
+        raise InputError(
+            f"{words} beside --setting {args.setting}: the data is that setting's: leave out one or the other"
+        )
     devices = devices_of(args.device, args.slots)
     data = stand_in(
-        args.data,
+        own.pop("data", STAND_IN["data"]),
         args.work_dir,
         setting=args.setting,
         n_models=0 if args.no_score else n_models,
         devices=devices,
         progress=not args.quiet,
-        n_train=args.n_train,
-        forget=args.forget,
-        epochs=args.epochs,
+        **own,
         data_root=args.data_root,
         cache_dir=args.cache_dir,
     )

@@ -3,9 +3,7 @@
 import argparse
 
 from kit.device import choose_device
-from kit.errors import InputError
 from kit.ledger import write_atomically
-from kit.preflight import check_folder
 from kit.tools.cli import answer
 from local_eval.assess import FEWEST
 from local_eval.commands import options as shared
@@ -29,10 +27,7 @@ def leaderboard(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models, FEWEST)
     with hidden_cuda(str(choose_device(args.device))):
         chosen, spec = entrants(args.methods), spec_of(args)
-    for path in filter(None, (args.out, args.csv)):  # hours may pass until they are written
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder: give the name of a file in it")
-        check_folder(path.parent)
+    shared.check_files(args.out, args.csv)
     workspace = shared.workspace_of(args)
     note_retrained(workspace, args.n_models)
     pools = [unlearned_pool(workspace, one.method, args.seed) for one in chosen]

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from kit import __version__
-from kit.tools.cli import Parser, common, later, positive_int
+from kit.tools.cli import Parser, described, later, positive_int
 
 LIKE = ("competition",)
 SOURCES = (
@@ -38,7 +38,9 @@ CRITERIA = ("accuracy", "score", "similarity")
 ISOLATION = ("auto", "namespaces", "hooks")
 SETTING = {"forget": "random:500", "architecture": "smallconv", "recipe": "fast", "n_retain_sample": 2000}
 N_MODELS = 64
-STAND_IN = {"n_train": 400, "forget": "random:40", "epochs": 4.0}  # of a dry run
+STAND_IN = {"data": "synthetic", "n_train": 400, "forget": "random:40", "epochs": 4.0}  # of a dry run
+_DATA = "--source cifar10 --n-train 10000"  # of the examples
+_RUN = f"{_DATA} --method finetune --n-models 32"
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -46,14 +48,14 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"local_eval {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, about: str, function: str = "") -> argparse.ArgumentParser:
+    def command(name: str, about: str, example: str, function: str = "") -> argparse.ArgumentParser:
         """function: FILE.FUNCTION where they are not both called like the command."""
-        sub = common(commands.add_parser(name, help=about, description=about))
+        sub = described(commands, name, about, example)
         file, _, called = (function or f"{name}.{name}").partition(".")
         sub.set_defaults(command=later(f"local_eval.commands.{file}", called))
         return sub
 
-    sub = command("run", "everything: original, retrained and unlearned models, score, report")
+    sub = command("run", "everything: original, retrained and unlearned models, score, report", _RUN)
     setting_options(sub)
     method_options(sub)
     limit_option(sub)
@@ -64,7 +66,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     open_option(sub)
     sub.add_argument("--no-page", action="store_true", help="no report.html, which takes intervals and two more models")
 
-    sub = command("sweep", "one method at several values: --set alpha=0.1,1,10; several such options give the grid")
+    about = "one method at several values: --set alpha=0.1,1,10; several such options give the grid"
+    sub = command("sweep", about, f"{_DATA} --method ssd --set alpha=1,2,5 --n-models 4")
     setting_options(sub)
     method_options(sub)
     score_options(sub)
@@ -73,7 +76,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--best-by", choices=CRITERIA, default="accuracy", help="what the best point is chosen by (accuracy)"
     )
 
-    sub = command("tune", "search a method's hyper-parameters, then check the best on another forget set")
+    about = "search a method's hyper-parameters, then check the best on another forget set"
+    sub = command("tune", about, f"finetune {_DATA} --limit 2h")
     sub.set_defaults(interrupted="what is measured is kept, the same command goes on")
     setting_options(sub)
     sub.add_argument("method", help="a name, or file.py[:function]")
@@ -94,13 +98,14 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub.add_argument("--search-seed", type=int, default=0, help="of the draw of trials (0)")
     sub.add_argument("--check-models", type=int, default=8, help="models on the other forget set, 0 for no check (8)")
 
-    sub = command("train", "train the original model", "steps.train")
+    sub = command("train", "train the original model", _DATA, "steps.train")
     setting_options(sub)
-    sub = command("retrain", "train N models without the forget set (and the original)", "steps.retrain")
+    about = "train N models without the forget set (and the original)"
+    sub = command("retrain", about, f"{_DATA} --n-models 64", "steps.retrain")
     setting_options(sub)
     n_models_option(sub)
     shard_option(sub)
-    sub = command("unlearn", "make N unlearned models of a method", "steps.unlearn")
+    sub = command("unlearn", "make N unlearned models of a method", _RUN, "steps.unlearn")
     setting_options(sub)
     method_options(sub)
     limit_option(sub)
@@ -110,7 +115,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     shard_option(sub)
 
     about = "export: the retrained models of a setting to one small file; import: back, beside data of one's own"
-    sub = command("pool", about)
+    sub = command("pool", about, "export retrained.npz --setting runs/SETTING")
     sub.add_argument("direction", choices=("export", "import"), help="to a file, or from one")
     sub.add_argument("file", type=Path, help="the file to write or to read, .npz")
     sub.add_argument("--setting", type=Path, help="export: the folder of the setting (must be given)")
@@ -123,22 +128,26 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--work-dir", type=Path, default=Path("runs"), help="import: where models and pools are kept (runs)"
     )
 
-    sub = command("tree", "write the data and a trained original model as the competition's input tree")
+    about = "write the data and a trained original model as the competition's input tree"
+    sub = command("tree", about, "--source digits --architecture resnet18 --recipe sgd --epochs 1 --out tree")
     setting_options(sub)
     sub.add_argument("--out", type=Path, required=True, help="folder to write, new or such a tree")
 
-    sub = command("score", "score pools, an archive of checkpoints, or confidences from anywhere")
+    about = "score pools, checkpoints of anyone's, or logits and confidences from anywhere"
+    sub = command("score", about, "unlearned/ --retrained retrained/ --architecture net.py:small --source digits")
     sub.set_defaults(command=score)
     pool_options(sub, "*")
     sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
     label_option(sub)
     array_options(sub)
-    sub = command("compare", "compare pools or archives of one setting, two or more", "score.compare")
+    about = "compare pools or archives of one setting, two or more"
+    sub = command("compare", about, "runs/SETTING", "score.compare")
     sub.set_defaults(label=None)
     pool_options(sub, "*")
     sub.add_argument("--brief", action="store_true", help="the table only: no intervals, null, diagnosis")
 
-    sub = command("report", "HTML pages: one for each pool or archive; of several, a comparison too")
+    about = "HTML pages: one for each pool or archive; of several, a comparison too"
+    sub = command("report", about, "runs/SETTING --out comparison.html")
     pool_options(sub, "*")
     array_options(sub)
     sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
@@ -146,7 +155,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
 
     about = "many methods on one setting, made where they are missing: a table, a page that sorts, CSV"
-    sub = command("leaderboard", about)
+    sub = command("leaderboard", about, f"{_DATA} --methods 'finetune, ssd alpha=5' --n-models 32")
     setting_options(sub)
     many = "NAME,NAME, settings behind a name: 'ssd, ssd alpha=5, mixture(a=1, b=2)' (all that come with the kit)"
     sub.add_argument("--methods", metavar="LIST", help=many)
@@ -157,11 +166,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     open_option(sub)
 
     about = "the settings below --work-dir, and their pools: method, models, score, date"
-    sub = command("list", about, "listing.list_pools")
+    sub = command("list", about, "--work-dir runs", "listing.list_pools")
     sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept (runs)")
     sub.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the rows of the table there too (nowhere)")
 
-    sub = command("dry-run", "execute a notebook or script as if on Kaggle, check it, score it", "dry_run.execute")
+    about = "execute a notebook or script as if on Kaggle, check it, score it"
+    sub = command("dry-run", about, "mine/finetune.ipynb --n-models 8", "dry_run.execute")
     dry_run_options(sub)
     return parser
 
@@ -208,8 +218,7 @@ def setting_options(sub: argparse.ArgumentParser, *, trained: bool = True) -> No
         group.add_argument("--passes", type=positive_int, help="over the data in an epoch of a method (1)")
         group.add_argument("--quick", action="store_true", help="10,000 training images and tinyconv")
     group.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept (runs)")
-    device_options(sub)
-    sub.add_argument(
+    device_options(sub).add_argument(
         "--engine",
         choices=("processes", "ray"),
         default="processes",
@@ -224,21 +233,25 @@ def data_options(group: argparse._ActionsContainer) -> None:
     group.add_argument("--cache-dir", type=Path, help="where decoded images are kept (the user's cache folder)")
 
 
-def device_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
+def device_options(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = sub.add_argument_group("where models are made")
+    group.add_argument(
         "--device", default="auto", help="cpu, cuda (all GPUs), cuda:1 ... (auto: every GPU, else the CPU)"
     )
-    sub.add_argument("--slots", type=positive_int, help="processes a device (one a core; on a GPU the fastest number)")
+    what = "processes a device (one a core; on a GPU the fastest number)"
+    group.add_argument("--slots", type=positive_int, help=what)
+    return group
 
 
 def method_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
+    group = sub.add_argument_group("method")
+    group.add_argument(
         "--method", default="finetune", help="a name, file.py[:function], 'mixture(NAME=3, NAME=5)' (finetune)"
     )
-    hyper_options(sub)
+    hyper_options(group)
 
 
-def hyper_options(sub: argparse.ArgumentParser) -> None:
+def hyper_options(sub: argparse._ActionsContainer) -> None:
     sub.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter (the method's own)"
     )
@@ -273,11 +286,12 @@ def shard_option(sub: argparse.ArgumentParser) -> None:
 
 
 def score_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--attacks", choices=FORMS, default="grid", help="exact: the supremum (grid: as released)")
-    sub.add_argument("--bins", choices=BINS, default="code", help="report: 13 bins at N = 512 (code: 14)")
-    sub.add_argument("--delta", type=float, default=1e-5, help="of epsilon (1e-5)")
-    sub.add_argument("--cap", type=float, default=50.0, help="the largest epsilon (50)")
-    sub.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the rows of the table there too (nowhere)")
+    group = sub.add_argument_group("score")
+    group.add_argument("--attacks", choices=FORMS, default="grid", help="exact: the supremum (grid: as released)")
+    group.add_argument("--bins", choices=BINS, default="code", help="report: 13 bins at N = 512 (code: 14)")
+    group.add_argument("--delta", type=float, default=1e-5, help="of epsilon (1e-5)")
+    group.add_argument("--cap", type=float, default=50.0, help="the largest epsilon (50)")
+    group.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the rows of the table there too (nowhere)")
 
 
 def pool_options(sub: argparse.ArgumentParser, nargs: str) -> None:
@@ -303,7 +317,7 @@ def array_options(sub: argparse.ArgumentParser) -> None:
 def dry_run_options(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(interrupted="the program is ended, models trained for its score are kept")
     sub.add_argument("program", type=Path, help="a notebook (.ipynb) or a script (.py)")
-    sub.add_argument("--data", default="synthetic", help="cifar10, image-folder:PATH, or an input tree (synthetic)")
+    sub.add_argument("--data", help=f"cifar10, image-folder:PATH, or an input tree ({STAND_IN['data']})")
     sub.add_argument(
         "--setting", type=Path, help="the folder of an earlier run with resnet18, instead of --data (none)"
     )
@@ -322,10 +336,10 @@ def dry_run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--no-score", action="store_true", help="the verdict only: no retrained models")
     sub.add_argument("--brief", action="store_true", help="the table of the score only: no intervals")
     sub.add_argument("--keep", type=Path, metavar="FILE.ipynb", help="write the executed notebook there (nowhere)")
-    n_train, forget, epochs = STAND_IN.values()
-    sub.add_argument("--n-train", type=positive_int, default=n_train, help=f"images of the stand-in ({n_train})")
-    sub.add_argument("--forget", default=forget, help=f"forget policy ({forget})")
-    sub.add_argument("--epochs", type=float, default=epochs, help=f"training epochs of the stand-in ({epochs:g})")
+    _, n_train, forget, epochs = STAND_IN.values()
+    sub.add_argument("--n-train", type=positive_int, help=f"images of the stand-in ({n_train})")
+    sub.add_argument("--forget", help=f"forget policy of the stand-in ({forget})")
+    sub.add_argument("--epochs", type=float, help=f"training epochs of the stand-in ({epochs:g})")
     data_options(sub)
     sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="where stand-in and models are kept (runs)")
     device_options(sub)

@@ -7,8 +7,14 @@ from kit.tools.cli import answer
 from local_eval.published import export_pool, import_pool
 from local_eval.setting import reopen
 
+_OF_ONE = {"export": ("setting", "n_models", "without_original"), "import": ("data_root", "cache_dir", "architecture")}
+
 
 def pool(args: argparse.Namespace) -> int:
+    for direction, names in _OF_ONE.items():
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
+        if given and direction != args.direction:
+            raise InputError(f"pool {args.direction}: {' '.join(given)}: is for {direction} alone: leave it out")
     if args.direction == "export":
         if args.setting is None:
             raise InputError("pool export: give --setting FOLDER, the folder that run or retrain made")

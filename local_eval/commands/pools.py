@@ -83,6 +83,10 @@ def _setting_of(args: argparse.Namespace) -> Workspace:
             f"{files[0]}: needs --setting FOLDER, a run's with retrained models, or --retrained FILES with --source "
             "and --architecture"
         )
+    if missing := [path for path in args.pools if not path.exists() and not _is_files(path)]:
+        raise InputError(f"{missing[0]}: does not exist: run the step that makes it, or mend the name")
+    if arrays := [path for path in args.pools if path.suffix in (".npy", ".npz")]:
+        raise InputError(f"{arrays[0]}: arrays are given with --logits or --confidences")
     beside = [folder for path in folders or args.pools for folder in (path.resolve(), path.resolve().parent)]
     return reopen(next((f for f in beside if (f / "setting.json").exists()), beside[1]), checked=True)
 
@@ -186,8 +190,14 @@ def _marks(pool: ModelPool) -> list[tuple[str, str]]:
 
 
 def n_models_of(args: argparse.Namespace, opened: Opened) -> int:
-    """How many models of each pool are compared: as many as all have unless told otherwise."""
-    return min(_sizes(opened).values()) if args.n_models is None else args.n_models
+    """How many models of each pool are compared: as many as all have unless told otherwise; InputError for more."""
+    sizes = _sizes(opened)
+    fewest = min(sizes, key=sizes.__getitem__)
+    if args.n_models is not None and args.n_models > sizes[fewest]:
+        raise InputError(
+            f"--n-models {args.n_models}: of {fewest} there are {sizes[fewest]}: ask for fewer, or make more"
+        )
+    return sizes[fewest] if args.n_models is None else args.n_models
 
 
 def cut_notes(args: argparse.Namespace, opened: Opened) -> list[str]:

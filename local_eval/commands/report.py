@@ -13,11 +13,14 @@ from local_eval.commands.score_options import spec_of
 from local_eval.report.comparison import write_comparison
 from local_eval.report.evidence import gather
 from local_eval.report.pages import COMPARISON, verdict_lines, write_pages
+from local_eval.report.table import row_records
 from local_eval.report.verdict import verdict
+from local_eval.results import write_csv
 
 
 def report(args: argparse.Namespace) -> int:
     """Write the pages. 1 where something was broken or missing: the pages then say what."""
+    shared.check_files(args.out, args.csv)
     if args.logits or args.confidences or args.labels:
         return _report_arrays(args)
     if not args.pools:
@@ -49,6 +52,7 @@ def report(args: argparse.Namespace) -> int:
         out = args.out or opened.workspace.folder / COMPARISON
         write_comparison(evidence, pages, out, shared.command_line(args))
         pages = {"comparison": out, **pages}
+    write_csv(args.csv, row_records(list(evidence.rows.values()), evidence.assessments, args.attacks))
     for page in list(pages.values())[:1]:
         shared.open_page(args, page)
     verdicts = {name: verdict(evidence, name) for name in opened.pools}
@@ -65,6 +69,7 @@ def _report_arrays(args: argparse.Namespace) -> int:
     """The page of arrays from elsewhere: table, verdict and what a reader must know."""
     found = array_score(args)
     page = found.save(args.out or Path(f"{found.name}.html"))
+    write_csv(args.csv, found.records())
     shared.open_page(args, page)
     answer(args, {"pages": {found.name: str(page)}} | found.facts(), [found.sentences()[0], f"report: {page}"])
     return 0

@@ -28,6 +28,7 @@ from local_eval.unlearned import fill_unlearned, limit_notes
 def run(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models)
     method, spec = shared.method_of(args), spec_of(args)
+    shared.check_files(args.csv)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 

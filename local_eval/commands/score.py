@@ -44,6 +44,7 @@ def score(args: argparse.Namespace) -> int:
 
 def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     """Score pools of one setting; with intervals, null, diagnosis and other measures unless --brief."""
+    shared.check_files(args.csv)
     spec, opened = spec_of(args), open_pools(args)
     if len(opened.pools) < fewest:
         raise InputError(f"compare: got {len(opened.pools)} pools: give two or more")

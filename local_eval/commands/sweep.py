@@ -33,6 +33,7 @@ def sweep(args: argparse.Namespace) -> int:
         raise InputError(f"--best-by score: {args.n_models} models say nothing of it: take {FEWEST} or more")
     method = shared.read_method(args, args.method)
     points, metric = grid(method, args.set), spec_of(args)
+    shared.check_files(args.csv)
     workspace = shared.workspace_of(args)
     pools = [unlearned_pool(workspace, point.method, args.seed) for point in points]
     note_retrained(workspace, args.n_models)

@@ -84,6 +84,8 @@ def read_program(path: Path) -> Program:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: give a notebook or a script") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}): give a notebook or a script") from error
     if path.suffix == ".py":

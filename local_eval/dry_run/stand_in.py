@@ -52,6 +52,9 @@ def stand_in(
     """
     tree = Path(data)
     if setting is None and (tree / f"{SPLITS[0]}.csv").is_file():
+        if given := [name for name in ("n_train", "forget", "epochs") if name in options]:
+            words = " ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise InputError(f"{words}: {tree} is an input tree, which is taken as it is: leave it out")
         return described(tree, None)
     workspace = reopen(setting) if setting else _small_workspace(data, work_dir, progress=progress, **options)
     if workspace.setting.architecture != "resnet18":

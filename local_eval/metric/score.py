@@ -18,6 +18,13 @@ Attack = Callable[..., EpsilonResult]  # attack(unlearned, retrained, spec)
 FORMS: dict[str, Attack] = {"grid": grid_epsilon, "exact": exact_epsilon}
 
 
+def form_of(attacks: str) -> Attack:
+    """The form of the attacks of a name in FORMS; InputError for another."""
+    if attacks not in FORMS:
+        raise InputError(f"attacks {attacks!r}: unknown: choose from {', '.join(FORMS)}")
+    return FORMS[attacks]
+
+
 @dataclass(frozen=True)
 class Score:
     """score = forgetting_quality * retain_ratio * test_ratio; epsilon (n_examples,) as in `EpsilonResult`."""

@@ -9,7 +9,7 @@ from local_eval.assess import FEWEST, Assessment, agreement, assess, measures
 from local_eval.audit.families import Agreement
 from local_eval.distances import Distance, distances
 from local_eval.evaluate import Row, Samples, evaluate, read_samples
-from local_eval.metric import FORMS, MetricSpec
+from local_eval.metric import MetricSpec, form_of
 from local_eval.pool import ModelPool
 from local_eval.retrained import retrained_pool
 from local_eval.rows import DO_NOTHING, NULL
@@ -67,7 +67,7 @@ def gather(
     faults: pools that could not be opened. n_models: of each pool; by default as many as all have that have enough to
     be judged. Pools that are broken, too small or of another setting become faults; nothing is raised for them.
     """
-    spec = spec or MetricSpec()
+    spec, attack = spec or MetricSpec(), form_of(attacks)
     faults = dict(faults or {})
     faults |= {name: reason for name, pool in pools.items() if (reason := broken_reason(pool))}
     pools = {name: pool for name, pool in pools.items() if name not in faults}
@@ -78,6 +78,8 @@ def gather(
     try:
         if n < 2:
             raise InputError(f"{n} models: the score compares distributions and needs at least 2, better 64 or more")
+        if n_models is not None and n > counts["retraining"]:
+            raise InputError(f"{n} models of each kind are asked for, there are {counts['retraining']} retrained ones")
         read_samples(workspace, {}, n)
         faults |= _unreadable(workspace, pools, n)
     except InputError as error:
@@ -87,7 +89,7 @@ def gather(
         return Evidence(workspace, pools, faults, spec, attacks)
     starter, beside = starter_of(workspace, pools, n)
     samples = read_samples(workspace, {**pools, **beside}, n)
-    rows = {row.name: row for row in evaluate(samples, spec, FORMS[attacks])}
+    rows = {row.name: row for row in evaluate(samples, spec, attack)}
     apart = distances(samples)
     found = {"samples": samples, "rows": rows, "distances": apart, "starter": starter}
     if n_models is None and n < most:

@@ -21,6 +21,8 @@ from local_eval.report.table import markdown
 from local_eval.setting import Workspace
 from local_eval.unlearned import limit_facts
 
+SCHEMA = 1  # of report.json, see docs/score.md: raised where a name goes or changes its meaning
+
 
 def versions() -> dict[str, str]:
     return {
@@ -62,6 +64,7 @@ def provenance(workspace: Workspace, command: str | None = None) -> dict[str, An
         "command": command,
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
+        "schema": SCHEMA,
     }
 
 
