@@ -224,7 +224,16 @@ def test_the_settings_of_a_folder_are_listed(tmp_path, capsys):
     assert pools["ssd"]["score"] == score
     assert (tmp_path / "list.csv").read_text().count("\n") == 4
     assert main(["list", "--work-dir", str(tmp_path)]) == 0
-    assert "digits, tinyconv, fast, forget random:20" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "digits, tinyconv, fast, forget random:20" in said
+    assert "  ssd  " in said
+    more = ["unlearn", *(word for word in words[1:] if word != "--no-page"), "--n-models", "3", "--method", "ssd"]
+    assert main(more) == main([*more, "--set", "alpha=5"]) == 0
+    capsys.readouterr()
+    assert main(["list", "--work-dir", str(tmp_path)]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ssd-")]
+    assert sorted(row[1:4] for row in rows) == [["ssd", "alpha=1.0", "3"], ["ssd", "alpha=5.0", "3"]]
+    assert [row[4] for row in rows] == ["-", "-"]  # the score written down was with two models
 
 
 def test_a_label_is_listed_and_a_page_opened(tmp_path, capsys, monkeypatch):

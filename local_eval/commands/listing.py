@@ -27,7 +27,7 @@ def list_pools(args: argparse.Namespace) -> int:
         lines += [*([""] if lines else []), f"{folder}: {_described(setting)}"]
         if rows:
             texts = [
-                (row["pool"], _method(row), str(row["n_models"]), _score(row), row["date"], row["label"])
+                (row["pool"], _method(row, rows), str(row["n_models"]), _score(row), row["date"], row["label"])
                 for row in rows
             ]
             lines += [f"  {line.rstrip()}" for line in aligned([_HEADER, *texts])]
@@ -57,17 +57,21 @@ def _record(folder: Path, pool: ModelPool) -> dict[str, Any]:
 
 
 def _cached_score(pool: ModelPool) -> float | None:
-    """The score that `run` wrote down beside the models."""
+    """The score that `run` wrote down beside the models, if it was with as many as there are now."""
     try:
         rows = json.loads((pool.folder / "report.json").read_text())["rows"]
-        return next((row["score"] for row in rows if row["name"] == pool.identity.get("method")), None)
+        written = {row["name"]: row["score"] for row in rows if row["n_models"] == len(pool)}
+        return written.get(pool.identity.get("method"))
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or of another version
         return None
 
 
-def _method(row: dict[str, Any]) -> str:
-    hyper = json.loads(row["hyper"])
-    return " ".join([row["method"] or "-", *(f"{name}={value}" for name, value in hyper.items())])
+def _method(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The method with what tells its pool from the others of the same method; --json and --csv have all of it."""
+    alike = [json.loads(other["hyper"]) for other in rows if other["method"] == row["method"]]
+    hyper = json.loads(row["hyper"]).items()
+    telling = [f"{name}={value}" for name, value in hyper if any(other.get(name) != value for other in alike)]
+    return " ".join([row["method"] or "-", *telling])
 
 
 def _score(row: dict[str, Any]) -> str:
