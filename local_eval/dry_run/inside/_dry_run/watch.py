@@ -296,15 +296,20 @@ class _Watch:
         module.state_dict = state_dict
 
     def _stored_net(self):
-        return self.stored() if self.stored else None
+        """The net whose state dict was asked for last; of one in a wrapper (DataParallel, compiled) the net within."""
+        net = self.stored() if self.stored else None
+        return next((one for one in net.modules() if one in self.loaded), net) if net is not None else None
 
     def _altered(self) -> str | None:
-        """The first line in which the net that was stored differs from every net that loaded a state dict."""
+        """The first line in which the net that was stored differs from every net that loaded a state dict. A net with
+        such a one in it wraps it, and a layer of such a one is no net."""
         net = self._stored_net()
         known = [description for description, _ in self.loaded.values()]
-        if net is None or not known or (now := repr(net)) in known:
+        if net is None or not known or any(repr(one) in known for one in net.modules()):
             return None
-        pairs = zip(now.splitlines(), known[0].splitlines(), strict=False)
+        if any(net is part for loaded in list(self.loaded) if loaded is not net for part in loaded.modules()):
+            return None
+        pairs = zip(repr(net).splitlines(), known[0].splitlines(), strict=False)
         return next((f"{a.strip()} was {b.strip()}" for a, b in pairs if a != b), "layers were added")
 
     def _replaced_in_shared_net(self) -> list[dict]:
