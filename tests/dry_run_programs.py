@@ -106,6 +106,16 @@ FAULTS = {
         "time",
         ["it grows with retain x forget"],
     ),
+    "every pair of batches, the forget set's kept in a list": (
+        changed(
+            (
+                "    for sample in retain_loader:\n",
+                "    kept = list(forget_loader)\n    for sample in retain_loader:\n      for other in kept:\n",
+            ),
+        ),
+        "time",
+        ["it grows with retain x forget"],
+    ),
     "wrong keys": (
         changed((SAVE, SAVE.replace("state,", '{"model." + k: v for k, v in state.items()},'))),
         "tensors",

@@ -116,6 +116,9 @@ def test_a_file_that_is_no_notebook_is_told_as_what_it_is(tmp_path, content, mes
         ),
         ("ModuleNotFoundError: No module named 'mine'", "sys.path.append('/kaggle/input/there')", None),
         ("ZeroDivisionError: division by zero", "open('/kaggle/input/my-net/a')", None),
+        ("IndexError: list index out of range", "a = glob('/kaggle/input/my-net/*'); a[0]", "--input my-net=FOLDER"),
+        ("ValueError: max() iterable argument is empty", "glob('/kaggle/input/my-net/*')", "--input my-net=FOLDER"),
+        ("IndexError: list index out of range", "glob('/kaggle/input/there/*')", None),
     ],
 )
 def test_what_is_missing_here_alone_is_no_fault(tmp_path, message, text, wanted):
@@ -235,10 +238,17 @@ def test_the_own_stand_in_ranks_and_predicts_nothing(tmp_path):
         ([(1, 100), (2, 100)], True),  # each process reads the data for itself
         ([(1, 130), (2, 70), (1, 0), (2, 0)], True),
         ([(1, 110), (2, 90), (1, 100), (2, 100)], False),
+        ([(1, 200, 200), (2, 200, 200), (1, 0, 200)], True),  # two that read at the same time see both
+        ([(1, 200, 200), (2, 200, 200), (1, 200, 400), (2, 200, 400)], False),
     ],
 )
 def test_data_that_is_read_in_every_run(tmp_path, reads, fine):
-    saves = [{"event": "save", "pid": pid, "t": t, "reads": n, "first_read": None} for t, (pid, n) in enumerate(reads)]
+    """reads: process, images read in its run by any process, and by all since the start where that is no sum."""
+    saves = [
+        {"event": "save", "pid": pid, "t": t, "reads": n, "first_read": None} for t, (pid, n, *_) in enumerate(reads)
+    ]
+    for t, (save, (_, _, *in_all)) in enumerate(zip(saves, reads, strict=True)):
+        save["reads_in_all"] = in_all[0] if in_all else sum(n for _, n, *_ in reads[: t + 1])
     outcome = replace(outcome_of(tmp_path / "p.ipynb"), events=tuple({**save, "path": None} for save in saves))
     (data,) = (check for check in verdict.program_checks(outcome, tmp_path, 2, 100) if check.name == "data")
     assert data.ok is fine

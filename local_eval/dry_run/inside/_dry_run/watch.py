@@ -1,6 +1,8 @@
 """What the program does with torch: checkpoints written, data drawn, images seen by a net, modules replaced."""
 
+import builtins
 import hashlib
+import itertools
 import os
 import sys
 import time
@@ -11,6 +13,7 @@ from functools import wraps
 from types import ModuleType
 
 from _dry_run.events import Recorder
+from _dry_run.kept import NAME, Batches, Kept, product_of
 
 _N_PRINTED = 16  # cached images looked at
 _N_RANGES = 4  # batches a run whose values are looked at
@@ -19,6 +22,8 @@ _DEPTH = 3  # containers within containers that may hold a data set's images
 
 def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
     watch = _Watch(recorder)
+    setattr(builtins, NAME, watch.kept)
+    itertools.product = product_of(watch.kept, watch.gives_batches)
     return {
         "torch": watch.on_torch,
         "torch.serialization": watch.on_serialization,
@@ -31,15 +36,12 @@ def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
 
 
 class _Pass:
-    """One iteration over a loader. parent: the one in whose batch it began; seen: images that nets saw since then;
-    inner: what began and ended within one of its batches."""
+    """One iteration over a loader, or a list of its batches. loader: its examples and batch size; parent: the pass in
+    whose batch it began; seen: images that nets saw since then; inner: what began and ended within one of its batches.
+    """
 
-    def __init__(self, iterator, parent: "_Pass | None"):
-        try:
-            size, batch_size = len(iterator._dataset), iterator._index_sampler.batch_size
-        except (AttributeError, TypeError):  # a stream has no length, a sampler of one's own no size of batches
-            size, batch_size = 0, 0
-        self.loader = (size, batch_size or 1)
+    def __init__(self, loader: tuple[int, int], parent: "_Pass | None"):
+        self.loader = loader
         self.parent, self.parents_batch = parent, parent.n_batches if parent else 0
         self.n_batches, self.done = 0, False
         self.seen: Counter[str] = Counter()
@@ -49,6 +51,13 @@ class _Pass:
         """Does at least every second of its batches hold a whole pass over another loader? Rarer ones evaluate."""
         batches = {one.parents_batch for one in self.inner}
         return (self.done or self.n_batches > 1) and len(batches) >= max(1, self.n_batches / 2)
+
+
+def _loader_of(iterator) -> tuple[int, int]:
+    try:
+        return len(iterator._dataset), iterator._index_sampler.batch_size or 1
+    except (AttributeError, TypeError):  # a stream has no length, a sampler of one's own no size of batches
+        return 0, 1
 
 
 class _Watch:
@@ -62,6 +71,7 @@ class _Watch:
         self.stored: weakref.ref | None = None  # the net whose state dict was asked for last
         self.replaced: list[tuple] = []
         self.open: list[_Pass] = []
+        self.batches = Batches()
         self._forget()
 
     def _forget(self) -> None:
@@ -109,6 +119,7 @@ class _Watch:
     def _since_last_saving(self) -> dict:
         return {
             "reads": self.recorder.reads(),
+            "reads_in_all": self.recorder.reads_in_all(),
             "first_read": self.recorder.first_read,
             "drawn": list(self.drawn.items()),
             "seen": dict(self.seen),
@@ -152,23 +163,52 @@ class _Watch:
         def advance(iterator):
             one = known.get(iterator)
             if one is None or one.done:  # workers that persist hand out the same iterator again
-                one = known[iterator] = _Pass(iterator, self.open[-1] if self.open else None)
-                self.open.append(one)
-                self.passes.append(one)
+                one = known[iterator] = self._begin(_loader_of(iterator))
                 weakref.finalize(iterator, self._close, one)
             try:
                 batch = plain(iterator)
             except StopIteration:
-                one.done = True
-                self._close(one)
-                parent = one.parent  # one that was advanced in the meantime is drawn beside this one, as by zip
-                if parent is not None and not parent.done and parent.n_batches == one.parents_batch:
-                    parent.inner.append(one)
+                self._end(one)
                 raise
             one.n_batches += 1
+            self.batches.note(batch, one.loader)
             return batch
 
         kind.__next__ = kind.next = advance
+
+    def gives_batches(self, iterable) -> bool:
+        """Is it a loader, or a list of a loader's batches?"""
+        loader = sys.modules.get("torch.utils.data.dataloader")
+        is_loader = loader is not None and isinstance(iterable, loader.DataLoader)
+        return is_loader or self.batches.of_list(iterable) is not None
+
+    def kept(self, batches):
+        """`batches`, a pass over which is noted where they are a list of a loader's."""
+        loader = self.batches.of_list(batches)
+        return batches if loader is None else Kept(batches, lambda: self._through(batches, loader))
+
+    def _through(self, batches, loader: tuple[int, int]) -> Iterator[object]:
+        one = self._begin(loader)
+        try:
+            for batch in batches:
+                one.n_batches += 1
+                yield batch
+            self._end(one)
+        finally:
+            self._close(one)
+
+    def _begin(self, loader: tuple[int, int]) -> _Pass:
+        one = _Pass(loader, self.open[-1] if self.open else None)
+        self.open.append(one)
+        self.passes.append(one)
+        return one
+
+    def _end(self, one: _Pass) -> None:
+        one.done = True
+        self._close(one)
+        parent = one.parent  # one that was advanced in the meantime is drawn beside this one, as by zip
+        if parent is not None and not parent.done and parent.n_batches == one.parents_batch:
+            parent.inner.append(one)
 
     def _close(self, one: _Pass) -> None:
         if one in self.open:
