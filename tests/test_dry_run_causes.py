@@ -83,10 +83,14 @@ RUNS = {  # what happens between two checkpoints
         "for i, a in enumerate(retain):\n    if i == 3: optimizer.param_groups[0]['lr'] = float('inf')\n"
         "    step(net, optimizer, a)"
     ),
+    "diverging statistics": (
+        "for i, a in enumerate(retain):\n    step(net, optimizer, a)\n"
+        "    if i == 3: net[1].running_var.fill_(float('inf'))"
+    ),
     "a rehearsal": (
         "torch.save(net.state_dict(), io.BytesIO())\nfor a in retain: step(net, optimizer, a)\n"
         "torch.save(net.state_dict(), file := io.BytesIO())\n"
-        "open('/kaggle/tmp/unlearned_checkpoint_18.pth', 'wb').write(file.getvalue())"
+        "open('/kaggle/tmp/unlearned_checkpoint_19.pth', 'wb').write(file.getvalue())"
     ),
 }
 
@@ -115,7 +119,7 @@ def test_a_saving_without_a_file_is_no_checkpoint(watched):
     assert outcome.fault is None, outcome.output
     assert len(outcome.saves) == len(RUNS)
     assert len(outcome.of("save")) == len(RUNS) + 1
-    assert save_of(watched, "a rehearsal")["path"].endswith("unlearned_checkpoint_18.pth")
+    assert save_of(watched, "a rehearsal")["path"].endswith("unlearned_checkpoint_19.pth")
 
 
 def test_passes_within_each_batch_of_another_loader_are_seen_and_others_are_not(watched):
@@ -182,11 +186,10 @@ def test_why_a_checkpoint_equals_the_original(watched):
     assert "nothing was trained" in told_of(watched, "nothing").found
 
 
-def test_when_the_first_nan_came(watched):
-    told = told_of(watched, "diverging", "tensors", "fc.weight has NaN or infinite values").found
-    number = numbered("diverging")
-    assert re.search(rf"the first NaN of run {number} came with step 4 of 8 at line \d+: optimizer.step\(\)$", told), (
-        told
-    )
+@pytest.mark.parametrize(("name", "step"), [("diverging", 4), ("diverging statistics", 5)])
+def test_when_the_first_nan_came(watched, name, step):
+    told = told_of(watched, name, "tensors", "fc.weight has NaN or infinite values").found
+    came = f"the first NaN of run {numbered(name)} came with step {step} of 8"
+    assert re.search(rf"{came} at line \d+: optimizer.step\(\)$", told), told
     told = told_of(watched, "one pass", "tensors", "fc.weight has NaN or infinite values").found
     assert told.endswith("no step of an optimiser in run 0 made it")

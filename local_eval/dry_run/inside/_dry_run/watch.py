@@ -80,6 +80,7 @@ class _Watch:
         self.optimized: list[weakref.ref] = []  # parameters that an optimiser changed
         self.n_steps, self.n_in_train_mode = 0, 0
         self.first_nan: dict | None = None
+        self.statistics: weakref.WeakSet = weakref.WeakSet()  # layers that recorded some in training mode
         self.drawn: Counter[int] = Counter()
         self.seen: Counter[str] = Counter()
         self.largest = 0.0
@@ -274,6 +275,8 @@ class _Watch:
         def before_forward(net, inputs) -> None:
             if isinstance(net, conv) and net.in_channels == 3 and inputs:
                 self._see(torch, inputs[0], net.training)
+            elif net.training and getattr(net, "running_var", None) is not None:
+                self.statistics.add(net)
 
         torch.nn.modules.module.register_module_forward_pre_hook(before_forward)
 
@@ -296,7 +299,7 @@ class _Watch:
             register(lambda optimizer, *_: self._note_step(optimizer))
 
     def _note_step(self, optimizer) -> None:
-        """Which parameters are trained, and when the first of them stops to be a number."""
+        """Which parameters are trained, and when the first of them, or of the statistics, stops to be a number."""
         self.n_steps += 1
         parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
         if optimizer not in self.optimizers:
@@ -304,7 +307,8 @@ class _Watch:
             self.optimized += map(weakref.ref, parameters)
         if self.first_nan is None:
             torch = self.torch
-            sums = [tensor.detach().sum(dtype=torch.float32) for tensor in parameters if tensor.is_floating_point()]
+            looked_at = [*parameters, *(layer.running_var for layer in self.statistics)]
+            sums = [tensor.detach().sum(dtype=torch.float32) for tensor in looked_at if tensor.is_floating_point()]
             if sums and not torch.isfinite(torch.stack([one.cpu() for one in sums])).all():
                 self.first_nan = {"step": self.n_steps, "where": self.recorder.where()}
 
