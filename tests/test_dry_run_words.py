@@ -105,6 +105,12 @@ def test_a_file_that_is_no_notebook_is_told_as_what_it_is(tmp_path, content, mes
     [
         ("ModuleNotFoundError: No module named 'cv2'", "", "python -m pip install opencv-python-headless"),
         ("ModuleNotFoundError: No module named 'timm.models'", "", "python -m pip install timm"),
+        ("NotImplementedError: the dry run has no GPU, and a CUDA graph cannot be pretended", "", "--device cuda"),
+        ("RuntimeError: Found no NVIDIA driver on your system.", "", "--device cuda"),
+        ("AcceleratorError: x\nDevice-side assertions were explicitly omitted for this error", "", "--device cuda"),
+        ("AssertionError: Torch not compiled with CUDA enabled", "", "--device cuda"),
+        ("ValueError: ProcessGroupNCCL is only supported with GPUs, no GPUs found!", "", "--device cuda"),
+        ("RuntimeError: CUDA error: device-side assert triggered", "", None),
         ("ModuleNotFoundError: No module named 'pyhessian'", "", None),
         ("FileNotFoundError: [Errno 2] No such file: '/kaggle/input/my-net/a.pth'", "", "--input my-net=FOLDER"),
         ("FileNotFoundError: [Errno 2] No such file: '/tmp/box/kaggle/input/my-net'", "", "--input my-net=FOLDER"),

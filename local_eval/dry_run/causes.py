@@ -14,6 +14,10 @@ from local_eval.dry_run.outcome import Event, Outcome
 
 _FOLDER = MEMBER_NAME.rpartition("/")[0]
 _INPUT = re.compile(r"/kaggle/input/([\w.-]+)(?=[/'\"\s]|$)")
+_NO_GPU = re.compile(  # what only a GPU's driver can answer; an error of a GPU that is there reads otherwise
+    r"the dry run has no GPU|NVIDIA driver|not compiled with CUDA|Device-side assertions were explicitly omitted|"
+    r"No CUDA GPUs are available|no GPUs found|CUDA driver|cudaErrorNoDevice|active drivers"
+)
 _EMPTY = re.compile(
     r"^(IndexError|StopIteration)|num_samples=0|argument is empty|empty (list|sequence|iterable)|"
     r"No objects to concatenate"
@@ -25,6 +29,11 @@ def excuse(outcome: Outcome, inputs: Path) -> str | None:
     program's. inputs: the folder that stands for /kaggle/input."""
     if outcome.fault is None or outcome.fault.kind != "crash":
         return None
+    if _NO_GPU.search(outcome.fault.message):
+        return (
+            "no fault of the notebook: this asks the driver of a GPU, which the dry run cannot pretend: run it where "
+            "there is one (--device cuda), or leave this line out to try the rest"
+        )
     name = missing_module(outcome)
     if name in PACKAGES:
         return (

@@ -240,7 +240,7 @@ def _accelerator(accelerator: ModuleType, torch: ModuleType) -> None:
 
 
 def _no_graph(*_, **__):
-    raise NotImplementedError("the dry run has no GPU, and a CUDA graph cannot be pretended: this is no fault of yours")
+    raise NotImplementedError("the dry run has no GPU, and a CUDA graph cannot be pretended")
 
 
 def _optimizers(torch: ModuleType) -> None:
