@@ -1,6 +1,7 @@
 """What a dry run says beyond its checks: Kaggle's word, what this machine lacks, what its numbers are worth."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from local_eval.dry_run.causes import excuse
 from local_eval.dry_run.judge import DryRun, dry_run, lines_of
 from local_eval.dry_run.outcome import Fault, Outcome
 from local_eval.dry_run.program import read_program
+from local_eval.dry_run.run import how_far
 from local_eval.evaluate import Sample, Samples
 from notebooks.starter import STARTER, write_program
 
@@ -95,6 +97,30 @@ def test_a_file_that_is_no_notebook_is_told_as_what_it_is(tmp_path, content, mes
     (tmp_path / "p.ipynb").write_text(content)
     with pytest.raises(InputError, match=message):
         read_program(tmp_path / "p.ipynb")
+
+
+def test_how_far_a_run_came_that_saved_nothing():
+    told = {"event": "progress", "batches": 340, "seconds": 102.0, "passes": [20, 170]}
+    assert how_far([{"event": "seed"}]) == ""
+    found = " (340 batches of its first run were seen, 0.3 s each, 170 passes over 20 images)"
+    assert how_far([{**told, "batches": 1}, told, {"event": "cell"}]) == found
+    assert how_far([{**told, "passes": None}]).endswith("0.3 s each, no whole pass over a loader)")
+
+
+def test_a_run_that_trains_for_ever_is_told_as_far_as_it_came(tmp_path, tiny):
+    text = """\
+import torch, time
+loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(6, 1)), batch_size=3)
+while True:
+    for batch in loader: time.sleep(0.2)
+"""
+    (tmp_path / "p.py").write_text(text)
+    result = dry_run(read_program(tmp_path / "p.py"), tiny, 2, timeout_s=30, namespaces=False, progress=False)
+    assert re.search(
+        r"no checkpoint was saved \(\d+ batches of its first run were seen, 0\.\d+ s each, \d+ passes? over "
+        r"6 images\): 512 would take more than",
+        result.checks[0].found,
+    ), result.checks[0]
 
 
 # -- what this machine lacks ------------------------------------------------------------------------------------------

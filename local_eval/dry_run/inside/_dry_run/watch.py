@@ -17,6 +17,7 @@ from _dry_run.kept import NAME, Batches, Kept, product_of
 
 _N_PRINTED = 16  # cached images looked at
 _N_RANGES = 4  # batches a run whose values are looked at
+_TOLD_AFTER_S = 2.0  # how far a run is, where it is not saved for long
 _DEPTH = 3  # containers within containers that may hold a data set's images
 
 
@@ -76,6 +77,8 @@ class _Watch:
 
     def _forget(self) -> None:
         self.passes: list[_Pass] = []
+        self.n_batches, self.begun = 0, time.monotonic()
+        self.told = self.begun
         self.optimizers: weakref.WeakSet = weakref.WeakSet()
         self.optimized: list[weakref.ref] = []  # parameters that an optimiser changed
         self.n_steps, self.n_in_train_mode = 0, 0
@@ -171,8 +174,8 @@ class _Watch:
             except StopIteration:
                 self._end(one)
                 raise
-            one.n_batches += 1
             self.batches.note(batch, one.loader)
+            self._count(one)
             return batch
 
         kind.__next__ = kind.next = advance
@@ -192,14 +195,26 @@ class _Watch:
         one = self._begin(loader)
         try:
             for batch in batches:
-                one.n_batches += 1
+                self._count(one)
                 yield batch
             self._end(one)
         finally:
             self._close(one)
 
+    def _count(self, one: _Pass) -> None:
+        """A batch more; now and then how far the run is, should it never be saved."""
+        one.n_batches += 1
+        self.n_batches += 1
+        if (now := time.monotonic()) - self.told > _TOLD_AFTER_S:
+            self.told = now
+            whole = Counter(one.loader[0] for one in self.passes if one.done).most_common(1)
+            facts = {"batches": self.n_batches, "seconds": now - self.begun, "passes": whole[0] if whole else None}
+            self.recorder.record("progress", **facts)
+
     def _begin(self, loader: tuple[int, int]) -> _Pass:
         one = _Pass(loader, self.open[-1] if self.open else None)
+        if not self.passes:
+            self.begun = time.monotonic()
         self.open.append(one)
         self.passes.append(one)
         return one
