@@ -46,7 +46,7 @@ FAULTS = {
     "names of a compiled net": (
         changed(
             (TRAIN, "    net.train()\n    compiled = torch.compile(net)\n"),
-            (SAVE, SAVE.replace("state,", '{"_orig_mod." + k: v for k, v in state.items()},')),
+            ("state = net.state_dict()", "state = torch.compile(net).state_dict()"),
         ),
         "tensors",
         ["all names begin with '_orig_mod.'", "before it was compiled"],
@@ -101,6 +101,16 @@ FAULTS = {
             (
                 "    for sample in retain_loader:\n",
                 "    for sample in retain_loader:\n      for other in forget_loader:\n",
+            ),
+        ),
+        "time",
+        ["it grows with retain x forget"],
+    ),
+    "every pair of batches, the forget set's kept in a list": (
+        changed(
+            (
+                "    for sample in retain_loader:\n",
+                "    kept = list(forget_loader)\n    for sample in retain_loader:\n      for other in kept:\n",
             ),
         ),
         "time",
@@ -349,7 +359,16 @@ STYLES = {
         (OPTIMISER, "optimizer = optim.AdamW(net.parameters(), lr=1e-4, fused=True)"),
         ("net.train()\n", "net.train()\n    compiled = torch.compile(net)\n"),
         ("criterion(net(inputs), targets)", "criterion(compiled(inputs), targets)"),
+        ("state = net.state_dict()", "state = torch.compile(net)._orig_mod.state_dict()"),
         ("loss.backward()\n", "loss.backward()\n        nn.utils.clip_grad_norm_(net.parameters(), 1.0)\n"),
+    ),
+    "a compiled net in DataParallel, the prefixes taken off, a layer's state looked at": changed(
+        (
+            SAVE,
+            "state = nn.DataParallel(torch.compile(net)).state_dict()\n"
+            "        state = {k.replace('module.', '').replace('_orig_mod.', ''): v for k, v in state.items()}\n"
+            f"        print(list(net.fc.state_dict()))\n        {SAVE}",
+        ),
     ),
     "Adam, DataParallel, the memory printed": changed(
         (OPTIMISER, "optimizer = optim.Adam(net.parameters(), lr=1e-4)\n    parallel = nn.DataParallel(net)"),

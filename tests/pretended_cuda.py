@@ -3,6 +3,8 @@
 Run by test_dry_run_cuda.py in a process of its own, as the pretence changes torch.
 """
 
+import contextlib
+import copy
 import inspect
 import io
 import os
@@ -78,6 +80,19 @@ def loaded(map_location):
     torch.save({"a": x}, buffer)
     buffer.seek(0)
     assert torch.equal(torch.load(buffer, map_location=map_location)["a"], x)
+
+
+def compiled(wrapper):
+    """What torch's own wrapper of a compiled net does."""
+    assert list(wrapper.state_dict()) == [f"_orig_mod.{name}" for name in net.state_dict()]
+    assert list(wrapper._orig_mod.state_dict()) == list(net.state_dict())
+    assert not wrapper.eval().training and not wrapper._orig_mod.training and wrapper.train()._orig_mod[0].training
+    wrapper.extra = 3
+    assert wrapper._orig_mod.extra == 3 and torch.equal(wrapper(x), wrapper._orig_mod(x))
+    wrapper.load_state_dict(wrapper.state_dict())
+    with contextlib.suppress(RuntimeError):
+        wrapper.load_state_dict(net.state_dict())
+        raise AssertionError("names without the prefix are taken")
 
 
 EXPRESSIONS = [
@@ -168,6 +183,9 @@ EXPRESSIONS = [
     "torch.randperm(4,device='cuda')",
     "nn.DataParallel(net)(x)",
     "nn.DataParallel(net,device_ids=[0]).module",
+    "nn.DataParallel(net).device_ids",
+    "torch.compile(nn.DataParallel(net))(x)",
+    "nn.DataParallel(torch.compile(net))(x)",
     "nn.parallel.data_parallel(net,x)",
     "nn.DataParallel(net).cuda().state_dict()",
     "torch.device('cuda').index",
@@ -239,6 +257,8 @@ if hasattr(torch.amp, "GradScaler"):
 attempt("autocast as a decorator", lambda: torch.cuda.amp.autocast()(lambda: net(x))())
 attempt("autocast with a dtype", lambda: torch.autocast(torch.device("cuda").type, torch.bfloat16)(net)(x))
 attempt("compile", lambda: torch.compile(net)(x))
+attempt("compile, the net within", lambda: compiled(torch.compile(net)))
+attempt("compile, a copy", lambda: compiled(copy.deepcopy(torch.compile(net, mode="max-autotune"))))
 attempt("compile as a decorator", lambda: torch.compile(mode="reduce-overhead")(lambda value: value + 1)(x))
 for where in ("cuda", "cuda:0", torch.device("cuda:0"), {"cuda:1": "cuda:0"}, lambda storage, place: storage.cuda(0)):
     attempt(f"load to {where}", lambda where=where: loaded(where))

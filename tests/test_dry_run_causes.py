@@ -1,16 +1,22 @@
 """Passes within passes, and why a checkpoint is the original or no number: what a dry run saw of each run."""
 
+import ast
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kit.archive import Check
-from local_eval.dry_run import verdict
+from local_eval.dry_run import run, verdict
 from local_eval.dry_run.causes import with_causes
 from local_eval.dry_run.judge import dry_run
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.projection import HIDDEN, project
+
+sys.path.insert(0, str(Path(run.__file__).parent / "inside"))
+from _dry_run.kept import NAME, Loops
 
 HEAD = """\
 import copy, io, itertools, torch
@@ -44,6 +50,14 @@ RUNS = {  # what happens between two checkpoints
     "nested, the outer loader has one batch": (
         "for b in loader(16, 64):\n    for a in retain: step(net, optimizer, a, b)"
     ),
+    "pairs by itertools": "for a, b in itertools.product(retain, forget): step(net, optimizer, a, b)",
+    "pairs with a kept list": (
+        "kept = list(forget)\nfor a in retain:\n    for b in _dry_run_kept(kept): step(net, optimizer, a, b)"
+    ),
+    "kept lists side by side": (
+        "kept = list(forget)\nfor a, b in zip(retain, itertools.cycle(kept)): step(net, optimizer, a, b)"
+    ),
+    "the parts of each batch": ("for a in retain:\n    for part in _dry_run_kept(a): step(net, optimizer, a)"),
     "an accuracy after each batch": (
         "for a in retain:\n    step(net, optimizer, a)\n    with torch.no_grad():\n        [net(x) for x, y in forget]"
     ),
@@ -69,10 +83,14 @@ RUNS = {  # what happens between two checkpoints
         "for i, a in enumerate(retain):\n    if i == 3: optimizer.param_groups[0]['lr'] = float('inf')\n"
         "    step(net, optimizer, a)"
     ),
+    "diverging statistics": (
+        "for i, a in enumerate(retain):\n    step(net, optimizer, a)\n"
+        "    if i == 3: net[1].running_var.fill_(float('inf'))"
+    ),
     "a rehearsal": (
         "torch.save(net.state_dict(), io.BytesIO())\nfor a in retain: step(net, optimizer, a)\n"
         "torch.save(net.state_dict(), file := io.BytesIO())\n"
-        "open('/kaggle/tmp/unlearned_checkpoint_14.pth', 'wb').write(file.getvalue())"
+        "open('/kaggle/tmp/unlearned_checkpoint_19.pth', 'wb').write(file.getvalue())"
     ),
 }
 
@@ -101,7 +119,7 @@ def test_a_saving_without_a_file_is_no_checkpoint(watched):
     assert outcome.fault is None, outcome.output
     assert len(outcome.saves) == len(RUNS)
     assert len(outcome.of("save")) == len(RUNS) + 1
-    assert save_of(watched, "a rehearsal")["path"].endswith("unlearned_checkpoint_14.pth")
+    assert save_of(watched, "a rehearsal")["path"].endswith("unlearned_checkpoint_19.pth")
 
 
 def test_passes_within_each_batch_of_another_loader_are_seen_and_others_are_not(watched):
@@ -111,11 +129,29 @@ def test_passes_within_each_batch_of_another_loader_are_seen_and_others_are_not(
     found = {name: laws(name) for name in RUNS if laws(name)}
     assert found == {
         "nested": {((64, 8), (16, 8))},
+        "pairs by itertools": {((64, 8), (16, 8))},
+        "pairs with a kept list": {((64, 8), (16, 8))},
         "nested, the outer loader has one batch": {((16, 64), (64, 8))},
         "an accuracy after each batch": {((64, 8), (16, 8))},
     }
     assert sum(pair["seen"]["trained"] for pair in save_of(watched, "nested")["nested"]) == 8 * 2 * 16
     assert sum(pair["seen"]["evaluated"] for pair in save_of(watched, "an accuracy after each batch")["nested"]) == 128
+
+
+def test_loops_over_kept_batches_are_watched_where_they_stand():
+    text = """\
+for n, b in enumerate(batches):
+    for c in tqdm.tqdm(other.batches, desc="x"):
+        for _ in range(2):
+            print(n, b, c)
+"""
+    kept = Loops().visit(ast.parse(text))
+    assert ast.unparse(kept) == text.strip().replace("batches)", f"{NAME}(batches))").replace(
+        "other.batches,", f"{NAME}(other.batches),"
+    ).replace('"', "'")
+    plain = [node.lineno for node in ast.walk(ast.parse(text)) if isinstance(node, ast.For)]
+    assert [node.lineno for node in ast.walk(kept) if isinstance(node, ast.For)] == plain
+    compile(kept, "cell", "exec")
 
 
 def test_the_law_of_nested_passes_and_what_it_makes_of_the_time(watched, tiny):
@@ -150,11 +186,10 @@ def test_why_a_checkpoint_equals_the_original(watched):
     assert "nothing was trained" in told_of(watched, "nothing").found
 
 
-def test_when_the_first_nan_came(watched):
-    told = told_of(watched, "diverging", "tensors", "fc.weight has NaN or infinite values").found
-    number = numbered("diverging")
-    assert re.search(rf"the first NaN of run {number} came with step 4 of 8 at line \d+: optimizer.step\(\)$", told), (
-        told
-    )
+@pytest.mark.parametrize(("name", "step"), [("diverging", 4), ("diverging statistics", 5)])
+def test_when_the_first_nan_came(watched, name, step):
+    told = told_of(watched, name, "tensors", "fc.weight has NaN or infinite values").found
+    came = f"the first NaN of run {numbered(name)} came with step {step} of 8"
+    assert re.search(rf"{came} at line \d+: optimizer.step\(\)$", told), told
     told = told_of(watched, "one pass", "tensors", "fc.weight has NaN or infinite values").found
     assert told.endswith("no step of an optimiser in run 0 made it")

@@ -1,6 +1,7 @@
 """What a dry run says beyond its checks: Kaggle's word, what this machine lacks, what its numbers are worth."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from local_eval.dry_run.causes import excuse
 from local_eval.dry_run.judge import DryRun, dry_run, lines_of
 from local_eval.dry_run.outcome import Fault, Outcome
 from local_eval.dry_run.program import read_program
+from local_eval.dry_run.run import how_far
 from local_eval.evaluate import Sample, Samples
 from notebooks.starter import STARTER, write_program
 
@@ -97,6 +99,30 @@ def test_a_file_that_is_no_notebook_is_told_as_what_it_is(tmp_path, content, mes
         read_program(tmp_path / "p.ipynb")
 
 
+def test_how_far_a_run_came_that_saved_nothing():
+    told = {"event": "progress", "batches": 340, "seconds": 102.0, "passes": [20, 170]}
+    assert how_far([{"event": "seed"}]) == ""
+    found = " (340 batches of its first run were seen, 0.3 s each, 170 passes over 20 images)"
+    assert how_far([{**told, "batches": 1}, told, {"event": "cell"}]) == found
+    assert how_far([{**told, "passes": None}]).endswith("0.3 s each, no whole pass over a loader)")
+
+
+def test_a_run_that_trains_for_ever_is_told_as_far_as_it_came(tmp_path, tiny):
+    text = """\
+import torch, time
+loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(6, 1)), batch_size=3)
+while True:
+    for batch in loader: time.sleep(0.2)
+"""
+    (tmp_path / "p.py").write_text(text)
+    result = dry_run(read_program(tmp_path / "p.py"), tiny, 2, timeout_s=30, namespaces=False, progress=False)
+    assert re.search(
+        r"no checkpoint was saved \(\d+ batches of its first run were seen, 0\.\d+ s each, \d+ passes? over "
+        r"6 images\): 512 would take more than",
+        result.checks[0].found,
+    ), result.checks[0]
+
+
 # -- what this machine lacks ------------------------------------------------------------------------------------------
 
 
@@ -105,6 +131,12 @@ def test_a_file_that_is_no_notebook_is_told_as_what_it_is(tmp_path, content, mes
     [
         ("ModuleNotFoundError: No module named 'cv2'", "", "python -m pip install opencv-python-headless"),
         ("ModuleNotFoundError: No module named 'timm.models'", "", "python -m pip install timm"),
+        ("NotImplementedError: the dry run has no GPU, and a CUDA graph cannot be pretended", "", "--device cuda"),
+        ("RuntimeError: Found no NVIDIA driver on your system.", "", "--device cuda"),
+        ("AcceleratorError: x\nDevice-side assertions were explicitly omitted for this error", "", "--device cuda"),
+        ("AssertionError: Torch not compiled with CUDA enabled", "", "--device cuda"),
+        ("ValueError: ProcessGroupNCCL is only supported with GPUs, no GPUs found!", "", "--device cuda"),
+        ("RuntimeError: CUDA error: device-side assert triggered", "", None),
         ("ModuleNotFoundError: No module named 'pyhessian'", "", None),
         ("FileNotFoundError: [Errno 2] No such file: '/kaggle/input/my-net/a.pth'", "", "--input my-net=FOLDER"),
         ("FileNotFoundError: [Errno 2] No such file: '/tmp/box/kaggle/input/my-net'", "", "--input my-net=FOLDER"),
@@ -116,6 +148,9 @@ def test_a_file_that_is_no_notebook_is_told_as_what_it_is(tmp_path, content, mes
         ),
         ("ModuleNotFoundError: No module named 'mine'", "sys.path.append('/kaggle/input/there')", None),
         ("ZeroDivisionError: division by zero", "open('/kaggle/input/my-net/a')", None),
+        ("IndexError: list index out of range", "a = glob('/kaggle/input/my-net/*'); a[0]", "--input my-net=FOLDER"),
+        ("ValueError: max() iterable argument is empty", "glob('/kaggle/input/my-net/*')", "--input my-net=FOLDER"),
+        ("IndexError: list index out of range", "glob('/kaggle/input/there/*')", None),
     ],
 )
 def test_what_is_missing_here_alone_is_no_fault(tmp_path, message, text, wanted):
@@ -235,10 +270,17 @@ def test_the_own_stand_in_ranks_and_predicts_nothing(tmp_path):
         ([(1, 100), (2, 100)], True),  # each process reads the data for itself
         ([(1, 130), (2, 70), (1, 0), (2, 0)], True),
         ([(1, 110), (2, 90), (1, 100), (2, 100)], False),
+        ([(1, 200, 200), (2, 200, 200), (1, 0, 200)], True),  # two that read at the same time see both
+        ([(1, 200, 200), (2, 200, 200), (1, 200, 400), (2, 200, 400)], False),
     ],
 )
 def test_data_that_is_read_in_every_run(tmp_path, reads, fine):
-    saves = [{"event": "save", "pid": pid, "t": t, "reads": n, "first_read": None} for t, (pid, n) in enumerate(reads)]
+    """reads: process, images read in its run by any process, and by all since the start where that is no sum."""
+    saves = [
+        {"event": "save", "pid": pid, "t": t, "reads": n, "first_read": None} for t, (pid, n, *_) in enumerate(reads)
+    ]
+    for t, (save, (_, _, *in_all)) in enumerate(zip(saves, reads, strict=True)):
+        save["reads_in_all"] = in_all[0] if in_all else sum(n for _, n, *_ in reads[: t + 1])
     outcome = replace(outcome_of(tmp_path / "p.ipynb"), events=tuple({**save, "path": None} for save in saves))
     (data,) = (check for check in verdict.program_checks(outcome, tmp_path, 2, 100) if check.name == "data")
     assert data.ok is fine

@@ -14,6 +14,14 @@ from local_eval.dry_run.outcome import Event, Outcome
 
 _FOLDER = MEMBER_NAME.rpartition("/")[0]
 _INPUT = re.compile(r"/kaggle/input/([\w.-]+)(?=[/'\"\s]|$)")
+_NO_GPU = re.compile(  # what only a GPU's driver can answer; an error of a GPU that is there reads otherwise
+    r"the dry run has no GPU|NVIDIA driver|not compiled with CUDA|Device-side assertions were explicitly omitted|"
+    r"No CUDA GPUs are available|no GPUs found|CUDA driver|cudaErrorNoDevice|active drivers"
+)
+_EMPTY = re.compile(
+    r"^(IndexError|StopIteration)|num_samples=0|argument is empty|empty (list|sequence|iterable)|"
+    r"No objects to concatenate"
+)
 
 
 def excuse(outcome: Outcome, inputs: Path) -> str | None:
@@ -21,6 +29,11 @@ def excuse(outcome: Outcome, inputs: Path) -> str | None:
     program's. inputs: the folder that stands for /kaggle/input."""
     if outcome.fault is None or outcome.fault.kind != "crash":
         return None
+    if _NO_GPU.search(outcome.fault.message):
+        return (
+            "no fault of the notebook: this asks the driver of a GPU, which the dry run cannot pretend: run it where "
+            "there is one (--device cuda), or leave this line out to try the rest"
+        )
     name = missing_module(outcome)
     if name in PACKAGES:
         return (
@@ -28,9 +41,10 @@ def excuse(outcome: Outcome, inputs: Path) -> str | None:
             f"{pip_install([name])}, then run the dry run again, or give it --install-kaggle-packages"
         )
     text = "\n".join(code.text for code in outcome.program.codes)
-    asked = [name for name in _INPUT.findall(outcome.fault.message) if not (inputs / name).exists()]
-    if name is not None and not asked:  # a module that may lie in a data set
-        asked = [folder for folder in _INPUT.findall(text) if not (inputs / folder).exists()]
+    places = [outcome.fault.message, outcome.fault.where]
+    if name is not None or _EMPTY.search(outcome.fault.message):  # it may lie in a data set, or was looked for in one
+        places.append(text)
+    asked = [name for place in places for name in _INPUT.findall(place) if not (inputs / name).exists()]
     if asked:
         return (
             f"/kaggle/input/{asked[0]} is no data of the competition: if it is attached to the notebook on Kaggle, "

@@ -23,7 +23,7 @@ _CHATTER = re.compile(  # the kernel's own and of what it lacks here, not the pr
     r"TqdmWarning: IProgress not found|^  from .autonotebook import tqdm"
 )
 _UNSEEN = {
-    **{"reads": 0, "first_read": None, "drawn": [], "seen": {}, "largest": None},
+    **{"reads": 0, "reads_in_all": 0, "first_read": None, "drawn": [], "seen": {}, "largest": None},
     **{"datasets": [], "replaced": [], "altered": None, "nested": []},
     **{"steps": None, "in_train_mode": None, "stored_is_trained": None, "first_nan": None},
 }

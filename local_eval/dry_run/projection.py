@@ -74,11 +74,13 @@ def _scale_and_law(saves: list[Event], sizes: Mapping[str, int]) -> tuple[float,
     nested, weighted, laws = 0.0, 0.0, []
     for event in saves:
         for pair in event["nested"]:
+            if not (images := _images(pair)):
+                continue
             loaders = [(named.get(size, "retain"), size, batch) for size, batch in (pair["outer"], pair["inner"])]
             growth = [
                 math.ceil(HIDDEN[name] / batch) / math.ceil(size / batch) for name, size, batch in loaders if size
             ]
-            nested += (images := _images(pair))
+            nested += images
             weighted += images * math.prod(growth)
             laws.append(" x ".join(name for name, *_ in loaders))
     if not laws or not all_images:

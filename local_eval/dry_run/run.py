@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,16 @@ from tqdm import tqdm
 
 from kit.budget import format_duration
 from kit.competition import N_CHECKPOINTS
-from local_eval.dry_run.outcome import Fault, Outcome, checkpoints, last_lines, place_in_stacks, read_events, savings
+from local_eval.dry_run.outcome import (
+    Event,
+    Fault,
+    Outcome,
+    checkpoints,
+    last_lines,
+    place_in_stacks,
+    read_events,
+    savings,
+)
 from local_eval.dry_run.program import Program
 from local_eval.dry_run.sandbox import Sandbox
 
@@ -216,7 +225,8 @@ class _Watch:
         whole = format_duration(self.timeout_s * N_CHECKPOINTS / max(1, n_saves))
         if n_saves:
             return f", after {n_saves} checkpoints: {N_CHECKPOINTS} would take {whole} here"
-        return f", and no checkpoint was saved: {N_CHECKPOINTS} would take more than {whole} here"
+        seen = how_far(read_events(self.box.events))
+        return f", and no checkpoint was saved{seen}: {N_CHECKPOINTS} would take more than {whole} here"
 
     def _signal(self, number: int) -> None:
         pid = self.pid()
@@ -229,6 +239,18 @@ class _Watch:
     def end_program(self) -> None:
         """End the launcher and, by it, everything below it."""
         self._signal(signal.SIGTERM)
+
+
+def how_far(events: Sequence[Event]) -> str:
+    """How far the last run came that told it, behind a sentence; empty where none did."""
+    told = next((event for event in reversed(events) if event["event"] == "progress"), None)
+    if told is None:
+        return ""
+    batches = f"{told['batches']} batches of its first run were seen, {told['seconds'] / told['batches']:.2g} s each"
+    if not told["passes"]:
+        return f" ({batches}, no whole pass over a loader)"
+    size, n = told["passes"]
+    return f" ({batches}, {n} pass{'es' * (n != 1)} over {size} images)"
 
 
 def _size(folder: Path) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 
 from _dry_run.events import Recorder
+from _dry_run.kept import Loops
 
 
 def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
@@ -24,6 +25,8 @@ def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
         module.CachingCompiler.cache = named
 
     def on_shell(module: ModuleType) -> None:
+        transform = module.InteractiveShell.transform_ast
+        module.InteractiveShell.transform_ast = lambda shell, node: Loops().visit(transform(shell, node))
         for name in ("showtraceback", "showsyntaxerror", "showindentationerror"):
             setattr(module.InteractiveShell, name, _recorded_before(recorder, getattr(module.InteractiveShell, name)))
 

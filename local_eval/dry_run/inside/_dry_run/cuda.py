@@ -29,12 +29,35 @@ def _not_compiled(module: ModuleType) -> None:
     """A compiler would ask the driver, and take minutes; compiled or not, a net computes the same."""
     import torch
 
-    torch.compile = _compile
-    module.optimize = lambda *_, **__: _compile
+    torch.compile = compile_ = _compiler(torch)
+    module.optimize = lambda *_, **__: compile_
 
 
-def _compile(model=None, **_):
-    return model if model is not None else _compile
+def _compiler(torch: ModuleType) -> Callable:
+    """torch.compile: a net in the wrapper that puts `_orig_mod.` before its names, a function as it is."""
+
+    class OptimizedModule(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            del self.__dict__["training"]  # that of the net within counts
+            self._modules["_orig_mod"] = module
+
+        def __getattr__(self, name):
+            module = self.__dict__.get("_modules", {}).get("_orig_mod")
+            return module if name == "_orig_mod" else getattr(module, name)
+
+        def __setattr__(self, name, value):
+            setattr(self._orig_mod, name, value)
+
+        def forward(self, *args, **kwargs):
+            return self._orig_mod(*args, **kwargs)
+
+    def compile_(model=None, **_):
+        if model is None:
+            return compile_
+        return OptimizedModule(model) if isinstance(model, torch.nn.Module) else model
+
+    return compile_
 
 
 def _nothing_pinned(module: ModuleType) -> None:
@@ -58,7 +81,7 @@ def install(torch: ModuleType) -> None:
     _answers(torch.cuda, torch)
     _storages_and_loading(torch)
     _no_scaling(torch)
-    torch.compile = _compile
+    torch.compile = _compiler(torch)
     torch.nn.Module.compile = lambda self, *_, **__: None
     _optimizers(torch)
     parallel = torch.nn.DataParallel
@@ -217,7 +240,7 @@ def _accelerator(accelerator: ModuleType, torch: ModuleType) -> None:
 
 
 def _no_graph(*_, **__):
-    raise NotImplementedError("the dry run has no GPU, and a CUDA graph cannot be pretended: this is no fault of yours")
+    raise NotImplementedError("the dry run has no GPU, and a CUDA graph cannot be pretended")
 
 
 def _optimizers(torch: ModuleType) -> None:
@@ -331,5 +354,6 @@ def _data_parallel_init(torch: ModuleType) -> Callable:
     def init(self, module, *_, **__):
         torch.nn.Module.__init__(self)
         self.module = module
+        self.device_ids, self.output_device, self.dim = [0], 0, 0
 
     return init

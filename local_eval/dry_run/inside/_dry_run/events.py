@@ -38,10 +38,14 @@ class Recorder:
 
     def reads(self) -> int:
         """Images read since `forget_reads`, by every process."""
-        return os.fstat(self._reads).st_size - self._reads_before
+        return self.reads_in_all() - self._reads_before
+
+    def reads_in_all(self) -> int:
+        """Images read by now, by every process."""
+        return os.fstat(self._reads).st_size
 
     def forget_reads(self) -> None:
-        self._reads_before, self.first_read = os.fstat(self._reads).st_size, None
+        self._reads_before, self.first_read = self.reads_in_all(), None
 
     def where(self) -> dict[str, object] | None:
         """Cell (as its execution count) or file, and line, of the innermost frame that is the notebook's own."""

@@ -1,6 +1,8 @@
 """What the program does with torch: checkpoints written, data drawn, images seen by a net, modules replaced."""
 
+import builtins
 import hashlib
+import itertools
 import os
 import sys
 import time
@@ -11,14 +13,18 @@ from functools import wraps
 from types import ModuleType
 
 from _dry_run.events import Recorder
+from _dry_run.kept import NAME, Batches, Kept, product_of
 
 _N_PRINTED = 16  # cached images looked at
 _N_RANGES = 4  # batches a run whose values are looked at
+_TOLD_AFTER_S = 2.0  # how far a run is, where it is not saved for long
 _DEPTH = 3  # containers within containers that may hold a data set's images
 
 
 def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
     watch = _Watch(recorder)
+    setattr(builtins, NAME, watch.kept)
+    itertools.product = product_of(watch.kept, watch.gives_batches)
     return {
         "torch": watch.on_torch,
         "torch.serialization": watch.on_serialization,
@@ -31,15 +37,12 @@ def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
 
 
 class _Pass:
-    """One iteration over a loader. parent: the one in whose batch it began; seen: images that nets saw since then;
-    inner: what began and ended within one of its batches."""
+    """One iteration over a loader, or a list of its batches. loader: its examples and batch size; parent: the pass in
+    whose batch it began; seen: images that nets saw since then; inner: what began and ended within one of its batches.
+    """
 
-    def __init__(self, iterator, parent: "_Pass | None"):
-        try:
-            size, batch_size = len(iterator._dataset), iterator._index_sampler.batch_size
-        except (AttributeError, TypeError):  # a stream has no length, a sampler of one's own no size of batches
-            size, batch_size = 0, 0
-        self.loader = (size, batch_size or 1)
+    def __init__(self, loader: tuple[int, int], parent: "_Pass | None"):
+        self.loader = loader
         self.parent, self.parents_batch = parent, parent.n_batches if parent else 0
         self.n_batches, self.done = 0, False
         self.seen: Counter[str] = Counter()
@@ -49,6 +52,13 @@ class _Pass:
         """Does at least every second of its batches hold a whole pass over another loader? Rarer ones evaluate."""
         batches = {one.parents_batch for one in self.inner}
         return (self.done or self.n_batches > 1) and len(batches) >= max(1, self.n_batches / 2)
+
+
+def _loader_of(iterator) -> tuple[int, int]:
+    try:
+        return len(iterator._dataset), iterator._index_sampler.batch_size or 1
+    except (AttributeError, TypeError):  # a stream has no length, a sampler of one's own no size of batches
+        return 0, 1
 
 
 class _Watch:
@@ -62,14 +72,18 @@ class _Watch:
         self.stored: weakref.ref | None = None  # the net whose state dict was asked for last
         self.replaced: list[tuple] = []
         self.open: list[_Pass] = []
+        self.batches = Batches()
         self._forget()
 
     def _forget(self) -> None:
         self.passes: list[_Pass] = []
+        self.n_batches, self.begun = 0, time.monotonic()
+        self.told = self.begun
         self.optimizers: weakref.WeakSet = weakref.WeakSet()
         self.optimized: list[weakref.ref] = []  # parameters that an optimiser changed
         self.n_steps, self.n_in_train_mode = 0, 0
         self.first_nan: dict | None = None
+        self.statistics: weakref.WeakSet = weakref.WeakSet()  # layers that recorded some in training mode
         self.drawn: Counter[int] = Counter()
         self.seen: Counter[str] = Counter()
         self.largest = 0.0
@@ -109,6 +123,7 @@ class _Watch:
     def _since_last_saving(self) -> dict:
         return {
             "reads": self.recorder.reads(),
+            "reads_in_all": self.recorder.reads_in_all(),
             "first_read": self.recorder.first_read,
             "drawn": list(self.drawn.items()),
             "seen": dict(self.seen),
@@ -152,23 +167,64 @@ class _Watch:
         def advance(iterator):
             one = known.get(iterator)
             if one is None or one.done:  # workers that persist hand out the same iterator again
-                one = known[iterator] = _Pass(iterator, self.open[-1] if self.open else None)
-                self.open.append(one)
-                self.passes.append(one)
+                one = known[iterator] = self._begin(_loader_of(iterator))
                 weakref.finalize(iterator, self._close, one)
             try:
                 batch = plain(iterator)
             except StopIteration:
-                one.done = True
-                self._close(one)
-                parent = one.parent  # one that was advanced in the meantime is drawn beside this one, as by zip
-                if parent is not None and not parent.done and parent.n_batches == one.parents_batch:
-                    parent.inner.append(one)
+                self._end(one)
                 raise
-            one.n_batches += 1
+            self.batches.note(batch, one.loader)
+            self._count(one)
             return batch
 
         kind.__next__ = kind.next = advance
+
+    def gives_batches(self, iterable) -> bool:
+        """Is it a loader, or a list of a loader's batches?"""
+        loader = sys.modules.get("torch.utils.data.dataloader")
+        is_loader = loader is not None and isinstance(iterable, loader.DataLoader)
+        return is_loader or self.batches.of_list(iterable) is not None
+
+    def kept(self, batches):
+        """`batches`, a pass over which is noted where they are a list of a loader's."""
+        loader = self.batches.of_list(batches)
+        return batches if loader is None else Kept(batches, lambda: self._through(batches, loader))
+
+    def _through(self, batches, loader: tuple[int, int]) -> Iterator[object]:
+        one = self._begin(loader)
+        try:
+            for batch in batches:
+                self._count(one)
+                yield batch
+            self._end(one)
+        finally:
+            self._close(one)
+
+    def _count(self, one: _Pass) -> None:
+        """A batch more; now and then how far the run is, should it never be saved."""
+        one.n_batches += 1
+        self.n_batches += 1
+        if (now := time.monotonic()) - self.told > _TOLD_AFTER_S:
+            self.told = now
+            whole = Counter(one.loader[0] for one in self.passes if one.done).most_common(1)
+            facts = {"batches": self.n_batches, "seconds": now - self.begun, "passes": whole[0] if whole else None}
+            self.recorder.record("progress", **facts)
+
+    def _begin(self, loader: tuple[int, int]) -> _Pass:
+        one = _Pass(loader, self.open[-1] if self.open else None)
+        if not self.passes:
+            self.begun = time.monotonic()
+        self.open.append(one)
+        self.passes.append(one)
+        return one
+
+    def _end(self, one: _Pass) -> None:
+        one.done = True
+        self._close(one)
+        parent = one.parent  # one that was advanced in the meantime is drawn beside this one, as by zip
+        if parent is not None and not parent.done and parent.n_batches == one.parents_batch:
+            parent.inner.append(one)
 
     def _close(self, one: _Pass) -> None:
         if one in self.open:
@@ -234,6 +290,8 @@ class _Watch:
         def before_forward(net, inputs) -> None:
             if isinstance(net, conv) and net.in_channels == 3 and inputs:
                 self._see(torch, inputs[0], net.training)
+            elif net.training and getattr(net, "running_var", None) is not None:
+                self.statistics.add(net)
 
         torch.nn.modules.module.register_module_forward_pre_hook(before_forward)
 
@@ -256,7 +314,7 @@ class _Watch:
             register(lambda optimizer, *_: self._note_step(optimizer))
 
     def _note_step(self, optimizer) -> None:
-        """Which parameters are trained, and when the first of them stops to be a number."""
+        """Which parameters are trained, and when the first of them, or of the statistics, stops to be a number."""
         self.n_steps += 1
         parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
         if optimizer not in self.optimizers:
@@ -264,7 +322,8 @@ class _Watch:
             self.optimized += map(weakref.ref, parameters)
         if self.first_nan is None:
             torch = self.torch
-            sums = [tensor.detach().sum(dtype=torch.float32) for tensor in parameters if tensor.is_floating_point()]
+            looked_at = [*parameters, *(layer.running_var for layer in self.statistics)]
+            sums = [tensor.detach().sum(dtype=torch.float32) for tensor in looked_at if tensor.is_floating_point()]
             if sums and not torch.isfinite(torch.stack([one.cpu() for one in sums])).all():
                 self.first_nan = {"step": self.n_steps, "where": self.recorder.where()}
 
@@ -296,15 +355,20 @@ class _Watch:
         module.state_dict = state_dict
 
     def _stored_net(self):
-        return self.stored() if self.stored else None
+        """The net whose state dict was asked for last; of one in a wrapper (DataParallel, compiled) the net within."""
+        net = self.stored() if self.stored else None
+        return next((one for one in net.modules() if one in self.loaded), net) if net is not None else None
 
     def _altered(self) -> str | None:
-        """The first line in which the net that was stored differs from every net that loaded a state dict."""
+        """The first line in which the net that was stored differs from every net that loaded a state dict. A net with
+        such a one in it wraps it, and a layer of such a one is no net."""
         net = self._stored_net()
         known = [description for description, _ in self.loaded.values()]
-        if net is None or not known or (now := repr(net)) in known:
+        if net is None or not known or any(repr(one) in known for one in net.modules()):
             return None
-        pairs = zip(now.splitlines(), known[0].splitlines(), strict=False)
+        if any(net is part for loaded in list(self.loaded) if loaded is not net for part in loaded.modules()):
+            return None
+        pairs = zip(repr(net).splitlines(), known[0].splitlines(), strict=False)
         return next((f"{a.strip()} was {b.strip()}" for a, b in pairs if a != b), "layers were added")
 
     def _replaced_in_shared_net(self) -> list[dict]:
