@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -25,7 +26,7 @@ def record(name: str, results: dict, argv: Sequence[str]) -> Path:
     content = {
         "benchmark": name,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", _module(Path(argv[0])), *words[1:]]),
+        "command": shlex.join(["python", "-m", _module(Path(argv[0])), *words[1:]]),
         "machine": machine(),
         "versions": versions(),
         "results": results,

@@ -116,6 +116,11 @@ CLAIMS = {
         ("{mutants:,} mutants", "fuzz"),
     ],
     "scale.md": [
+        (
+            "{smallconv[images_per_s]:,.0f} images a second against {smallconv[plain_images_per_s]:,.0f} with",
+            "training",
+        ),
+        ("{resnet18_narrow[images_per_s]:,.0f} against {resnet18_narrow[plain_images_per_s]:,.0f} (", "training"),
         ("| 1,000 | {score[0][s]:.1f} | {score[0][peak_mib]:.0f} | {score[1][s]:.1f} |", "score"),
         ("| 10,000 | {score[2][s]:.0f} | {score[2][peak_mib]:,.0f} | {score[3][s]:.1f} |", "score"),
         ("{pages[1][kb]:.0f} KB for {pages[1][n_examples]:,} examples, which", "page"),
@@ -150,6 +155,15 @@ def test_tables_of_methods_are_those_of_the_record(page):
     for row in rows:
         line = "| {kaggle:.4f} | {expected at 512:.4f} | {score:.3f} | {shift:.2f} | {spread:.2f} |"
         assert line.format(**row) in text
+
+
+def test_times_of_methods_are_those_of_the_record():
+    text, found = (ROOT / "docs" / "methods.md").read_text(), record("method_times")["methods"]
+    told = re.search(r"A checkpoint takes, .*?all of them in the record", text, re.S)[0]
+    said = re.findall(r"`(\w+)` ([\d.]+)", told)
+    assert len(said) > 10
+    for name, ratio in said:
+        assert float(ratio) == pytest.approx(found[name]["ratio"], rel=0.05), name
 
 
 def test_what_the_own_method_gets_is_in_the_record():
