@@ -36,6 +36,16 @@ _CORES = 2  # that score
 # What is made: of each setting one original model and so many retrained and unlearned ones. passes: over the training
 # images, of a retrained model and of an unlearned one; images: of the training set; classes and evaluated images fill
 # a pool's file.
+_COMPETITION_SIZE = {
+    "settings": 1,
+    "models": 512,
+    "architecture": "resnet18_narrow",
+    "images": 30_000,
+    "passes": (30, 1),
+    "evaluated": 600 + 2000 + 3000,
+    "forget": 600,
+    "classes": 10,
+}
 PLANS = {
     "512 on CIFAR-10": {
         "settings": 1,
@@ -47,26 +57,8 @@ PLANS = {
         "forget": 500,
         "classes": 10,
     },
-    "512 on a set of the competition's size": {
-        "settings": 1,
-        "models": 512,
-        "architecture": "resnet18_narrow",
-        "images": 30_000,
-        "passes": (30, 1),
-        "evaluated": 600 + 2000 + 3000,
-        "forget": 600,
-        "classes": 10,
-    },
-    "100,000 checkpoints over 100 settings": {
-        "settings": 100,
-        "models": 500,
-        "architecture": "resnet18_narrow",
-        "images": 30_000,
-        "passes": (30, 1),
-        "evaluated": 600 + 2000 + 3000,
-        "forget": 600,
-        "classes": 10,
-    },
+    "512 on a set of the competition's size": _COMPETITION_SIZE,
+    "100,000 checkpoints over 100 settings": _COMPETITION_SIZE | {"settings": 100, "models": 500},
 }
 
 

@@ -22,6 +22,7 @@ from kit.budget import parse_duration
 # What each took on two cores, in seconds: those that need no data but their own.
 BENCHMARKS = {
     "growth": (90, []),
+    "bench_training": (60, []),
     "bench_score": (60, ["--examples", "1000"]),
     "bench_emit": (240, ["--n", "8", "--rounds", "1"]),
     "bench_kills": (180, ["--n", "20"]),
