@@ -50,6 +50,14 @@ def test_help_needs_neither_torch_nor_numpy(name):
     assert done.stdout.count("usage: ") == 1 + len(words)
 
 
+def test_the_builders_help_does_not_either():
+    code = "import sys\nfrom notebooks.build import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"
+    code += "    assert not {'torch', 'numpy', 'nbclient'} & sys.modules.keys(), sorted(sys.modules)\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--form" in done.stdout
+
+
 @pytest.mark.parametrize("name", PARSERS)
 def test_every_command_finds_its_function(name):
     for sub in commands(name).values():

@@ -9,8 +9,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_output
 
-from notebooks import build as builder
-from notebooks.build import FORMS, Kept, build, differences, execute, kept, main, settled
+from notebooks import kept as builder
+from notebooks.build import FORMS, main
+from notebooks.kept import Kept, build, differences, execute, kept, settled
 from notebooks.percent import cells_of, notebook_of, script_of
 from notebooks.submission import kernel_metadata
 
