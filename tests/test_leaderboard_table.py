@@ -80,6 +80,7 @@ def results(monkeypatch, tmp_path):
     """A folder of records in place of the committed ones."""
     for module in (record_module, leaderboard_table):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "benchmarks" / "results")
+    monkeypatch.setattr(record_module, "ROOT", tmp_path)
     return tmp_path / "benchmarks" / "results"
 
 

@@ -83,8 +83,10 @@ def _setting_of(args: argparse.Namespace) -> Workspace:
             f"{files[0]}: needs --setting FOLDER, a run's with retrained models, or --retrained FILES with --source "
             "and --architecture"
         )
-    if missing := [path for path in args.pools if not path.exists() and not _is_files(path)]:
-        raise InputError(f"{missing[0]}: does not exist: run the step that makes it, or mend the name")
+    if args.pools and not any(
+        path.exists() or _is_files(path) for path in args.pools
+    ):  # one beside others is told later
+        raise InputError(f"{args.pools[0]}: does not exist: run the step that makes it, or mend the name")
     if arrays := [path for path in args.pools if path.suffix in (".npy", ".npz")]:
         raise InputError(f"{arrays[0]}: arrays are given with --logits or --confidences")
     beside = [folder for path in folders or args.pools for folder in (path.resolve(), path.resolve().parent)]
