@@ -1,11 +1,13 @@
+import re
 import time
 from dataclasses import replace
 
 import pytest
 import torch
 
+from kit.budget import format_duration
 from kit.methods import get_method, method_of
-from kit.tools.profile import PEAK_TFLOPS, PHASES, kernel_tflops, profile
+from kit.tools.profile import ASSUMED_SHARE, HIDDEN_RETAIN, PEAK_TFLOPS, PHASES, kernel_tflops, profile
 
 FINETUNE = get_method("finetune", ["epochs=2"])
 
@@ -36,6 +38,19 @@ def test_what_does_not_fit_is_told_with_what_would(model, loaders):
     full = replace(result, free_bytes=10)
     assert not full.fits
     assert "does not fit the disk" in full.lines()[-1]
+
+
+def test_the_hidden_data_has_a_line_and_the_verdict_says_of_which_images_it_is(model, loaders):
+    result = replace(profiled(model, loaders), n_retain=HIDDEN_RETAIN // 20)
+    here, hidden, verdict = result.lines()[-3:]
+    assert "26,000 retain images instead of 1,300" in hidden and "on these images" in verdict
+    said = [re.search(r"T4 (.*?),", line)[1] for line in (here, hidden)]
+    assert said == [format_duration(result.elsewhere(growth)["T4"]) for growth in (1, 20)]
+    extra = result.elsewhere(20)["T4"] - result.elsewhere()["T4"]
+    on_a_t4 = result.kernel_tflops / (ASSUMED_SHARE * PEAK_TFLOPS["T4"])
+    assert extra == pytest.approx(19 * on_a_t4 * result.rounds * result.typical["unlearn"])
+    as_large = replace(result, n_retain=HIDDEN_RETAIN).lines()
+    assert not any("hidden data" in line for line in as_large) and "on these images" not in as_large[-1]
 
 
 def test_the_functions_that_take_the_time_are_named(model, loaders):

@@ -32,6 +32,7 @@ PHASES = ("unlearn", "write", "pack", "verify")
 # Published float32 rates in TFLOP/s. How much of them small nets reach is assumed, the same everywhere.
 PEAK_TFLOPS = {"T4": 8.1, "P100": 9.3, "A100": 19.5, "H100": 66.9}
 ASSUMED_SHARE = 0.3
+HIDDEN_RETAIN = 26_000  # images of the competition's hidden retain set
 _LEAST_UNCERTAINTY = 0.05  # of the projection: what speeds of one machine differ by between minutes
 _PROFILED_STEPS = 12  # enough to tell which functions take the time
 
@@ -43,7 +44,7 @@ class Profile:
     phases: phase -> seconds of each measured checkpoint, of a mixture as many of each component, one's after another's;
     shares: of the components in the whole. stages: function -> its share of the method's time; steps, epochs: the
     method's length, None where it tells none; kernel_tflops: the device's rate in a convolution; n_parallel: processes
-    of the emission, taken not to hinder each other.
+    of the emission, taken not to hinder each other; n_retain: images of the retain set here.
     """
 
     phases: dict[str, list[float]]
@@ -59,6 +60,7 @@ class Profile:
     epochs: float | None
     kernel_tflops: float
     shares: tuple[float, ...] = (1.0,)
+    n_retain: int = HIDDEN_RETAIN
 
     @property
     def typical(self) -> dict[str, float]:
@@ -104,10 +106,15 @@ class Profile:
         """Of the method's own time that would fill the limit, above 1 where more fits."""
         return 1 + (self.limit_s - self.project()) / max(1e-9, self.rounds * self.typical["unlearn"])
 
-    def elsewhere(self) -> dict[str, float]:
-        """Device -> seconds, by rates of arithmetic alone."""
+    def elsewhere(self, growth: float = 1.0) -> dict[str, float]:
+        """Device -> seconds, by rates of arithmetic alone, on so many times as many images."""
         rates = {name: ASSUMED_SHARE * peak for name, peak in PEAK_TFLOPS.items()}
-        return {name: self.project(self.kernel_tflops / rate) for name, rate in rates.items()}
+        return {name: self.project(growth * self.kernel_tflops / rate) for name, rate in rates.items()}
+
+    @property
+    def growth(self) -> float:
+        """How many times as many retain images the competition's hidden data has."""
+        return HIDDEN_RETAIN / max(1, self.n_retain)
 
     def bars(self) -> list[tuple[str, float]]:
         """(name, seconds) of the phases of a typical checkpoint, those of the method's functions indented."""
@@ -122,7 +129,10 @@ class Profile:
             f"{name:<{width}}{format_duration(s):>12} {s / whole:>7.1%}  {'#' * round(40 * s / whole)}"
             for name, s in self.bars()
         ]
-        on = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.elsewhere().items())
+        on, hidden = (
+            ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.elsewhere(growth).items())
+            for growth in (1.0, self.growth)
+        )
         return [
             *lines,
             f"{self.n_checkpoints} checkpoints: {format_duration(self.project())} +- "
@@ -133,11 +143,22 @@ class Profile:
             f"memory: {self.memory_bytes / 1e9:.2f} GB at most so far",
             f"elsewhere, within a factor of two: {on} (by a convolution's rate, {self.kernel_tflops:.2f} TFLOP/s "
             f"here; {ASSUMED_SHARE:.0%} of the published peak assumed there)",
+            *([] if self._as_hidden else [self._on_hidden_data(hidden)]),
             self._verdict(),
         ]
 
+    @property
+    def _as_hidden(self) -> bool:
+        return 0.8 < self.growth < 1.25
+
+    def _on_hidden_data(self, hidden: str) -> str:
+        return (
+            f"on the competition's hidden data, {HIDDEN_RETAIN:,} retain images instead of {self.n_retain:,}, where "
+            f"the method's time grows with them: {hidden}"
+        )
+
     def _verdict(self) -> str:
-        limit, used_s = format_duration(self.limit_s), self.project()
+        limit, used_s = format_duration(self.limit_s) + " on these images" * (not self._as_hidden), self.project()
         what = (
             f"epochs={float(f'{self.epochs * self.share:.2g}'):g}" if self.epochs else f"{self.share:.0%} of the steps"
         )
@@ -233,6 +254,7 @@ def profile(
         epochs=float(epochs) if isinstance(epochs, int | float) else None,
         kernel_tflops=kernel_tflops(device),
         shares=tuple(made_by[part] / n_checkpoints for part in range(n_parts)),
+        n_retain=len(loaders.retain.dataset),
     )
 
 

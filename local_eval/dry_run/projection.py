@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from kit.competition import N_CHECKPOINTS
+from kit.tools.profile import HIDDEN_RETAIN
 from local_eval.dry_run.outcome import Event, Outcome
 
 # About 30,000 hidden images, the forget set 2% of the training images; the share of the validation set is a guess.
-HIDDEN = {"retain": 26_000, "forget": 530, "validation": 3_470}
+HIDDEN = {"retain": HIDDEN_RETAIN, "forget": 530, "validation": 3_470}
 # Seconds of one epoch of fine-tuning over the hidden retain set at batch 64, data loading included. P100: reported by
 # participants. T4: not measured; slower by the mean of the two cards' ratios of arithmetic rate and of memory rate.
 EPOCH_S = {"P100": 9.0, "T4": 14.6}
