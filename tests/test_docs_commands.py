@@ -1,5 +1,6 @@
 """The commands of README and docs/ run, on a stand-in of few images and models. Those of extend.md run as they stand
-in test_docs_extend.py; benchmarks take hours and leave records; `kaggle ...` needs an account and the internet."""
+in test_docs_extend.py; benchmarks take hours and leave records; `kaggle ...` needs an account and the internet; a Ray cluster has
+test_local_eval_cluster.py."""
 
 import os
 import re
@@ -44,7 +45,8 @@ WITHOUT_ARGUMENTS = {
 
 def runs(page, command):
     module = command.split()[2]
-    return not module.startswith(("benchmarks", "pytest")) and command not in WITHOUT_ARGUMENTS and page != "extend.md"
+    elsewhere = module.startswith(("benchmarks", "pytest")) or "--engine ray" in command or page == "extend.md"
+    return not elsewhere and command not in WITHOUT_ARGUMENTS
 
 
 HERE = sorted({" ".join(command.partition("  #")[0].split()) for page, command in COMMANDS if runs(page, command)})
