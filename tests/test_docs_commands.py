@@ -1,6 +1,6 @@
 """The commands of README and docs/ run, on a stand-in of few images and models. Those of extend.md run as they stand
-in test_docs_extend.py; benchmarks take hours and leave records; `kaggle ...` needs an account and the internet; a Ray cluster has
-test_local_eval_cluster.py."""
+in test_docs_extend.py; benchmarks take hours and leave records; `kaggle ...` needs an account and the internet; a
+Ray cluster has test_local_eval_cluster.py."""
 
 import os
 import re
