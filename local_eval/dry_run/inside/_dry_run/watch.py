@@ -13,18 +13,18 @@ from functools import wraps
 from types import ModuleType
 
 from _dry_run.events import Recorder
-from _dry_run.kept import NAME, Batches, Kept, product_of
+from _dry_run.kept import NAME, product_of
+from _dry_run.passes import Passes
 
 _N_PRINTED = 16  # cached images looked at
 _N_RANGES = 4  # batches a run whose values are looked at
-_TOLD_AFTER_S = 2.0  # how far a run is, where it is not saved for long
 _DEPTH = 3  # containers within containers that may hold a data set's images
 
 
 def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
     watch = _Watch(recorder)
-    setattr(builtins, NAME, watch.kept)
-    itertools.product = product_of(watch.kept, watch.gives_batches)
+    setattr(builtins, NAME, watch.passes.kept)
+    itertools.product = product_of(watch.passes.kept, watch.passes.gives_batches)
     return {
         "torch": watch.on_torch,
         "torch.serialization": watch.on_serialization,
@@ -34,31 +34,6 @@ def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
         "torchvision.io.image": watch.on_image_reading,
         "cv2": watch.on_image_reading,
     }
-
-
-class _Pass:
-    """One iteration over a loader, or a list of its batches. loader: its examples and batch size; parent: the pass in
-    whose batch it began; seen: images that nets saw since then; inner: what began and ended within one of its batches.
-    """
-
-    def __init__(self, loader: tuple[int, int], parent: "_Pass | None"):
-        self.loader = loader
-        self.parent, self.parents_batch = parent, parent.n_batches if parent else 0
-        self.n_batches, self.done = 0, False
-        self.seen: Counter[str] = Counter()
-        self.inner: list[_Pass] = []
-
-    def is_outer(self) -> bool:
-        """Does at least every second of its batches hold a whole pass over another loader? Rarer ones evaluate."""
-        batches = {one.parents_batch for one in self.inner}
-        return (self.done or self.n_batches > 1) and len(batches) >= max(1, self.n_batches / 2)
-
-
-def _loader_of(iterator) -> tuple[int, int]:
-    try:
-        return len(iterator._dataset), iterator._index_sampler.batch_size or 1
-    except (AttributeError, TypeError):  # a stream has no length, a sampler of one's own no size of batches
-        return 0, 1
 
 
 class _Watch:
@@ -71,14 +46,11 @@ class _Watch:
         self.loaded: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # net -> [description, times loaded]
         self.stored: weakref.ref | None = None  # the net whose state dict was asked for last
         self.replaced: list[tuple] = []
-        self.open: list[_Pass] = []
-        self.batches = Batches()
+        self.passes = Passes(recorder)
         self._forget()
 
     def _forget(self) -> None:
-        self.passes: list[_Pass] = []
-        self.n_batches, self.begun = 0, time.monotonic()
-        self.told = self.begun
+        self.passes.forget()
         self.optimizers: weakref.WeakSet = weakref.WeakSet()
         self.optimized: list[weakref.ref] = []  # parameters that an optimiser changed
         self.n_steps, self.n_in_train_mode = 0, 0
@@ -127,12 +99,7 @@ class _Watch:
             "first_read": self.recorder.first_read,
             "drawn": list(self.drawn.items()),
             "seen": dict(self.seen),
-            "nested": [
-                {"outer": outer.loader, "inner": inner.loader, "seen": dict(inner.seen)}
-                for outer in self.passes
-                if outer.is_outer()
-                for inner in outer.inner
-            ],
+            "nested": self.passes.nested(),
             "steps": self.n_steps,
             "in_train_mode": self.n_in_train_mode,
             "stored_is_trained": self._stored_is_trained(),
@@ -157,78 +124,7 @@ class _Watch:
                     self.datasets.append(weakref.ref(base))
 
         module.DataLoader.__init__ = init
-        self._watch_passes(module._BaseDataLoaderIter)
-
-    def _watch_passes(self, kind: type) -> None:
-        """Which loaders are run through within one batch of another."""
-        plain, known = kind.__next__, weakref.WeakKeyDictionary()
-
-        @wraps(plain)
-        def advance(iterator):
-            one = known.get(iterator)
-            if one is None or one.done:  # workers that persist hand out the same iterator again
-                one = known[iterator] = self._begin(_loader_of(iterator))
-                weakref.finalize(iterator, self._close, one)
-            try:
-                batch = plain(iterator)
-            except StopIteration:
-                self._end(one)
-                raise
-            self.batches.note(batch, one.loader)
-            self._count(one)
-            return batch
-
-        kind.__next__ = kind.next = advance
-
-    def gives_batches(self, iterable) -> bool:
-        """Is it a loader, or a list of a loader's batches?"""
-        loader = sys.modules.get("torch.utils.data.dataloader")
-        is_loader = loader is not None and isinstance(iterable, loader.DataLoader)
-        return is_loader or self.batches.of_list(iterable) is not None
-
-    def kept(self, batches):
-        """`batches`, a pass over which is noted where they are a list of a loader's."""
-        loader = self.batches.of_list(batches)
-        return batches if loader is None else Kept(batches, lambda: self._through(batches, loader))
-
-    def _through(self, batches, loader: tuple[int, int]) -> Iterator[object]:
-        one = self._begin(loader)
-        try:
-            for batch in batches:
-                self._count(one)
-                yield batch
-            self._end(one)
-        finally:
-            self._close(one)
-
-    def _count(self, one: _Pass) -> None:
-        """A batch more; now and then how far the run is, should it never be saved."""
-        one.n_batches += 1
-        self.n_batches += 1
-        if (now := time.monotonic()) - self.told > _TOLD_AFTER_S:
-            self.told = now
-            whole = Counter(one.loader[0] for one in self.passes if one.done).most_common(1)
-            facts = {"batches": self.n_batches, "seconds": now - self.begun, "passes": whole[0] if whole else None}
-            self.recorder.record("progress", **facts)
-
-    def _begin(self, loader: tuple[int, int]) -> _Pass:
-        one = _Pass(loader, self.open[-1] if self.open else None)
-        if not self.passes:
-            self.begun = time.monotonic()
-        self.open.append(one)
-        self.passes.append(one)
-        return one
-
-    def _end(self, one: _Pass) -> None:
-        one.done = True
-        self._close(one)
-        parent = one.parent  # one that was advanced in the meantime is drawn beside this one, as by zip
-        if parent is not None and not parent.done and parent.n_batches == one.parents_batch:
-            parent.inner.append(one)
-
-    def _close(self, one: _Pass) -> None:
-        if one in self.open:
-            self.open.remove(one)
+        self.passes.watch(module._BaseDataLoaderIter)
 
     def on_sampler(self, module: ModuleType) -> None:
         """Every loader that shuffles draws its indices through a BatchSampler."""
@@ -299,7 +195,7 @@ class _Watch:
         """Images on their way into a net's first layer."""
         try:
             kind, n_images = "trained" if torch.is_grad_enabled() else "evaluated", len(images)
-            for counter in (self.seen, *(one.seen for one in self.open)):
+            for counter in (self.seen, *(one.seen for one in self.passes.open)):
                 counter[kind] += n_images
             self.n_in_train_mode += n_images * in_train_mode
             if self.n_ranges < _N_RANGES:
