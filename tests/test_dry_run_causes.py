@@ -51,13 +51,16 @@ RUNS = {  # what happens between two checkpoints
         "for b in loader(16, 64):\n    for a in retain: step(net, optimizer, a, b)"
     ),
     "pairs by itertools": "for a, b in itertools.product(retain, forget): step(net, optimizer, a, b)",
-    "pairs with a kept list": (
-        "kept = list(forget)\nfor a in retain:\n    for b in _dry_run_kept(kept): step(net, optimizer, a, b)"
-    ),
+    "pairs with a kept list": ("kept = list(forget)\nfor a in retain:\n    for b in kept: step(net, optimizer, a, b)"),
+    "pairs in a comprehension": "kept = list(forget)\n[step(net, optimizer, a, b) for a in retain for b in kept]",
     "kept lists side by side": (
         "kept = list(forget)\nfor a, b in zip(retain, itertools.cycle(kept)): step(net, optimizer, a, b)"
     ),
-    "the parts of each batch": ("for a in retain:\n    for part in _dry_run_kept(a): step(net, optimizer, a)"),
+    "the parts of each batch": "for a in retain:\n    for part in a: step(net, optimizer, a)",
+    "the one batch of a loader as an argument": "for a in loader(16, 64): step(net, optimizer, a)",
+    "a few kept batches": (
+        "kept = list(itertools.islice(retain, 3))\nfor b in forget:\n    for a in kept: step(net, optimizer, a, b)"
+    ),
     "an accuracy after each batch": (
         "for a in retain:\n    step(net, optimizer, a)\n    with torch.no_grad():\n        [net(x) for x, y in forget]"
     ),
@@ -131,6 +134,7 @@ def test_passes_within_each_batch_of_another_loader_are_seen_and_others_are_not(
         "nested": {((64, 8), (16, 8))},
         "pairs by itertools": {((64, 8), (16, 8))},
         "pairs with a kept list": {((64, 8), (16, 8))},
+        "pairs in a comprehension": {((64, 8), (16, 8))},
         "nested, the outer loader has one batch": {((16, 64), (64, 8))},
         "an accuracy after each batch": {((64, 8), (16, 8))},
     }
@@ -193,3 +197,62 @@ def test_when_the_first_nan_came(watched, name, step):
     assert re.search(rf"{came} at line \d+: optimizer.step\(\)$", told), told
     told = told_of(watched, "one pass", "tensors", "fc.weight has NaN or infinite values").found
     assert told.endswith("no step of an optimiser in run 0 made it")
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_a_script_runs_as_python_runs_one(tiny, tmp_path, namespaces):
+    """Its own name, arguments, folder of modules, worker processes and traceback; its modules' loops are watched."""
+    path = tmp_path / "program.py"
+    text = HEAD + (
+        "import multiprocessing, os, sys\n"
+        "def square(x):\n    return x * x\n"
+        "if __name__ == '__main__':\n"
+        "    os.mkdir('/kaggle/tmp')\n"
+        "    assert sys.argv == [__file__] and sys.modules['__main__'].square is square\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        assert pool.map(square, [3]) == [9]\n"
+        "    with open('/kaggle/src/pairs.py', 'w') as file:\n"
+        "        file.write('def train(step, outer, kept):\\n for a in outer:\\n  for b in kept: step(a, b)')\n"
+        "    from pairs import train\n"
+        "    optimizer = sgd(net)\n"
+        "    train(lambda a, b: step(net, optimizer, a, b), retain, list(forget))\n"
+        "    save(0)\n"
+        "    raise RuntimeError('the end')\n"
+    )
+    path.write_text(text)
+    outcome = dry_run(read_program(path), tiny, 1, timeout_s=120, namespaces=namespaces, progress=False).outcome
+    n_lines = text.count("\n")
+    assert (outcome.fault.message, outcome.fault.where) == (
+        "RuntimeError: the end",
+        f"line {n_lines}: raise RuntimeError('the end')",
+    )
+    assert sum(line.startswith("  File ") for line in outcome.output) == 1
+    assert not outcome.of("unmade")
+    assert {tuple(map(tuple, (pair["outer"], pair["inner"]))) for pair in outcome.saves[0]["nested"]} == {
+        ((64, 8), (16, 8))
+    }
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ("os.makedirs('/kaggle/tmp', exist_ok=True)", False),
+        ("os.mkdir('/kaggle/tmp')", False),
+        ("os.path.isdir('/kaggle/tmp') or os.mkdir('/kaggle/tmp')", False),
+        ("os.system('mkdir -p /kaggle/tmp')", False),
+        ("import pathlib; pathlib.Path('/kaggle/tmp/runs').mkdir(parents=True)", False),
+        ("pass", True),
+        ("os.chdir('/kaggle/tmp'); os.chdir('/kaggle/working')", True),
+        ("os.system('touch /kaggle/tmp/unlearned_checkpoint_0.pth')", True),
+    ],
+)
+def test_whether_kaggle_has_its_folder_for_files_is_not_known(tiny, tmp_path, made, told, namespaces):
+    path = tmp_path / "program.py"
+    path.write_text(HEAD + f"import os\n{made}\nsave(0)\n")
+    result = dry_run(read_program(path), tiny, 1, timeout_s=120, namespaces=namespaces, progress=False)
+    assert result.outcome.fault is None, result.outcome.output
+    check = next(check for check in result.checks if check.name == "/kaggle/tmp")
+    assert check.ok
+    assert ("the folder is used at line" in check.found) is told, check
+    assert ("exist_ok=True" in check.remedy) is told

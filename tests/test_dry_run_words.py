@@ -18,11 +18,23 @@ from local_eval.commands.dry_run import inputs_of
 from local_eval.dry_run import kaggle_image, verdict
 from local_eval.dry_run.causes import excuse
 from local_eval.dry_run.judge import DryRun, dry_run, lines_of
-from local_eval.dry_run.outcome import Fault, Outcome
+from local_eval.dry_run.outcome import Fault, Outcome, last_lines
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.run import how_far
 from local_eval.evaluate import Sample, Samples
 from notebooks.starter import STARTER, write_program
+
+# -- the last output --------------------------------------------------------------------------------------------------
+
+
+def test_what_the_kernel_says_of_itself_is_not_the_programs_last_output():
+    from ipykernel.kernelapp import _ctrl_c_message
+
+    bar = "\r".join(f"{n}/3" for n in range(4))
+    chatter = f"{_ctrl_c_message}To connect another client to this kernel, use:\n    --existing k.json\n"
+    text = f"first\n{chatter}{bar}\n\x1b[31mlast\n"
+    assert last_lines(text) == ("first", "3/3", "last")
+
 
 # -- Kaggle's word ----------------------------------------------------------------------------------------------------
 

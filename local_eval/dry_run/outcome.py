@@ -137,6 +137,6 @@ def place_in_stacks(stacks: Path, events: tuple[Event, ...], script: str | None)
 def last_lines(text: str) -> tuple[str, ...]:
     """The last lines of an output as a terminal would show them, without colours."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    lines = [line.rpartition("\r")[2].rstrip() for line in plain.replace("\r\n", "\n").splitlines()]
+    lines = [line.rpartition("\r")[2].rstrip() for line in plain.replace("\r\n", "\n").split("\n")]
     lines = [line for line in lines if not _CHATTER.search(line)]
     return tuple(line[:200] for line in lines if line)[-_LAST_LINES:]

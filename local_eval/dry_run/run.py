@@ -33,7 +33,7 @@ from local_eval.dry_run.outcome import (
     savings,
 )
 from local_eval.dry_run.program import Program
-from local_eval.dry_run.sandbox import Sandbox
+from local_eval.dry_run.sandbox import INSIDE, Sandbox
 
 _POLL_S = 0.3
 _KEPT_FREE_BYTES = 10**9  # of the disk below the sandbox
@@ -143,7 +143,7 @@ def _run_script(program: Program, box: Sandbox, watch: "_Watch") -> tuple[str | 
     script = box.kaggle / "src" / program.name
     script.write_text(program.codes[0].text, encoding="utf-8")
     output = box.folder / "output.txt"
-    command = box.command(sys.executable, box.visible(script))
+    command = box.command(sys.executable, str(INSIDE / "_dry_run" / "script.py"), box.visible(script))
     with output.open("w") as file:
         process = subprocess.Popen(
             command,

@@ -74,7 +74,7 @@ def sandbox(
     long = len(tempfile.gettempdir()) > _LONGEST_TEMPORARY
     folder = Path(tempfile.mkdtemp(prefix="dry-run-", dir="/tmp" if long else None)).resolve()
     try:
-        for name in ("kaggle/working", "kaggle/tmp", "kaggle/src", "kaggle/input", "tmp", "home", "root", "bin"):
+        for name in ("kaggle/working", "kaggle/src", "kaggle/input", "tmp", "home", "root", "bin"):
             (folder / name).mkdir(parents=True)
         (folder / "settings.json").write_text(json.dumps({"limit_bytes": limit_bytes}))
         if namespaces is not False:

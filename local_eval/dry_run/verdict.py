@@ -27,7 +27,7 @@ def program_checks(outcome: Outcome, kaggle: Path, n_models: int, n_images: int)
     return [
         _ended(outcome, excuse(outcome, kaggle / "input")),
         _kernel(outcome),
-        _stray_files(kaggle / "tmp", n_models, any_number=outcome.stopped, survived=outcome.fault is None),
+        _stray_files(outcome, kaggle / "tmp", n_models),
         _seeds(outcome),
         _reading(outcome, n_images),
         _cached_images(outcome),
@@ -105,17 +105,20 @@ REMEDIES: Mapping[str, Callable[[Outcome], str]] = {
 }
 
 
-def _stray_files(folder: Path, n_models: int, *, any_number: bool = False, survived: bool = False) -> Check:
+def _stray_files(outcome: Outcome, folder: Path, n_models: int) -> Check:
     """A count of files fails on one too many, and with it the run: where it ended well, nothing counts them."""
     there = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     expected = {MEMBER_NAME.format(index=index).rpartition("/")[2] for index in range(n_models)}
-    fits = MEMBER.match if any_number else expected.__contains__
+    fits = MEMBER.match if outcome.stopped else expected.__contains__
     strange = [f"/kaggle/tmp/{name}" for name in there if not fits(name)]
     found = "nothing there: the archive is written directly" if not there else f"{len(there)} checkpoints there"
     remedy = "the starter's count of 512 files would fail on it: keep everything else elsewhere, and remove leftovers"
     check = _check("/kaggle/tmp", strange, found, remedy)
-    if survived and strange:
+    if strange and outcome.fault is None:
         return Check(check.name, True, f"{check.found} is there, which this program does not mind", remedy)
+    if not strange and (used := outcome.of("unmade")):
+        remedy = 'whether Kaggle\'s machine has it is not known: os.makedirs("/kaggle/tmp", exist_ok=True) before it'
+        return Check(check.name, True, f"{found}; the folder is used{outcome.at(used[0]['where'])}, not made", remedy)
     return check
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 
 from _dry_run.events import Recorder
-from _dry_run.kept import Loops
+from _dry_run.kept import Loops, watch_modules
 
 
 def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
     main = os.getpid()
+    watch_modules(lambda file: recorder.place(file, 1) is not None)
 
     def on_compilerop(module: ModuleType) -> None:
         cache = module.CachingCompiler.cache
@@ -33,7 +34,9 @@ def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
     def except_hook(kind, error, trace):
         if os.getpid() == main:
             _record_error(recorder, kind, error)
-        sys.__excepthook__(kind, error, trace)
+        while trace and os.path.dirname(trace.tb_frame.f_code.co_filename) == os.path.dirname(__file__):
+            trace = trace.tb_next  # the frame that runs a script is none of its own
+        sys.__excepthook__(kind, error.with_traceback(trace), trace)
 
     sys.excepthook = except_hook
     return {"IPython.core.compilerop": on_compilerop, "IPython.core.interactiveshell": on_shell}

@@ -18,6 +18,8 @@ from _dry_run.events import Recorder
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "", None)
 _MEASURE_EVERY_S = 0.2
+_TMP = "/kaggle/tmp"
+_MAKES_TMP = re.compile(r"mkdir\s+(-\S+\s+)*\S*/kaggle/tmp/?(?=[\s;&|\"']|$)|\bpython")
 _MEMBER = re.compile(r"unlearned_checkpoint_\d+\.pth")
 
 
@@ -25,7 +27,10 @@ def install(settings: SimpleNamespace, recorder: Recorder) -> None:
     guard = _Guard(settings, recorder)
     handlers: dict[str, Callable[[tuple], None]] = {
         "open": guard.on_open,
-        "os.mkdir": lambda args: os.path.lexists(args[0]) or guard.on_change(args[0], args[2]),
+        "os.mkdir": lambda args: os.path.lexists(args[0]) or guard.on_change(args[0], args[2], told=False),
+        "os.chdir": lambda args: guard.on_use(args[0]),
+        "os.listdir": lambda args: guard.on_use(args[0]),
+        "shutil.rmtree": lambda args: guard.on_use(args[0]),
         "os.remove": lambda args: guard.on_change(args[0], args[1]),
         "os.rmdir": lambda args: guard.on_change(args[0], args[1]),
         "os.truncate": lambda args: guard.on_change(args[0], -1),
@@ -52,7 +57,7 @@ class _Guard:
     def __init__(self, settings: SimpleNamespace, recorder: Recorder):
         self.settings, self.recorder = settings, recorder
         kaggle = settings.kaggle
-        self.input = f"{kaggle}/input"
+        self.input, self.tmp, self.tmp_is_there = f"{kaggle}/input", f"{kaggle}/tmp", False
         self.writable = tuple(
             f"{folder}/" for folder in (settings.sandbox, kaggle, *settings.writable, "/dev", "/proc")
         )
@@ -72,19 +77,36 @@ class _Guard:
         elif os.fsdecode(path).endswith(".png") and self._absolute(path).startswith(self.input):
             self.recorder.note_read()
 
-    def on_change(self, path, dir_fd: int) -> None:
-        """A file or folder is written, renamed or removed."""
+    def on_change(self, path, dir_fd: int, *, told: bool = True) -> None:
+        """A file or folder is written, renamed or removed. told: where that is below a /kaggle/tmp that is missing."""
         if isinstance(path, int) or dir_fd not in (-1, None):  # below a folder that was opened, and checked, before
             return
         absolute = self._absolute(path)
         if absolute.startswith(self.input + "/"):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(path))
         if absolute.startswith(self.writable):
+            if absolute.startswith(f"{self.tmp}/"):
+                self._make_tmp(told)
             return
         where = self.recorder.where()
         if where and not absolute.startswith(self.packages):  # libraries try to keep caches beside themselves
             self.recorder.record("write", path=absolute, where=where)
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
+
+    def on_use(self, path) -> None:
+        """A folder is listed, entered or removed."""
+        if path is not None and not isinstance(path, int) and f"{self._absolute(path)}/".startswith(f"{self.tmp}/"):
+            self._make_tmp(told=True)
+
+    def _make_tmp(self, told: bool) -> None:
+        """Whether Kaggle's machine has /kaggle/tmp is not known: made here, and told, where a program counts on it."""
+        if self.tmp_is_there or os.path.isdir(self.tmp):
+            self.tmp_is_there = True
+            return
+        self.tmp_is_there = True
+        os.mkdir(self.tmp)
+        if told:
+            self.recorder.record("unmade", where=self.recorder.where())
 
     def _absolute(self, path) -> str:
         return os.path.normpath(os.path.join(self._cwd(), os.fsdecode(path)))
@@ -118,7 +140,10 @@ class _Guard:
         if where := self.recorder.where():
             parts = [command] if isinstance(command, str | bytes | os.PathLike) else list(command or [])
             text = " ".join(os.fsdecode(part) for part in parts)
-            self.recorder.record("command", text=text.replace(self.settings.kaggle, "/kaggle")[:500], where=where)
+            text = text.replace(self.settings.kaggle, "/kaggle")
+            self.recorder.record("command", text=text[:500], where=where)
+            if _TMP in text and not _MAKES_TMP.search(text):
+                self._make_tmp(told=True)
 
 
 def _size(folder: str) -> int:

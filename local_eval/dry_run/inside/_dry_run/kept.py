@@ -1,21 +1,42 @@
 """Batches that a program keeps in a list: a loop over them is as much a pass as one over their loader."""
 
 import ast
+import importlib.machinery
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 
-NAME = "_dry_run_kept"  # of the function that the loops of cells are led through, among the builtins
+NAME = "_dry_run_kept"  # of the function that a program's loops are led through, among the builtins
 _PLAIN = itertools.product
 
 
 class Loops(ast.NodeTransformer):
     """`for batch in batches` becomes `for batch in _dry_run_kept(batches)`, within enumerate and tqdm too."""
 
-    def visit_For(self, node: ast.For) -> ast.For:
+    def visit_For(self, node: ast.For | ast.comprehension) -> ast.For | ast.comprehension:
         self.generic_visit(node)
         node.iter = _led_through(node.iter)
         return node
+
+    visit_comprehension = visit_For
+
+
+def with_loops(source: str | bytes, path: str) -> ast.Module:
+    """A script's or a module's syntax tree, its loops led through."""
+    return Loops().visit(ast.parse(source, path))
+
+
+def watch_modules(is_own: Callable[[str], bool]) -> None:
+    """Do so in modules whose file is the program's own."""
+    loader = importlib.machinery.SourceFileLoader
+    plain = loader.source_to_code
+
+    @wraps(plain)
+    def source_to_code(self, data, path, **options):
+        return plain(self, with_loops(data, path) if is_own(str(path)) else data, path, **options)
+
+    loader.source_to_code = source_to_code
 
 
 def _led_through(iterable: ast.expr) -> ast.expr:
@@ -45,7 +66,12 @@ class Batches:
         return self._loaders[id(tensor)] if known else None
 
     def of_list(self, batches) -> tuple[int, int] | None:
-        return self.loader_of(batches[0]) if type(batches) in (list, tuple) and batches else None
+        """The loader whose batches these are, at least as many as a pass has: fewer do not grow with its data."""
+        loader = self.loader_of(batches[0]) if type(batches) in (list, tuple) and batches else None
+        if loader is None or loader != self.loader_of(batches[-1]):
+            return None
+        n_examples, batch_size = loader
+        return loader if len(batches) >= max(1 if n_examples else 2, n_examples // batch_size) else None
 
 
 def _first_tensor(batch):

@@ -91,7 +91,9 @@ class Passes:
     def kept(self, batches):
         """`batches`, a pass over which is noted where they are a list of a loader's."""
         loader = self.batches.of_list(batches)
-        return batches if loader is None else Kept(batches, lambda: self._through(batches, loader))
+        if loader is None or (len(batches) == 1 and any(one.loader == loader for one in self.open)):
+            return batches  # one batch alone is the one at hand, as arguments of a function
+        return Kept(batches, lambda: self._through(batches, loader))
 
     def _through(self, batches, loader: tuple[int, int]) -> Iterator[object]:
         one = self._begin(loader)
