@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_metric import exact_by_brute_force, grid_one_by_one, tiled_grid_epsilon
 
-from local_eval.metric import MetricSpec, best_attack, exact_epsilon, grid_epsilon
+from local_eval.audit.lower_bounds import bound_table
+from local_eval.metric import MetricSpec, best_attack, epsilon_table, exact_epsilon, grid_epsilon, points, points_of
 from local_eval.metric.counts import Counts
+from local_eval.metric.epsilon import Values
 from local_eval.metric.grid import LeftEnds, SingleThresholds, right_ends
 
 SPEC = MetricSpec()
@@ -53,6 +55,49 @@ def test_best_attack_attains_the_exact_epsilon(case):
     assert attack.fnr == pytest.approx(1 - np.mean((inside >= attack.lo) & (inside <= attack.hi)))
     assert attack.fpr == pytest.approx(np.mean((other >= attack.lo) & (other <= attack.hi)))
     assert attack.kind in ("single", "window")
+
+
+@pytest.mark.parametrize("n", [(5, 40), (33, 33), (64, 17), (50, 80)])
+@pytest.mark.parametrize("of_bounds", [False, True])
+def test_best_attack_is_the_first_of_all_windows(n, of_bounds):
+    """Of equal ones a single threshold, then the first: each window counted, whatever blocks are ruled out."""
+    rng, (n_u, n_r) = np.random.default_rng(n), n
+    table = bound_table(n_r, n_u, 1e-5, 0.05) if of_bounds else epsilon_table(n_r, n_u, 1e-5)
+    for name, u, r in families(max(n), rng):
+        u, r = u[:n_u], r[:n_r]
+        ends = np.unique([*u, *r])
+        found = []
+        for inside, other, swapped in ((u, r, False), (r, u, True)):
+            windows = []
+            for i, lo in enumerate(ends):
+                for j, hi in enumerate(ends[i:], start=i):
+                    misses = int(((inside < lo) | (inside > hi)).sum())
+                    false = int(((other >= lo) & (other <= hi)).sum())
+                    value = table[(misses, false) if swapped else (false, misses)]
+                    windows.append((min(value, 50.0), i == 0 or j == len(ends) - 1, -i, -j))
+            found.append(max(windows))
+        best = max(found, key=lambda window: window[:2])
+        got = best_attack(u, r, MetricSpec(), Values(table))
+        if best[0] == -1:
+            assert got is None, name
+            continue
+        assert (got.epsilon, got.kind == "single") == pytest.approx(best[:2]), name
+        is_u = bool(found[0][:2] >= found[1][:2])
+        assert got.inside_is_unlearned is is_u, name
+        _, _, i, j = found[not is_u]
+        assert got.lo == (-np.inf if i == 0 else ends[-i]), name
+        assert got.hi == (np.inf if -j == len(ends) - 1 else ends[-j]), name
+
+
+@pytest.mark.parametrize("attack", [exact_epsilon, grid_epsilon])
+@pytest.mark.parametrize("spec", [SPEC, MetricSpec(bin_width=0.3, cap=2.2), MetricSpec(bin_width=0.1, range_ratio=0)])
+def test_points_by_bins_alone_are_those_of_the_epsilons(attack, spec):
+    for n, m in ((9, 9), (33, 20), (64, 64)):
+        samples = [(u[:n], r[:m]) for _, u, r in families(max(n, m), np.random.default_rng(n))]
+        u, r = (np.stack(sample, axis=1) for sample in zip(*samples, strict=True))
+        expected = points(attack(u, r, spec).epsilon, 512, spec)
+        assert len(set(expected)) > 2
+        np.testing.assert_array_equal(points_of(u, r, 512, spec, attack), expected)
 
 
 def families(n, rng):

@@ -8,6 +8,7 @@ from scipy.special import betaincinv
 from kit.errors import InputError
 from local_eval.metric import MetricSpec, WindowAttack, best_attack, checked_samples
 from local_eval.metric.chunks import map_chunks
+from local_eval.metric.epsilon import Values
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ def epsilon_lower_bounds(
         raise InputError("a bound needs 4 models of either kind at least: half to choose the attack, half to count")
     rng = np.random.default_rng(seed)
     (u_choose, u_count), (r_choose, r_count) = (_split(sample, rng) for sample in (unlearned, retrained))
-    table = bound_table(len(r_choose), len(u_choose), spec.delta, failure)
+    values = Values(bound_table(len(r_choose), len(u_choose), spec.delta, failure))
 
     def attack_on(i: int) -> WindowAttack | None:
-        chosen = best_attack(u_choose[:, i], r_choose[:, i], spec, table)
+        chosen = best_attack(u_choose[:, i], r_choose[:, i], spec, values)
         if chosen is None:
             return None
         n_u, n_r = (int(((x >= chosen.lo) & (x <= chosen.hi)).sum()) for x in (u_count[:, i], r_count[:, i]))

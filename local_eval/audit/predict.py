@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kit.errors import InputError
-from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
+from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points_of
 from local_eval.metric.score import Attack
 
 from .intervals import Interval, log_interval
@@ -72,7 +72,7 @@ def predict_quality(
         """log of F's change from observed_at to n_models, and F at observed_at, in the model fitted to u and r."""
         draw = fit(u, r, rng)
         sizes = (observed_at, n_models)
-        now, then = (points(attack(*draw(n, n_simulated), spec).epsilon, n, spec).mean() for n in sizes)
+        now, then = (points_of(*draw(n, n_simulated), n, spec, attack).mean() for n in sizes)
         return float(np.log(max(then, floor) / max(now, floor))), float(now)
 
     # The doubt below counts chance in this step one and a half times: four draws halve it.
@@ -85,7 +85,7 @@ def predict_quality(
     log_quality, of_halves = np.empty((2, n_refits))
     for i in range(n_refits):
         u, r = (x[rng.permutation(len(x))[: len(x) // 2]] for x in (unlearned, retrained))
-        log_quality[i] = np.log(max(points(attack(u, r, spec).epsilon, observed_at, spec).mean(), floor))
+        log_quality[i] = np.log(max(points_of(u, r, observed_at, spec, attack).mean(), floor))
         of_halves[i] = step_of(u, r)[0]
     # What the fit loses with half the models it has, at most, lost itself: half of that is made good, and
     # as much counts as error.

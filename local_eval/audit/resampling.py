@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kit.errors import InputError
-from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
+from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points_of
 from local_eval.metric.chunks import over_chunks
 from local_eval.metric.score import Attack
 
@@ -76,7 +76,7 @@ def resample(
         raise InputError(f"n_resamples is {n_resamples}: at least 2 are needed")
 
     def score(u, r):
-        return points(attack(u, r, spec).epsilon, n_models, spec)
+        return points_of(u, r, n_models, spec, attack)
 
     u_rows, r_rows = (
         _parts(len(sample), n_resamples, np.random.default_rng([seed, i]))

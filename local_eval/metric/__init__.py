@@ -7,7 +7,7 @@ from .epsilon import EpsilonResult, epsilon_from_rates, epsilon_table
 from .exact import exact_epsilon
 from .forgetting_quality import forgetting_quality, points
 from .grid import grid_epsilon
-from .score import FORMS, Attack, Score, final_score, form_of, score_samples
+from .score import FORMS, Attack, Score, final_score, form_of, points_of, score_samples
 from .spec import BINS, MetricSpec, bins_as_in_code, bins_as_in_report
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "grid_epsilon",
     "logit_scaled_confidence",
     "points",
+    "points_of",
     "score_samples",
 ]

@@ -1,5 +1,6 @@
 """Epsilon of an attack from its two error rates, and what an attack family returns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,16 +39,41 @@ def epsilon_from_rates(fpr, fnr, delta: float = 1e-5) -> np.ndarray:
     return np.where((fpr == 0) & (fnr == 0), np.float32(np.inf), epsilon)
 
 
-def epsilon_table(n_negatives: int, n_positives: int, delta: float) -> np.ndarray:
+def epsilon_table(n_negatives: int, n_positives: int, delta: float, ends: Sequence[float] = ()) -> np.ndarray:
     """table[false positives, false negatives]: float32 epsilons, DISCARDED where the attack says nothing.
 
     Epsilon depends on two whole numbers only, so (n_negatives + 1, n_positives + 1) values replace all
-    arithmetic on attacks.
+    arithmetic on attacks. ends: of bins, to the lower of whose ends epsilons are rounded, where only their bin counts.
     """
     fpr = np.arange(n_negatives + 1, dtype=np.float32) / np.float32(n_negatives)
     fnr = np.arange(n_positives + 1, dtype=np.float32) / np.float32(n_positives)
     table = epsilon_from_rates(fpr[:, None], fnr, delta)
+    if len(ends):
+        lower = np.array([0.0, *ends], np.float32)
+        lower = np.where(lower < [0.0, *ends], np.nextafter(lower, np.float32(np.inf)), lower)  # not into the bin below
+        table = np.where(np.isnan(table), table, lower[np.searchsorted(ends, table, "right")])
     return np.where(np.isnan(table), np.float32(DISCARDED), table)
+
+
+class Values:
+    """A table such as `epsilon_table`, and what bounds its entries, by numbers of false positives and of negatives."""
+
+    def __init__(self, table: np.ndarray):
+        self.wide, self.table, self._bounds = table.shape[1], table.ravel(), _largest_from(table).ravel()
+
+    def of(self, false_positives: np.ndarray, false_negatives: np.ndarray) -> np.ndarray:
+        return self.table.take(np.multiply(false_positives, self.wide, dtype=np.intp) + false_negatives)
+
+    def at_most(self, false_positives: np.ndarray, false_negatives: np.ndarray) -> np.ndarray:
+        """The largest of what has at least so many of either."""
+        return self._bounds.take(np.multiply(false_positives, self.wide, dtype=np.intp) + false_negatives)
+
+
+def _largest_from(table: np.ndarray) -> np.ndarray:
+    """The largest entry with at least as many false positives and at least as many false negatives."""
+    for axis in (0, 1):
+        table = np.flip(np.maximum.accumulate(np.flip(table, axis), axis=axis), axis)
+    return table
 
 
 def too_tight(unlearned: np.ndarray, retrained: np.ndarray, spec: MetricSpec) -> np.ndarray:

@@ -5,6 +5,8 @@ windows with an infinite end, and a window's complement is the same window with 
 falls with both error counts, so for each number of negatives in a window only the most positives matter.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .checks import checked_samples
@@ -13,15 +15,23 @@ from .epsilon import DISCARDED, EpsilonResult, capped, epsilon_table, too_tight
 from .spec import MetricSpec
 
 
-def exact_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_workers: int | None = None) -> EpsilonResult:
+def exact_epsilon(
+    unlearned,
+    retrained,
+    spec: MetricSpec | None = None,
+    n_workers: int | None = None,
+    *,
+    ends: Sequence[float] = (),
+) -> EpsilonResult:
     """Largest epsilon of each example over all closed windows and thresholds, ties included.
 
     unlearned (n_unlearned, n_examples) and retrained (n_retrained, n_examples): confidences.
-    O(n_unlearned * n_retrained) integer operations an example. Raises InputError, see `checked_samples`.
+    O(n_unlearned * n_retrained) integer operations an example. ends: as in `epsilon_table`. Raises InputError, see
+    `checked_samples`.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
-    table = epsilon_table(len(retrained), len(unlearned), spec.delta)
+    table = epsilon_table(len(retrained), len(unlearned), spec.delta, ends)
 
     def job(examples: slice) -> np.ndarray:
         both = np.concatenate([unlearned[:, examples].T, retrained[:, examples].T], axis=1)

@@ -20,10 +20,9 @@ def points(epsilon, n_models: int, spec: MetricSpec | None = None) -> np.ndarray
         raise InputError(f"n_models is {n_models}: at least 2 are needed")
     if not (epsilon >= 0).all():
         raise InputError("some epsilons are NaN or negative: compute them with an attack of this package")
-    n_bins = spec.n_bins(n_models)
-    ends = spec.bin_width * np.arange(1, n_bins + 1)
-    values = np.append(0.5 ** np.arange(n_bins), 0.0)
-    return values[ends.searchsorted(epsilon, "right")]
+    ends = spec.bin_ends(n_models)
+    values = np.append(0.5 ** np.arange(len(ends)), 0.0)
+    return values[np.searchsorted(ends, epsilon, "right")]
 
 
 def forgetting_quality(epsilon, n_models: int, spec: MetricSpec | None = None) -> float:

@@ -10,6 +10,7 @@ can make. If even an attack with so few would not be better than the best one kn
 remain an attack in the middle is tried, which may rule out others; what is left is split, down to single attacks.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +20,7 @@ from kit.errors import InputError
 from .checks import checked_samples
 from .chunks import over_chunks
 from .counts import Counts
-from .epsilon import EpsilonResult, capped, epsilon_table, too_tight
+from .epsilon import EpsilonResult, Values, capped, epsilon_table, too_tight
 from .spec import MetricSpec
 
 _MOST_THRESHOLDS = 10_000_000
@@ -32,11 +33,19 @@ _ROUNDING = 32  # times the spacing of numbers: so far may what is laid out even
 _APART = 1e-6  # of a step: as much, where two ways of laying out meet
 
 
-def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_workers: int | None = None) -> EpsilonResult:
+def grid_epsilon(
+    unlearned,
+    retrained,
+    spec: MetricSpec | None = None,
+    n_workers: int | None = None,
+    *,
+    ends: Sequence[float] = (),
+) -> EpsilonResult:
     """Largest epsilon of each example over the released code's grid of thresholds and windows.
 
     unlearned (n_unlearned, n_examples) and retrained (n_retrained, n_examples): confidences. The released code
-    needs equal numbers of models; here they may differ. Raises InputError, see `checked_samples`.
+    needs equal numbers of models; here they may differ. ends: as in `epsilon_table`; more attacks are ruled out then.
+    Raises InputError, see `checked_samples`.
     """
     spec = spec or MetricSpec()
     unlearned, retrained = checked_samples(unlearned, retrained)
@@ -66,7 +75,7 @@ def grid_epsilon(unlearned, retrained, spec: MetricSpec | None = None, n_workers
                 parts = [(rows[0], u[rows[0]], r[rows[0]]), (rows[1], r[rows[1]], u[rows[1]])]
             for rows, positives, negatives in parts:
                 if len(rows):
-                    values = _values(negatives.shape[1], positives.shape[1], spec.delta)
+                    values = _values(negatives.shape[1], positives.shape[1], spec.delta, tuple(ends))
                     found[rows] = search(positives, negatives, values, spec, found[rows])
         best[seen] = found
         return best
@@ -80,33 +89,13 @@ def _medians(ordered: np.ndarray) -> np.ndarray:
     return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
 
 
-class _Values:
-    """`epsilon_table` and what bounds its entries, by numbers of false positives and of false negatives."""
-
-    def __init__(self, n_negatives: int, n_positives: int, delta: float):
-        table = epsilon_table(n_negatives, n_positives, delta)
-        self._wide, self._table, self._bounds = n_positives + 1, table.ravel(), _largest_from(table).ravel()
-
-    def of(self, false_positives: np.ndarray, false_negatives: np.ndarray) -> np.ndarray:
-        return self._table.take(np.multiply(false_positives, self._wide, dtype=np.intp) + false_negatives)
-
-    def at_most(self, false_positives: np.ndarray, false_negatives: np.ndarray) -> np.ndarray:
-        """The largest of what has at least so many of either."""
-        return self._bounds.take(np.multiply(false_positives, self._wide, dtype=np.intp) + false_negatives)
-
-
-_values = lru_cache(maxsize=8)(_Values)  # resamples ask for the same ones again and again
-
-
-def _largest_from(table: np.ndarray) -> np.ndarray:
-    """The largest entry with at least as many false positives and at least as many false negatives."""
-    for axis in (0, 1):
-        table = np.flip(np.maximum.accumulate(np.flip(table, axis), axis=axis), axis)
-    return table
+@lru_cache(maxsize=8)  # resamples ask for the same ones again and again
+def _values(n_negatives: int, n_positives: int, delta: float, ends: Sequence[float]) -> Values:
+    return Values(epsilon_table(n_negatives, n_positives, delta, ends))
 
 
 def _best_single(
-    positives: np.ndarray, negatives: np.ndarray, values: "_Values", spec: MetricSpec, best: np.ndarray
+    positives: np.ndarray, negatives: np.ndarray, values: Values, spec: MetricSpec, best: np.ndarray
 ) -> np.ndarray:
     """Predict "positive", the sample with the larger median, when x >= t.
 
@@ -147,7 +136,7 @@ def _best_single(
 
 
 def _best_double(
-    positives: np.ndarray, negatives: np.ndarray, values: "_Values", spec: MetricSpec, best: np.ndarray
+    positives: np.ndarray, negatives: np.ndarray, values: Values, spec: MetricSpec, best: np.ndarray
 ) -> np.ndarray:
     """Predict "positive", the sample with the smaller range, when l <= x <= r; arguments as in `_best_single`.
 

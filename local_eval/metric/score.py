@@ -10,11 +10,11 @@ from kit.errors import InputError
 from .checks import as_floats, checked_samples
 from .epsilon import EpsilonResult
 from .exact import exact_epsilon
-from .forgetting_quality import forgetting_quality
+from .forgetting_quality import forgetting_quality, points
 from .grid import grid_epsilon
 from .spec import MetricSpec
 
-Attack = Callable[..., EpsilonResult]  # attack(unlearned, retrained, spec)
+Attack = Callable[..., EpsilonResult]  # attack(unlearned, retrained, spec, ends=())
 FORMS: dict[str, Attack] = {"grid": grid_epsilon, "exact": exact_epsilon}
 
 
@@ -23,6 +23,11 @@ def form_of(attacks: str) -> Attack:
     if attacks not in FORMS:
         raise InputError(f"attacks {attacks!r}: unknown: choose from {', '.join(FORMS)}")
     return FORMS[attacks]
+
+
+def points_of(unlearned, retrained, n_models: int, spec: MetricSpec, attack: Attack = grid_epsilon) -> np.ndarray:
+    """`points` of each example by the bins of `n_models`, (n_examples,): in less time than by way of its epsilon."""
+    return points(attack(unlearned, retrained, spec, ends=spec.bin_ends(n_models)).epsilon, n_models, spec)
 
 
 @dataclass(frozen=True)

@@ -51,3 +51,7 @@ class MetricSpec:
 
     def n_bins(self, n_models: int) -> int:
         return max(0, self.bins(n_models, self.bin_width))
+
+    def bin_ends(self, n_models: int) -> list[float]:
+        """The upper end of each bin."""
+        return [self.bin_width * number for number in range(1, self.n_bins(n_models) + 1)]
