@@ -10,13 +10,16 @@ Models are kept below --work-dir. Writes results/own_method.json, an entry a set
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.record import record_entry
 from benchmarks.validity.replay import measured
 from kit.methods import get_method
-from local_eval.assess import FEWEST, assess
+from local_eval.assess import FEWEST, accuracies_of, assess
+from local_eval.audit import probability_above, score_interval
+from local_eval.audit.expected import resample_expected
 from local_eval.audit.null import null_quality
 from local_eval.commands.options import LIKE
 from local_eval.evaluate import read_samples
@@ -67,19 +70,35 @@ def main(argv: list[str]) -> None:
         found["methods"][name] |= {part: float(values.mean()) for part, values in sample.accuracy.items()}
     if options.n_models >= FEWEST:
         above = assess(samples)[1]
+        others = [name for name in methods if name != OWN]
         found["above"] = {
-            other: above[OWN, other] if (OWN, other) in above else 1 - above[other, OWN]
-            for other in methods
-            if other != OWN
+            other: above[OWN, other] if (OWN, other) in above else 1 - above[other, OWN] for other in others
+        }
+        accuracies = {name: accuracies_of(sample, retrained) for name, sample in samples.methods.items()}
+        parts = {
+            name: resample_expected(sample.confidence, retrained.confidence, groups=samples.groups)
+            for name, sample in samples.methods.items()
+        }
+        for name in methods:
+            interval = score_interval(parts[name], accuracies[name])
+            found["methods"][name]["interval of the expected"] = [interval.low, interval.high]
+        found["above, expected at 512"] = {
+            other: probability_above(parts[OWN], parts[other], accuracies[OWN], accuracies[other]) for other in others
         }
     for name, row in found["methods"].items():
+        expected = f"{row['expected at 512']:.4f} {interval_of(row)}of {found['null_at_512']:.4f}"
         print(
-            f"{name:24s} expected at 512 {row['expected at 512']:.4f} of {found['null_at_512']:.4f}  score "
-            f"{row['score']:.4f}  shift {row['shift']:.2f}  spread {row['spread']:.2f}  retain {row['retain']:.2%}  "
-            f"test {row['test']:.2%}  {row['seconds']:.0f} s of {found['seconds_of_retraining']:.0f}"
+            f"{name:24s} expected at 512 {expected}  score {row['score']:.4f}  shift {row['shift']:.2f}  "
+            f"spread {row['spread']:.2f}  retain {row['retain']:.2%}  test {row['test']:.2%}  "
+            f"{row['seconds']:.0f} s of {found['seconds_of_retraining']:.0f}"
         )
-    print(f"above: {found.get('above')}")
+    print(f"above: {found.get('above')}, of what is expected at 512: {found.get('above, expected at 512')}")
     print(record_entry("own_method", options.setting, found, argv, options.source))
+
+
+def interval_of(row: Mapping[str, float]) -> str:
+    low, high = row.get("interval of the expected", (None, None))
+    return "" if low is None else f"[{low:.4f}, {high:.4f}] "
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def assess(
     eight models.
     """
     methods = samples.beside
-    accuracies = {name: _accuracies(sample, samples.retrained) for name, sample in methods.items()}
+    accuracies = {name: accuracies_of(sample, samples.retrained) for name, sample in methods.items()}
     confidences = {name: sample.confidence for name, sample in methods.items()}
     return assess_confidences(
         confidences,
@@ -197,7 +197,7 @@ def form_of(
     """One form of one method, as `assess` gives it; nulls: those of the same form by `nulls_of`."""
     pair = unlearned.confidence, retrained.confidence
     parts = resample(*pair, spec, attack, n_resamples=n_resamples, seed=seed, groups=groups)
-    return _form(pair, parts, nulls, _accuracies(unlearned, retrained), spec, attack, seed)
+    return _form(pair, parts, nulls, accuracies_of(unlearned, retrained), spec, attack, seed)
 
 
 def _null(retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack, seed: int) -> Null | None:
@@ -207,7 +207,7 @@ def _null(retrained: np.ndarray, n_models: int, spec: MetricSpec, attack: Attack
         return None
 
 
-def _accuracies(unlearned: Sample, retrained: Sample) -> Accuracies:
+def accuracies_of(unlearned: Sample, retrained: Sample) -> Accuracies:
     u, r = unlearned.correct, retrained.correct
     return Accuracies(*(x.astype(np.float64) for x in (u["retain"], r["retain"], u["test"], r["test"])))
 

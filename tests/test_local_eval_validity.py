@@ -10,8 +10,8 @@ from scipy import stats
 
 from benchmarks.validity.points import FEW, known_points
 from benchmarks.validity.replay import DIRECTIONS, STAND_INS, correlations, lines_of, plot, replay
-from local_eval.audit import expected
-from local_eval.audit.expected import expected_at_512, expected_quality
+from local_eval.audit import expected, quality_interval
+from local_eval.audit.expected import expected_at_512, points_at, resample_expected
 from local_eval.audit.simulate import simulated_pools
 from local_eval.commands.options import LIKE
 from local_eval.metric import MetricSpec, grid_epsilon, points
@@ -29,16 +29,36 @@ def test_the_expected_quality_is_that_of_gaussian_models(shift, ratio):
     u, r = rng.normal(size=(2, 512, 300))
     simulated = points(grid_epsilon(shift + ratio * u, r, spec).epsilon, 512, spec)
     error = simulated.std() * np.sqrt(1 / len(simulated) + 1 / expected._N_SIMULATED)
-    assert abs(expected_quality(np.array([shift]), np.array([ratio])) - simulated.mean()) < 4 * error + 0.003
+    assert abs(points_at(np.array([shift]), np.array([ratio])).mean() - simulated.mean()) < 4 * error + 0.003
+
+
+def test_the_interval_of_the_expected_quality_covers_it():
+    rng, n_models, n_examples = np.random.default_rng(0), 12, 300
+    truth = points_at(0.5 + 0.4 * rng.normal(size=20_000), np.exp(-0.4 + 0.2 * rng.normal(size=20_000))).mean()
+    pull = rng.normal(size=n_examples) / 2  # all examples of a model move together
+
+    def models():
+        noise = rng.normal(size=(n_models, 1)) * pull + rng.normal(size=(n_models, n_examples))
+        return noise / np.sqrt(1 + pull**2)
+
+    found = []
+    for seed in range(40):
+        shift, ratio = 0.5 + 0.4 * rng.normal(size=n_examples), np.exp(-0.4 + 0.2 * rng.normal(size=n_examples))
+        unlearned, retrained = shift + ratio * models(), models()
+        resamples = resample_expected(unlearned, retrained, n_resamples=20, seed=seed)
+        assert resamples.quality == expected_at_512(unlearned, retrained)
+        found.append(quality_interval(resamples))
+    assert sum(one.low <= truth <= one.high for one in found) >= 34
+    assert np.median([one.high / one.low for one in found]) < 5
 
 
 def test_the_expected_quality_falls_with_shift_and_wrong_spread():
     one = np.ones(1)
-    by_shift = [expected_quality(s * one, one) for s in (0, 0.5, 1, 2, 4, 50)]
+    by_shift = [points_at(s * one, one).mean() for s in (0, 0.5, 1, 2, 4, 50)]
     assert by_shift == sorted(by_shift, reverse=True) and by_shift[-1] < 1e-3
-    assert expected_quality(-0.5 * one, one) == expected_quality(0.5 * one, one)
-    assert expected_quality(0 * one, 0.5 * one) < expected_quality(0 * one, 0.8 * one) < by_shift[0]
-    assert expected_quality(0 * one, 0 * one) < 1e-3
+    assert points_at(-0.5 * one, one).mean() == points_at(0.5 * one, one).mean()
+    assert points_at(0 * one, 0.5 * one).mean() < points_at(0 * one, 0.8 * one).mean() < by_shift[0]
+    assert points_at(0 * one, 0 * one).mean() < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from scipy.special import polygamma, psi
 from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
 from local_eval.metric.spec import N_CHECKPOINTS
 
+from .resampling import Resamples, resampled
+
 _SHIFTS = np.array([0, 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.4, 2, 3, 4.5, 6])
 _RATIOS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1, 1.11, 1.25, 1.54, 2, 3, 5])
 _N_SIMULATED = 60
@@ -31,15 +33,26 @@ def table() -> np.ndarray:
     return found
 
 
-def expected_quality(shift: np.ndarray, spread_ratio: np.ndarray) -> float:
-    """Mean over examples; shift in standard deviations of the retrained confidences, both (n_examples,)."""
+def points_at(shift: np.ndarray, spread_ratio: np.ndarray) -> np.ndarray:
+    """Of each example, (n_examples,); shift in standard deviations of the retrained confidences, both (n_examples,)."""
     look_up = RegularGridInterpolator((_SHIFTS, np.log(_RATIOS)), table())
     shift = np.clip(np.abs(shift), _SHIFTS[0], _SHIFTS[-1])
     ratio = np.clip(spread_ratio, _RATIOS[0], _RATIOS[-1])
-    return float(look_up(np.column_stack([shift, np.log(ratio)])).mean())
+    return look_up(np.column_stack([shift, np.log(ratio)]))
 
 
 def expected_at_512(unlearned, retrained) -> float:
+    """The forgetting quality: the mean of `expected_points`."""
+    return float(expected_points(unlearned, retrained).mean())
+
+
+def resample_expected(unlearned, retrained, **options) -> Resamples:
+    """`expected_points` with all models and with parts of them, for intervals of what is expected at 512; options as
+    those of `resample`."""
+    return resampled(expected_points, unlearned, retrained, **options)
+
+
+def expected_points(unlearned, retrained) -> np.ndarray:
     """The same from confidences (n_models, n_examples), two models of each kind at the least.
 
     Differences of means and of logarithms of standard deviations vary by chance as those of Gaussian samples do: the
@@ -55,7 +68,7 @@ def expected_at_512(unlearned, retrained) -> float:
     # A spread estimated from few models makes a shift vary more than by 1 / N: times E[1 / s^2], about.
     factor = np.exp(2 * _log_variance(n_r))
     shift = _shrunk(shift, factor * (np.exp(2 * np.median(log_ratio)) / n_u + 1 / n_r))
-    return expected_quality(shift, np.exp(log_ratio))
+    return points_at(shift, np.exp(log_ratio))
 
 
 def _log_bias(n: int) -> float:

@@ -8,7 +8,9 @@ more so its sensitivity, so halves would already speak of another score; with mu
 correction.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -67,16 +69,27 @@ def resample(
     of the whole. groups (n_examples,): the subjects, see `Resamples`. Takes n_resamples times the attack on three
     quarters of the models. Raises InputError below four models or two examples.
     """
-    spec = spec or MetricSpec()
+    n_models = min(len(unlearned), len(retrained))
+    score = partial(points_of, n_models=n_models, spec=spec or MetricSpec(), attack=attack)
+    return resampled(score, unlearned, retrained, n_resamples=n_resamples, seed=seed, groups=groups)
+
+
+def resampled(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    unlearned,
+    retrained,
+    *,
+    n_resamples: int = 40,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> Resamples:
+    """As `resample`, of what `score(unlearned, retrained)` says of each example (n_examples,) in place of points."""
     unlearned, retrained = checked_samples(unlearned, retrained)
     n_models = min(len(unlearned), len(retrained))
     if n_models < 4 or unlearned.shape[1] < 2:
         raise InputError(f"{n_models} models, {unlearned.shape[1]} examples: an interval needs at least 4 and 2")
     if n_resamples < 2:
         raise InputError(f"n_resamples is {n_resamples}: at least 2 are needed")
-
-    def score(u, r):
-        return points_of(u, r, n_models, spec, attack)
 
     u_rows, r_rows = (
         _parts(len(sample), n_resamples, np.random.default_rng([seed, i]))
