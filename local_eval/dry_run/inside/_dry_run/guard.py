@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 
 from _dry_run.events import Recorder
@@ -104,7 +105,8 @@ class _Guard:
             self.tmp_is_there = True
             return
         self.tmp_is_there = True
-        os.mkdir(self.tmp)
+        with suppress(FileExistsError):  # another process was first
+            os.mkdir(self.tmp)
         if told:
             self.recorder.record("unmade", where=self.recorder.where())
 
