@@ -1,5 +1,6 @@
 """Which code belongs to which cell, and where a cell failed."""
 
+import ast
 import os
 import sys
 import traceback
@@ -8,6 +9,8 @@ from types import ModuleType, TracebackType
 
 from _dry_run.events import Recorder
 from _dry_run.kept import Loops, watch_modules
+
+_RUNNER = (os.path.dirname(__file__), os.path.dirname(ast.__file__))
 
 
 def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
@@ -34,8 +37,8 @@ def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
     def except_hook(kind, error, trace):
         if os.getpid() == main:
             _record_error(recorder, kind, error)
-        while trace and os.path.dirname(trace.tb_frame.f_code.co_filename) == os.path.dirname(__file__):
-            trace = trace.tb_next  # the frame that runs a script is none of its own
+        while trace and os.path.dirname(trace.tb_frame.f_code.co_filename) in _RUNNER:
+            trace = trace.tb_next  # the frames that run a script are none of its own
         sys.__excepthook__(kind, error.with_traceback(trace), trace)
 
     sys.excepthook = except_hook
