@@ -14,12 +14,14 @@ import pytest
 from kit.archive import Check
 from kit.competition import INPUT_DIR
 from kit.errors import InputError
+from kit.ledger import FILE_NAME, append
 from local_eval.commands.dry_run import inputs_of
 from local_eval.dry_run import kaggle_image, verdict
 from local_eval.dry_run.causes import excuse
-from local_eval.dry_run.judge import DryRun, dry_run, lines_of
+from local_eval.dry_run.judge import DryRun, _least_share, dry_run, lines_of
 from local_eval.dry_run.outcome import Fault, Outcome, last_lines
 from local_eval.dry_run.program import read_program
+from local_eval.dry_run.projection import Projection
 from local_eval.dry_run.run import how_far
 from local_eval.evaluate import Sample, Samples
 from notebooks.starter import STARTER, write_program
@@ -296,6 +298,24 @@ def test_data_that_is_read_in_every_run(tmp_path, reads, fine):
     outcome = replace(outcome_of(tmp_path / "p.ipynb"), events=tuple({**save, "path": None} for save in saves))
     (data,) = (check for check in verdict.program_checks(outcome, tmp_path, 2, 100) if check.name == "data")
     assert data.ok is fine
+
+
+def test_a_plan_of_the_kits_keeps_what_is_too_long_within_the_limit(tmp_path):
+    projection = Projection(3600.0, {"P100": 9 * 3600.0, "T4": 16 * 3600.0}, 6.0, 60.0)
+    plain = verdict.time_check(projection)
+    assert not plain.ok
+    assert "do 89% of it in each run" in plain.remedy
+    path = tmp_path / FILE_NAME
+    assert _least_share(path) == 1
+    append(path, "plan", steps=100, wanted=100, fixed_s=0.1, step_s=0.1)
+    planned = verdict.time_check(projection, _least_share(path))
+    assert planned.ok
+    assert "the kit's plan keeps to it, with about 89% of each on a P100 and about 50% of each on a T4" in planned.found
+    path.unlink()
+    append(path, "plan", steps=10, wanted=10, fixed_s=10.0, step_s=0.1)  # hardly any of it is steps
+    assert not verdict.time_check(projection, _least_share(path)).ok
+    path.write_text("no ledger\n")
+    assert _least_share(path) == 1
 
 
 def test_swapped_tables_are_told():

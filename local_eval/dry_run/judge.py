@@ -1,7 +1,7 @@
 """A dry run: a notebook or script executed as if on Kaggle, what Kaggle would have said of it, and its score."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from kit.archive import Check, pack, verdict_lines
 from kit.competition import MEMBER_NAME, N_CHECKPOINTS
 from kit.device import choose_device
 from kit.errors import InputError
+from kit.ledger import FILE_NAME, Ledger
+from kit.plan import StepCost
 from kit.tools.verify import largest_checkpoint, verify
 from local_eval.archived import fill_from_archive
 from local_eval.assess import FEWEST, assess
@@ -119,10 +121,19 @@ def dry_run(
         projection = project(outcome, data.sizes, n_models)
         closing = [verdict.size_check(box.kaggle / "working", box.archive, n_models)]
         if projection or outcome.fault is None or outcome.stopped:
-            closing.insert(0, verdict.time_check(projection))
+            closing.insert(0, verdict.time_check(projection, _least_share(box.kaggle / "working" / FILE_NAME)))
     checks = [checks[0], verdict.tables_check(data.sizes), *archive_checks, *checks[1:], *closing]
     checks = [replace(check, found=check.found.replace(str(box.kaggle), "/kaggle")) for check in checks]
     return DryRun(program, n_models, changes, outcome, checks, projection, samples, data.own)
+
+
+def _least_share(ledger: Path) -> float:
+    """To what share of its time a plan of the kit's can bring a checkpoint; 1 where there is no such plan."""
+    with suppress(InputError, KeyError, TypeError):  # another program's file of that name
+        if plan := Ledger(ledger).first("plan"):
+            cost = StepCost(plan["fixed_s"], plan["step_s"])
+            return cost.seconds(1) / cost.seconds(max(1, plan["wanted"]))
+    return 1.0
 
 
 def _pack_seen(box: Sandbox, n_models: int) -> Path | None:

@@ -267,7 +267,8 @@ def statistics_check(reference: Statistics, found: Sequence[tuple[str, Statistic
     return _check("BatchNorm", faults, f"statistics fit the data (within a factor of {worst:.1f})", remedy)
 
 
-def time_check(projection: Projection | None) -> Check:
+def time_check(projection: Projection | None, least: float = 1.0) -> Check:
+    """least: to what share of its time the kit's plan of steps can bring a checkpoint, 1 where there is none."""
     if projection is None:
         return Check("time", None, "not projected: fewer than two checkpoints were saved")
     named = ", ".join(f"about {format_duration(seconds)} on a {name}" for name, seconds in projection.on.items())
@@ -278,6 +279,10 @@ def time_check(projection: Projection | None) -> Check:
     if projection.law:
         found += f"; it grows with {projection.law}, as a whole pass over one lies within each batch of the other"
     fastest = min(projection.on.values())
+    shares = {name: TIME_LIMIT_S / seconds for name, seconds in projection.on.items() if seconds > TIME_LIMIT_S}
+    if shares and least < min(shares.values()):
+        shortened = " and ".join(f"about {share:.0%} of each on a {name}" for name, share in shares.items())
+        return Check("time", True, f"{found}: the kit's plan keeps to it, with {shortened}")
     late = [name for name, seconds in projection.on.items() if seconds > TIME_LIMIT_S >= fastest]
     found += f": too long for a {late[0]}, and which of the two it will be is not known" if late else ""
     share = TIME_LIMIT_S / fastest
