@@ -1,9 +1,11 @@
-"""Tables of README.md and docs/scale.md that say what was measured: python -m benchmarks.claims makes them from the
-records."""
+"""Tables of README.md, docs/scale.md and docs/leaderboard.md that say what was measured: python -m benchmarks.claims
+makes them from the records."""
 
 import json
 import re
 from pathlib import Path
+
+from benchmarks.leaderboard_table import HEADER, table_of
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "| claim | measured | record |\n|---|---|---|\n"
@@ -66,7 +68,16 @@ def growth_table() -> str:
     return GROWTH + "".join(row.format(name=name, **plan) for name, plan in plans.items())
 
 
-TABLES = {"README.md": (HEAD, table), "docs/scale.md": (GROWTH, growth_table)}
+def board_table() -> str:
+    """The table of docs/leaderboard.md."""
+    return "\n".join(table_of(results("leaderboard_cifar10"))) + "\n"
+
+
+TABLES = {
+    "README.md": (HEAD, table),
+    "docs/scale.md": (GROWTH, growth_table),
+    "docs/leaderboard.md": (f"| {' | '.join(HEADER)} |\n", board_table),
+}
 
 
 if __name__ == "__main__":

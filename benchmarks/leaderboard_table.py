@@ -25,6 +25,14 @@ HEADER += ("x starter", "512 in 8 h on a T4", "dry run", "Kaggle")
 LOCAL = ("command", "page")  # what holds paths of the machine
 
 
+def table_of(facts: Mapping[str, Any]) -> list[str]:
+    """The table with what the other records say of its methods."""
+    times = kept("method_times").get("methods", {})
+    ratios = {name: row["ratio"] for name, row in times.items() if "ratio" in row}
+    passed = {name: not row["exit_code"] for name, row in kept("dry_run").items()}
+    return table(facts["rows"], ratios, passed)
+
+
 def table(rows: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], passed: Mapping[str, bool]) -> list[str]:
     """Lines of Markdown. ratios: method -> its time, times the starter's; passed: method -> did its dry run pass."""
     return markdown([HEADER, *(_line(row, ratios, passed) for row in rows)])
@@ -43,9 +51,9 @@ def _line(row: Mapping[str, Any], ratios: Mapping[str, float], passed: Mapping[s
         _text(row["score_at_512"], ".4f"),
         *(_text(row[f"{part}_accuracy"], ".1%") for part in ("retain", "forget", "test")),
         format_duration(row["seconds"]) if row["seconds"] else "-",
-        _text(ratios.get(name), ".2f"),
+        _text(ratios.get(name) if is_method else None, ".2f"),
         hours if is_method else "-",
-        {True: "passes", False: "fails", None: "-"}[passed.get(name)],
+        {True: "passes", False: "fails", None: "-"}[passed.get(name) if is_method else None],
         _text(row["kaggle"], ".4f"),
     )
 
@@ -85,13 +93,10 @@ def without_paths(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def execute(args: argparse.Namespace) -> int:
     facts = facts_in(args.file)
-    times = kept("method_times").get("methods", {})
-    ratios = {name: row["ratio"] for name, row in times.items() if "ratio" in row}
-    passed = {name: not row["exit_code"] for name, row in kept("dry_run").items()}
     if args.record:
         command = [__file__, "FILE.json", "--record", args.record]
         print(record(f"leaderboard_{args.record}", rounded(without_paths(facts)), command), file=sys.stderr)
-    print("\n".join(table(facts["rows"], ratios, passed)))
+    print("\n".join(table_of(facts)))
     return 0
 
 

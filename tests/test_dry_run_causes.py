@@ -14,7 +14,7 @@ from local_eval.dry_run import run, verdict
 from local_eval.dry_run.causes import with_causes
 from local_eval.dry_run.judge import dry_run
 from local_eval.dry_run.program import read_program
-from local_eval.dry_run.projection import HIDDEN, project
+from local_eval.dry_run.projection import EPOCH_S, HIDDEN, project
 
 sys.path.insert(0, str(Path(run.__file__).parent / "inside"))
 from _dry_run.kept import NAME, Loops
@@ -66,6 +66,8 @@ RUNS = {  # what happens between two checkpoints
         "for a in retain:\n    step(net, optimizer, a)\n    with torch.no_grad():\n        [net(x) for x, y in forget]"
     ),
     "side by side": "for a, b in zip(retain, itertools.cycle(forget)): step(net, optimizer, a, b)",
+    "pairs that end with the forget set": "for b, a in zip(forget, loader(64, 16)): step(net, optimizer, a, b)",
+    "large batches": "for a in loader(64, 32): step(net, optimizer, a)",
     "an iterator that is begun again, of one batch": (
         "small = loader(8)\nit = iter(small)\nfor epoch in range(2):\n    for a in retain:\n        if epoch == 0:\n"
         "            try: b = next(it)\n            except StopIteration:\n                it = iter(small)\n"
@@ -94,7 +96,7 @@ RUNS = {  # what happens between two checkpoints
     "a rehearsal": (
         "torch.save(net.state_dict(), io.BytesIO())\nfor a in retain: step(net, optimizer, a)\n"
         "torch.save(net.state_dict(), file := io.BytesIO())\n"
-        "open('/kaggle/tmp/unlearned_checkpoint_19.pth', 'wb').write(file.getvalue())"
+        "open('/kaggle/tmp/unlearned_checkpoint_NUMBER.pth', 'wb').write(file.getvalue())"
     ),
 }
 
@@ -108,6 +110,7 @@ def watched(tiny, tmp_path_factory):
     """One program that makes a checkpoint in each of these ways."""
     parts = [HEAD]
     for number, (name, text) in enumerate(RUNS.items()):
+        text = text.replace("NUMBER", str(number))
         parts.append(f"optimizer = sgd(net)\n{text}" + ("" if name == "a rehearsal" else f"\nsave({number})"))
     path = tmp_path_factory.mktemp("watched") / "runs.py"
     path.write_text("\n".join(parts))
@@ -123,7 +126,7 @@ def test_a_saving_without_a_file_is_no_checkpoint(watched):
     assert outcome.fault is None, outcome.output
     assert len(outcome.saves) == len(RUNS)
     assert len(outcome.of("save")) == len(RUNS) + 1
-    assert save_of(watched, "a rehearsal")["path"].endswith("unlearned_checkpoint_19.pth")
+    assert save_of(watched, "a rehearsal")["path"].endswith(f"unlearned_checkpoint_{numbered('a rehearsal')}.pth")
 
 
 def test_passes_within_each_batch_of_another_loader_are_seen_and_others_are_not(watched):
@@ -174,6 +177,22 @@ def test_the_law_of_nested_passes_and_what_it_makes_of_the_time(watched, tiny):
     assert not check.ok
     assert "it grows with retain x forget" in check.found
     assert projected("side by side").epochs < 3
+
+
+def test_what_is_drawn_and_in_which_batches_makes_the_time(watched, tiny):
+    """A pass that ends with another loader grows with that one's data; half of an epoch's time is one of steps."""
+
+    def projected(name):
+        event = save_of(watched, name)
+        twice = [{**event, "event": "save", "t": t, "pid": 1, "seconds": 0.0} for t in (1.0, 2.0)]
+        outcome = replace(watched.outcome, events=tuple(twice), start_s=0.0, end_s=2.0)
+        return project(outcome, {"retain": 64, "forget": 16}, 2).on["P100"] / 512
+
+    assert save_of(watched, "pairs that end with the forget set")["drawn"] == [[16, 8, 16], [16, 16, 32]]
+    one = projected("one pass")
+    assert projected("large batches") == pytest.approx(one - EPOCH_S["P100"] / 2 * (64 / 8 - 64 / 32), rel=0.01)
+    assert projected("pairs that end with the forget set") < 0.2 * one
+    assert projected("side by side") > one
 
 
 def told_of(watched, name, check="all different", found="equals the original model"):

@@ -8,7 +8,8 @@ import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from types import ModuleType
 
@@ -36,6 +37,30 @@ def hooks(recorder: Recorder) -> dict[str, Callable[[ModuleType], object]]:
     }
 
 
+@dataclass(eq=False)
+class _Draw:
+    """A pass of a sampler: examples and batch size of its loader, those of a whole pass, those drawn, and when; beside:
+    the examples of the loader whose pass was the last to end within this one."""
+
+    size: int
+    batch_size: int
+    whole: int
+    n: int = 0
+    began: float = field(default_factory=time.monotonic)
+    last: float = 0.0
+    beside: int | None = None
+
+
+def _drawn(draws: Sequence[_Draw]) -> list[tuple[int, int, int]]:
+    """The size of the data that says how many were drawn, the batch size, and how many. A pass that another one cut
+    short, as zip does, is as long as that one."""
+    drawn: Counter[tuple[int, int]] = Counter()
+    for draw in draws:
+        short = draw.beside is not None and draw.n < draw.whole
+        drawn[draw.beside if short else draw.size, draw.batch_size] += draw.n
+    return [(*key, n) for key, n in drawn.items()]
+
+
 class _Watch:
     """What happened since the last checkpoint was saved; each saving is one line of the record."""
 
@@ -56,7 +81,7 @@ class _Watch:
         self.n_steps, self.n_in_train_mode = 0, 0
         self.first_nan: dict | None = None
         self.statistics: weakref.WeakSet = weakref.WeakSet()  # layers that recorded some in training mode
-        self.drawn: Counter[int] = Counter()
+        self.draws: list[_Draw] = []
         self.seen: Counter[str] = Counter()
         self.largest = 0.0
         self.n_ranges = 0
@@ -97,7 +122,7 @@ class _Watch:
             "reads": self.recorder.reads(),
             "reads_in_all": self.recorder.reads_in_all(),
             "first_read": self.recorder.first_read,
-            "drawn": list(self.drawn.items()),
+            "drawn": _drawn(self.draws),
             "seen": dict(self.seen),
             "nested": self.passes.nested(),
             "steps": self.n_steps,
@@ -136,9 +161,17 @@ class _Watch:
                 size = len(sampler.sampler)
             except TypeError:
                 size = 0
+            draw = _Draw(size, sampler.batch_size, size - size % sampler.batch_size * sampler.drop_last)
+            self.draws.append(draw)
             for batch in plain(sampler):
-                self.drawn[size] += len(batch)
+                if draw not in self.draws:  # begun before the last checkpoint was saved
+                    draw = replace(draw, n=0)
+                    self.draws.append(draw)
+                draw.n, draw.last = draw.n + len(batch), time.monotonic()
                 yield batch
+            for other in self.draws:
+                if other.last > draw.began and other is not draw:
+                    other.beside = draw.size
 
         module.BatchSampler.__iter__ = iterate
 
