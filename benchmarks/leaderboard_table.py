@@ -39,20 +39,20 @@ def table(rows: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], passed
 
 
 def _line(row: Mapping[str, Any], ratios: Mapping[str, float], passed: Mapping[str, bool]) -> tuple[str, ...]:
-    name, is_method = row["method"], bool(row["place"])
+    name, is_method = row["method"], bool(row["place"] or row["fault"])
     score = _text(row["score"], ".4f") + (
         f" [{row['score_low']:.4f}, {row['score_high']:.4f}]" if row["score"] is not None else ""
     )
     hours = f"{row['fits_8h_on_t4']}, {row['hours_on_t4']:.1f} h" if row["hours_on_t4"] else row["fits_8h_on_t4"]
     return (
-        f"`{name}`" if is_method or row["fault"] else f"*{name}*",
+        f"`{name}`" if is_method else f"*{name}*",
         "failed" if row["fault"] else score,
         _text(row["share_of_null"], ".0%"),
         _text(row["score_at_512"], ".4f"),
         *(_text(row[f"{part}_accuracy"], ".1%") for part in ("retain", "forget", "test")),
         format_duration(row["seconds"]) if row["seconds"] else "-",
         _text(ratios.get(name) if is_method else None, ".2f"),
-        hours if is_method else "-",
+        hours if row["place"] else "-",
         {True: "passes", False: "fails", None: "-"}[passed.get(name) if is_method else None],
         _text(row["kaggle"], ".4f"),
     )
