@@ -69,6 +69,7 @@ def resample(
     of the whole. groups (n_examples,): the subjects, see `Resamples`. Takes n_resamples times the attack on three
     quarters of the models. Raises InputError below four models or two examples.
     """
+    unlearned, retrained = checked_samples(unlearned, retrained)
     n_models = min(len(unlearned), len(retrained))
     score = partial(points_of, n_models=n_models, spec=spec or MetricSpec(), attack=attack)
     return resampled(score, unlearned, retrained, n_resamples=n_resamples, seed=seed, groups=groups)
