@@ -20,7 +20,8 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "", None)
 _MEASURE_EVERY_S = 0.2
 _TMP = "/kaggle/tmp"
-_MAKES_TMP = re.compile(r"mkdir\s+(-\S+\s+)*\S*/kaggle/tmp/?(?=[\s;&|\"']|$)|\bpython")
+# Commands that make it, or may: a program of its own is watched by itself.
+_MAY_MAKE_TMP = re.compile(r"mkdir\s+(-\S+\s+)*\S*/kaggle/tmp/?(?=[\s;&|\"']|$)|\bpython")
 _MEMBER = re.compile(r"unlearned_checkpoint_\d+\.pth")
 
 
@@ -144,7 +145,7 @@ class _Guard:
             text = " ".join(os.fsdecode(part) for part in parts)
             text = text.replace(self.settings.kaggle, "/kaggle")
             self.recorder.record("command", text=text[:500], where=where)
-            if _TMP in text and not _MAKES_TMP.search(text):
+            if _TMP in text and not _MAY_MAKE_TMP.search(text):
                 self._make_tmp(told=True)
 
 
