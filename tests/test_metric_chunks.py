@@ -23,14 +23,24 @@ def places(job):
 
 
 def test_results_are_in_order_from_several_processes():
-    pids, found = places(lambda some: list(range(10))[some])
+    pids, found = places(lambda some: time.sleep(0.1) or list(range(10))[some])
     assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
     assert len(set(pids)) == 3 and pids[0] == os.getpid()
 
 
+def test_a_process_that_is_slow_takes_less():
+    here = os.getpid()
+    pids = chunks.map_chunks(lambda some: time.sleep(0.02 if os.getpid() == here else 1) or os.getpid(), 12, 1, 2)
+    assert pids.count(here) == 11
+
+
+def test_more_slices_than_a_queue_holds_numbers():
+    assert chunks.map_chunks(lambda some: some.start, 1000, 1, 2) == list(range(1000))
+
+
 def test_what_a_dead_copy_leaves_is_done_here():
     here = os.getpid()
-    pids, found = places(lambda some: some.start if os.getpid() == here else os._exit(1))
+    pids, found = places(lambda some: time.sleep(0.1) or some.start if os.getpid() == here else os._exit(1))
     assert found == [0, 3, 6, 9] and set(pids) == {here}
 
 

@@ -33,27 +33,49 @@ def map_chunks(job: Callable[[slice], T], n_examples: int, chunk: int, n_workers
     if n_workers == 1 or sys.platform != "linux" or getattr(_parts, "busy", False):
         return [job(each) for each in slices]
     _parts.busy = True
-    copies = []
+    copies, queue = [], None
     try:
         start = time.perf_counter()
         first = job(slices[0])
         if (len(slices) - 1) * (time.perf_counter() - start) < _WORTH_FORKING_S:
             return [first, *(job(each) for each in slices[1:])]
-        copies = [_Copy(job, slices[number::n_workers]) for number in range(1, n_workers)]
-        parts = [[first, *(job(each) for each in slices[n_workers::n_workers])]]
-        for number, copy in enumerate(copies, start=1):
-            parts.append(copy.results() or [job(each) for each in slices[number::n_workers]])
-        return [parts[i % n_workers][i // n_workers] for i in range(len(slices))]
+        queue = _Queue(slices[1:])
+        copies = [_Copy(job, queue) for _ in range(n_workers - 1)]
+        done = queue.work(job)
+        for copy in copies:
+            done |= copy.results()
+        runs = (done[n] if n in done else [job(each) for each in run] for n, run in enumerate(queue.runs))
+        return [first, *(result for run in runs for result in run)]
     finally:
         _parts.busy = False
         for copy in copies:
             copy.end()
+        if queue is not None:
+            os.close(queue.numbers)
+
+
+class _Queue:
+    """Runs of slices, whose numbers wait in a pipe, a byte each, for whichever process is free."""
+
+    def __init__(self, slices: Sequence[slice]):
+        length = -(-len(slices) // 256)
+        self.runs = [slices[start : start + length] for start in range(0, len(slices), length)]
+        self.numbers, filled = os.pipe()
+        os.write(filled, bytes(range(len(self.runs))))
+        os.close(filled)
+
+    def work(self, job: Callable[[slice], T]) -> dict[int, list[T]]:
+        """Results of the runs that fall to this process, by number."""
+        done = {}
+        while number := os.read(self.numbers, 1):
+            done[number[0]] = [job(each) for each in self.runs[number[0]]]
+        return done
 
 
 class _Copy:
-    """A forked copy of this process, which does the job for some slices."""
+    """A forked copy of this process, which works on the queue."""
 
-    def __init__(self, job: Callable[[slice], T], slices: Sequence[slice]):
+    def __init__(self, job: Callable[[slice], T], queue: _Queue):
         self._read, write = os.pipe()
         self._number = os.fork()
         if self._number:
@@ -62,13 +84,13 @@ class _Copy:
         with suppress(BaseException), os.fdopen(write, "wb") as file:  # the parent does what is not written
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            file.write(pickle.dumps([job(each) for each in slices]))
+            file.write(pickle.dumps(queue.work(job)))
         os._exit(0)
 
-    def results(self) -> list[T] | None:
+    def results(self) -> dict[int, list[T]]:
         with suppress(EOFError, pickle.UnpicklingError), open(self._read, "rb", closefd=False) as file:
             return pickle.load(file)
-        return None
+        return {}
 
     def end(self) -> None:
         os.close(self._read)
