@@ -256,8 +256,7 @@ def report(
     several = isinstance(models, Mapping) and len(models) > 1
     archives = {name: path for name, path in _archives(models, evidence).items() if path}
     target = None if out is None else Path(out)
-    options = {"saliency": saliency, "out": None if several else target, "device": (list(devices) or devices_of())[0]}
-    pages = write_pages(evidence, evidence.pools, archives, **options)
+    pages = write_pages(evidence, evidence.pools, archives, saliency=saliency, out=None if several else target)
     if several:
         return write_comparison(evidence, pages, target or workspace.folder / COMPARISON)
     if not pages:

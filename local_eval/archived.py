@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from torch import nn
-
 from kit.archive import state_hash
 from kit.errors import InputError
 from kit.ledger import FILE_NAME, Ledger
@@ -88,11 +86,6 @@ def digest_of(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def checkpoint_of(paths: Path | Sequence[Path], index: int, net: nn.Module) -> nn.Module:
-    """`net` with the weights of a checkpoint, on the device where it lies."""
-    return load_checkpoint(find([paths] if isinstance(paths, Path) else paths)[index], net)
-
-
 def _is_submission(archive: Path) -> bool:
     """Is a zip to be judged as a submission: does anything in it lie where the competition wants it, or can it not be
     read at all?"""
@@ -138,7 +131,7 @@ def _reader(
     def read_one(index: int) -> bool:
         checkpoint = checkpoints[index]
         logits = logits_of(load_checkpoint(checkpoint, net), evaluated)
-        pool.add(index, logits, seconds.get(index, 0.0), path=str(checkpoint.path), member=checkpoint.member)
+        pool.add(index, logits, seconds.get(index, 0.0), net, path=str(checkpoint.path), member=checkpoint.member)
         return True
 
     return read_one

@@ -1,4 +1,5 @@
-"""ModelPool: the logits of N models on forget, retain sample and test set; on disk, extendable, resumable."""
+"""ModelPool: the logits of N models on forget, retain sample and test set; on disk, extendable, resumable. Of model 0
+the weights too, for pictures."""
 
 import io
 import json
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from data_stubs.splits import Part
+from kit.archive import serialize
+from kit.competition import load_state
 from kit.errors import InputError
 from kit.ledger import write_atomically
 from local_eval.inference import predict
@@ -46,6 +49,10 @@ class ModelPool:
     def _path(self, index: int) -> Path:
         return self.folder / f"model_{index:05d}.npz"
 
+    @property
+    def _weights(self) -> Path:
+        return self.folder / "model_00000.pth"
+
     def __contains__(self, index: int) -> bool:
         return self._path(index).exists()
 
@@ -57,8 +64,13 @@ class ModelPool:
         """Which of the first n_models have no file yet."""
         return [index for index in range(n_models) if index not in self]
 
-    def add(self, index: int, logits: Mapping[str, np.ndarray], seconds: float, **facts: Any) -> None:
-        """Write one model's logits; the file appears complete or not at all."""
+    def add(
+        self, index: int, logits: Mapping[str, np.ndarray], seconds: float, net: nn.Module | None = None, **facts: Any
+    ) -> None:
+        """Write one model's logits; the file appears complete or not at all. net: the model, whose weights are kept if
+        it is the first."""
+        if index == 0 and net is not None:
+            write_atomically(self._weights, serialize(net.state_dict()))
         buffer = io.BytesIO()
         np.savez(buffer, seconds=seconds, facts=json.dumps(facts), **logits)
         write_atomically(self._path(index), buffer.getvalue())
@@ -79,6 +91,12 @@ class ModelPool:
                     )
                 arrays[name][index] = values
         return arrays
+
+    def first_model(self, net: nn.Module) -> nn.Module:
+        """`net` with the weights of model 0, in evaluation mode; InputError where they were not kept or are broken."""
+        if not self._weights.exists():
+            raise InputError("its pool has logits alone")
+        return load_state(self._weights, net).eval()
 
     def facts(self, index: int) -> dict[str, Any]:
         """What was kept of one model besides its logits."""

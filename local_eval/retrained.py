@@ -80,7 +80,7 @@ def _trainer(folder: Path, device: str) -> Callable[[int], float]:
             write_atomically(workspace.original_path, serialize(net.state_dict()))
             original.add(0, logits, seconds)
         else:
-            retrained.add(index, logits, seconds)
+            retrained.add(index, logits, seconds, net)
         return seconds
 
     return train_one

@@ -193,7 +193,7 @@ def _keep(
         method = pool.identity["method"]
         raise BrokenModelError(f"{method}: checkpoint {index} gives NaN or infinite logits: do less to it")
     if index >= 0:
-        pool.add(index, logits, seconds, **facts)
+        pool.add(index, logits, seconds, net, **facts)
 
 
 def _makers_on(

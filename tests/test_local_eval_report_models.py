@@ -8,7 +8,7 @@ from torch import nn
 
 from kit.emit import emit
 from kit.errors import InputError
-from kit.methods import get_method, method_of
+from kit.methods import get_method
 from local_eval.archived import fill_from_archive
 from local_eval.models import smallconv
 from local_eval.pool import logits_of
@@ -86,29 +86,25 @@ def workspace(tmp_path_factory):
     return workspace
 
 
-def test_models_made_again_are_those_of_the_pools(workspace):
-    pool = fill_unlearned(workspace, get_method("random_perturbation", ["beta=0.3"]), 1, seed=3, **OPTIONS)
-    found = nets_of(workspace, pool, 1.0, 1.0)
+def test_the_first_models_of_pools_are_kept(workspace):
+    pool = fill_unlearned(workspace, get_method("random_perturbation", ["beta=0.3"]), 2, seed=3, **OPTIONS)
+    found = nets_of(workspace, pool)
     assert list(found.nets) == ["original", "unlearned", "retrained"] and not found.missing
     for name, kept in (("unlearned", pool), ("retrained", fill_retrained(workspace, 1, **OPTIONS))):
         again = logits_of(found.nets[name], workspace.evaluated())
         assert np.array_equal(again["forget"], kept.read(1)["forget"][0]), name
+    assert len(list(pool.folder.glob("*.pth"))) == 1
 
 
-def test_what_is_too_dear_or_unknown_is_left_out_with_a_sentence(workspace):
+def test_what_was_not_kept_or_is_broken_is_left_out_with_a_sentence(workspace):
     pool = fill_unlearned(workspace, get_method("do_nothing"), 1, **OPTIONS)
-    found = nets_of(workspace, pool, 1.0, 1000.0)
-    assert list(found.nets) == ["original", "unlearned"]
-    assert "retrained model is left out" in found.missing[0] and "16 min 40 s" in found.missing[0]
-    mine = fill_unlearned(workspace, method_of(shifted), 1, **OPTIONS)
-    given = workspace.original()
-    found = nets_of(workspace, mine, 1.0, 1.0, retrained=given)
-    assert "shifted is a function of a notebook or script, which a report cannot run again" in found.missing[0]
-    assert found.nets["retrained"] is given
-
-
-def shifted(net, retain, forget, validation):
-    net.fc.bias.data += 1
+    (weights,) = pool.folder.glob("*.pth")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    found = nets_of(workspace, pool)
+    assert list(found.nets) == ["original", "retrained"] and "is no state dict" in found.missing[0]
+    weights.unlink()
+    (sentence,) = nets_of(workspace, pool).missing
+    assert sentence == "The unlearned model is left out: its pool has logits alone."
 
 
 def test_an_archive_gives_its_weights_and_its_ledger_the_time(workspace, tmp_path):
@@ -122,10 +118,8 @@ def test_an_archive_gives_its_weights_and_its_ledger_the_time(workspace, tmp_pat
         progress=False,
     )
     pool = fill_from_archive(workspace, result.archive, **OPTIONS)
-    found = nets_of(workspace, pool, 1000.0, 1000.0, archive=result.archive)
-    again = logits_of(found.nets["unlearned"], workspace.evaluated())
+    again = logits_of(nets_of(workspace, pool).nets["unlearned"], workspace.evaluated())
     assert np.array_equal(again["test"], pool.read(1)["test"][0])
-    assert "give those to this command" in nets_of(workspace, pool, 1.0, 1000.0).missing[0]
     timing = timing_of(pool, pool.read(2)["seconds"], result.archive)
     np.testing.assert_allclose(timing.seconds, result.checkpoint_s, atol=1e-5)
     assert timing.whole_s is not None and "by its ledger" in timing.sentence()

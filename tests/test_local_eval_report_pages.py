@@ -184,9 +184,6 @@ def test_an_own_method_has_maps_and_a_command_that_runs(copied, participant, cap
     text = page.read_text()
     assert "is left out" not in text
     assert text.count("original") and len(re.findall(r'class="row"', text)) > 1
-    participant("def unlearning(net, a, b, c, by=2.0): net.fc.bias.data += by")
-    assert main(["report", str(page.parent), "--quiet"]) == 0
-    assert "The unlearned model is left out: mine was changed since." in page.read_text()
 
 
 def test_data_that_was_given_is_reached_by_its_folder(copied, tmp_path):

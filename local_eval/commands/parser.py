@@ -152,7 +152,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     array_options(sub)
     sub.add_argument("--out", type=Path, help="where the page, or the comparison, goes (beside the pools)")
     open_option(sub)
-    sub.add_argument("--no-saliency", action="store_true", help="no activation maps, for which two models are made")
+    sub.add_argument("--no-saliency", action="store_true", help="no activation maps")
 
     about = "many methods on one setting, made where they are missing: a table, a page that sorts, CSV"
     sub = command("leaderboard", about, f"{_DATA} --methods 'finetune, ssd alpha=5' --n-models 32")

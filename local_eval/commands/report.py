@@ -46,7 +46,6 @@ def report(args: argparse.Namespace) -> int:
         opened.archives,
         saliency=not args.no_saliency,
         out=None if several else args.out,
-        device=shared.devices_for(args, opened.workspace, 1)[0],
     )
     if several:
         out = args.out or opened.workspace.folder / COMPARISON

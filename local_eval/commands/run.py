@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     text = [line for table in tables for line in (*aligned(table), "")]
     verdict = []
     if not args.no_page:
-        options = {"spec": spec, "attacks": args.attacks, "progress": not args.quiet, "device": devices[0]}
+        options = {"spec": spec, "attacks": args.attacks, "progress": not args.quiet}
         page, found = report_of(workspace, method.name, pool, args.n_models, **options)
         shared.open_page(args, page)
         facts, paths = facts | {"page": str(page), "verdict": asdict(found)}, [*paths, page]

@@ -4,10 +4,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
 from data_stubs.splits import Part, Splits
-from kit.device import device_of
 from kit.errors import InputError
 from local_eval.assess import Assessment
 from local_eval.evaluate import Samples
@@ -18,7 +16,6 @@ from local_eval.report.saliency import Maps, Nets, class_activation
 
 N_SHOWN = 4
 _MAP_SIDE = 96  # pixels of a drawn map
-_OTHER_MODEL = 0.02  # in a probability: beyond rounding
 
 
 def extremes(assessment: Assessment, n_shown: int = N_SHOWN) -> tuple[list[int], list[int]]:
@@ -87,19 +84,6 @@ def saliency_rows(part: Part, splits: Splits, rows: list[int], nets: Nets) -> li
             )
         lines.append({"cells": cells})
     return lines
-
-
-def differs_from_pool(part: Part, rows: list[int], nets: Nets, logits: np.ndarray, name: str) -> bool:
-    """Is the model made again another one than the pool's, whose logits on the part are (n_examples, n_classes)?"""
-    if name not in nets.nets:
-        return False
-    labels = part.labels[rows]
-    with torch.no_grad():
-        images = torch.tensor(part.images[rows]).float().to(device_of(nets.nets[name]))
-        again = nets.nets[name](images).softmax(1).cpu().numpy()
-    kept = softmax(logits[rows], axis=1)
-    at = np.arange(len(rows))
-    return bool(np.abs(again[at, labels] - kept[at, labels]).max() > _OTHER_MODEL)
 
 
 def maps_or_reason(splits: Splits, groups: dict[str, tuple[Part, list[int]]], nets: Nets) -> Any:

@@ -16,7 +16,7 @@ from local_eval.report import kaggle, plots
 from local_eval.report.evidence import Evidence
 from local_eval.report.facts import commands, heading, measures_table, setting_facts
 from local_eval.report.html import picture, render
-from local_eval.report.images import card, differs_from_pool, extremes, maps_or_reason
+from local_eval.report.images import card, extremes, maps_or_reason
 from local_eval.report.notes import TIME_LIMIT, notes_on
 from local_eval.report.saliency import Nets
 from local_eval.report.timing import Timing, timing_of
@@ -308,7 +308,7 @@ def _time(evidence: Evidence, timing: Timing) -> Any:
 
 
 def _saliency(evidence: Evidence, name: str, nets: Nets) -> Any:
-    workspace, samples = evidence.workspace, evidence.samples
+    workspace = evidence.workspace
     forget, retain = workspace.splits.forget, workspace.evaluated()["retain"]
     if name in evidence.assessments:
         worst, best = extremes(evidence.assessments[name])
@@ -320,10 +320,4 @@ def _saliency(evidence: Evidence, name: str, nets: Nets) -> Any:
     found = maps_or_reason(workspace.splits, groups, nets)
     if isinstance(found, str):
         return found
-    sentences = list(nets.missing)
-    for which, sample in (("unlearned", samples.methods[name]), ("retrained", samples.retrained)):
-        if differs_from_pool(forget, rows, nets, sample.logits["forget"][0], which):
-            sentences.append(
-                f"The {which} model was made again and differs from the pool's: another machine or version of torch."
-            )
-    return {"groups": found, "sentences": sentences}
+    return {"groups": found, "sentences": nets.missing}

@@ -16,12 +16,10 @@ from local_eval.setting import Workspace
 PAGE, COMPARISON = "report.html", "comparison.html"
 
 
-def report_of(
-    workspace: Workspace, name: str, pool: ModelPool, n_models: int, *, device: str = "cpu", **options: Any
-) -> tuple[Path, Verdict]:
+def report_of(workspace: Workspace, name: str, pool: ModelPool, n_models: int, **options: Any) -> tuple[Path, Verdict]:
     """The page of one pool, written beside its models, and its verdict; options as `gather` takes them."""
     evidence = gather(workspace, {name: pool}, n_models=n_models, **options)
-    return write_pages(evidence, {name: pool}, {}, device=device)[name], verdict(evidence, name)
+    return write_pages(evidence, {name: pool}, {})[name], verdict(evidence, name)
 
 
 def write_pages(
@@ -31,21 +29,16 @@ def write_pages(
     *,
     saliency: bool = True,
     out: Path | None = None,
-    device: str = "cpu",
 ) -> dict[str, Path]:
     """The page of each pool that could be opened, in its folder (the only one at `out`, if given): name -> file.
 
-    Among several, each has all its models on its own page, however few the comparison counts of each kind. device:
-    where models are made again for the activation maps.
+    Among several, each has all its models on its own page, however few the comparison counts of each kind.
     """
-    pages, retrained = {}, None
+    pages = {}
     for name, pool in pools.items():
         evidence, nets = _of_one(compared, name, pool) if len(pools) > 1 else compared, None
         if saliency and name in evidence.rows:
-            seconds = [float(s.seconds.mean()) for s in (evidence.samples.methods[name], evidence.samples.retrained)]
-            options = {"archive": archives.get(name), "retrained": retrained, "device": device}
-            nets = nets_of(evidence.workspace, pool, *seconds, **options)
-            retrained = nets.nets.get("retrained")
+            nets = nets_of(evidence.workspace, pool)
         pages[name] = out or pool.folder / PAGE
         write_atomically(pages[name], evaluation_page(evidence, name, archives.get(name), nets).encode())
     return pages

@@ -1,35 +1,17 @@
-"""Class-activation maps: which pixels speak for the label, in the original, an unlearned and a retrained model.
+"""Class-activation maps: which pixels speak for the label, in the original, an unlearned and a retrained model."""
 
-Pools hold logits, not weights, so that checkpoint 0 of a method and retrained model 0 are made again from their seeds
-where that is cheap.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.budget import format_duration
-from kit.checkpoint import unlearn_once
-from kit.device import device_of, reproducible
+from kit.device import device_of
 from kit.errors import InputError
-from kit.methods import get_method
-from kit.plan import Plan
-from kit.seeds import checkpoint_seed
-from local_eval.archived import checkpoint_of
-from local_eval.checkpoints import Checkpoint, load_checkpoint
-from local_eval.devices import hidden_cuda
 from local_eval.pool import ModelPool
-from local_eval.recipes import GIVEN
-from local_eval.retrained import retrained_pool, train_model
-from local_eval.setting import Workspace, as_dataset
-from local_eval.unlearned import loaders_for, method_options
-
-AFFORDABLE_S = 120.0  # for all the models that have to be made again
+from local_eval.retrained import retrained_pool
+from local_eval.setting import Workspace
 
 
 @dataclass(frozen=True)
@@ -98,79 +80,18 @@ class Nets:
     missing: tuple[str, ...]
 
 
-def nets_of(
-    workspace: Workspace,
-    pool: ModelPool,
-    seconds: float,
-    retraining_s: float,
-    *,
-    archive: Path | None = None,
-    retrained: nn.Module | None = None,
-    device: str = "cpu",
-) -> Nets:
-    """The original model, checkpoint 0 of a pool and retrained model 0.
-
-    seconds, retraining_s: what one model of each took when the pools were made. A model is left out, with a sentence,
-    where making it again would take too long or cannot be done. archive: the checkpoints of the pool, where it came
-    from one; retrained: that model, where the caller has it already; device: where the pools were made.
-    """
+def nets_of(workspace: Workspace, pool: ModelPool) -> Nets:
+    """The original model, model 0 of a pool and retrained model 0; those that were not kept are left out, with a
+    sentence."""
     nets: dict[str, nn.Module] = {}
     missing = []
     if workspace.original_path.exists():
         nets["original"] = workspace.original()
     else:
         missing.append("The original model is left out: it was not given.")
-    left_s = AFFORDABLE_S
-    for name, needed_s, make in (
-        ("unlearned", 0.0 if archive else seconds, lambda: _unlearned(workspace, pool, archive, device)),
-        ("retrained", 0.0 if retrained else retraining_s, lambda: retrained or _retrained(workspace, device)),
-    ):
-        net, sentence = _affordable(name, needed_s, left_s, make)
-        if net is None:
-            missing.append(sentence)
-        else:
-            nets[name] = net
-            left_s -= needed_s
+    for name, models in (("unlearned", pool), ("retrained", retrained_pool(workspace))):
+        try:
+            nets[name] = models.first_model(workspace.net())
+        except InputError as error:
+            missing.append(f"The {name} model is left out: {error}.")
     return Nets(nets, tuple(missing))
-
-
-def _affordable(
-    name: str, needed_s: float, left_s: float, make: Callable[[], nn.Module]
-) -> tuple[nn.Module | None, str]:
-    if needed_s > left_s:
-        return None, (
-            f"The {name} model is left out: pools keep logits, and to make it again takes "
-            f"{format_duration(needed_s)} here."
-        )
-    try:
-        with reproducible():
-            return make().eval(), ""
-    except InputError as error:
-        return None, f"The {name} model is left out: {error}."
-
-
-def _unlearned(workspace: Workspace, pool: ModelPool, archive: Path | None, device: str) -> nn.Module:
-    if archive is not None:
-        return checkpoint_of(archive, 0, workspace.net())
-    if pool.identity.keys() & {"archive", "checkpoints"}:
-        raise InputError("its weights are in the files it came from: give those to this command")
-    name, (spec, settings) = pool.identity["method"], method_options(pool)
-    if not spec:
-        raise InputError(f"{name} is a function of a notebook or script, which a report cannot run again")
-    with hidden_cuda(device):
-        method = get_method(spec, settings)
-    if method.identity["source"] != pool.identity["source"]:
-        raise InputError(f"{name} was changed since")
-    loaders = loaders_for(workspace, method, device)
-    plan, model = Plan(pool.facts(0).get("steps")), workspace.original().to(device)
-    with hidden_cuda(device):
-        return unlearn_once(method, model, loaders, seed=pool.identity["seed"], index=0, plan=plan)[0]
-
-
-def _retrained(workspace: Workspace, device: str) -> nn.Module:
-    if workspace.setting.recipe.startswith(GIVEN):
-        facts = retrained_pool(workspace).facts(0)
-        return load_checkpoint(Checkpoint(Path(facts["path"]), facts["member"]), workspace.net())
-    retain = as_dataset(workspace.splits.retain).to(device)
-    seed = checkpoint_seed(workspace.setting.train_seed, 0)
-    return train_model(workspace, retain, seed, workspace.class_counts())
