@@ -1,5 +1,7 @@
 """Where models are made: devices by name, one entry a process. Small nets fill no GPU, so that several share one."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,8 +51,15 @@ def processes_for(devices: Sequence[str], workspace: Workspace, n_models: int) -
 
 def begin_processes(devices: Sequence[str]) -> None:
     """Begin to import what several processes need, while the caller still reads its data."""
-    if len(devices) > 1:
+    if len(devices) < 2:
+        return
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None  # Ctrl-C is for us, not for their imports
+    try:
         warm_up("local_eval.retrained", "local_eval.unlearned", "local_eval.archived")
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -95,8 +95,11 @@ class ModelPool:
     def first_model(self, net: nn.Module) -> nn.Module:
         """`net` with the weights of model 0, in evaluation mode; InputError where they were not kept or are broken."""
         if not self._weights.exists():
-            raise InputError("its pool has logits alone")
-        return load_state(self._weights, net).eval()
+            raise InputError("its pool has logits alone, as of models from elsewhere or of an older version")
+        try:
+            return load_state(self._weights, net).eval()
+        except InputError as error:
+            raise InputError(f"{self._weights} is damaged or of another net") from error
 
     def facts(self, index: int) -> dict[str, Any]:
         """What was kept of one model besides its logits."""

@@ -32,6 +32,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "pools
 _FORMAT = 1
 _MEMBERS = ("facts", "seconds", *(f"{what}_{part}" for part in EVALUATED for what in ("labels", "retrained")))
 _ORIGINAL = ("original_model", *(f"original_{part}" for part in EVALUATED))  # all of them or none
+_TEXTS = ("source", "forget", "architecture", "recipe")  # fields of a setting; all others are numbers or None
 _LARGEST_BYTES = 1 << 31
 
 
@@ -41,6 +42,10 @@ def export_pool(workspace: Workspace, path: Path, n_models: int | None = None, *
     original: False leaves the original model out.
     """
     pool = retrained_pool(workspace)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder: name the file, such as {path / 'retrained.npz'}")
+    if n_models is not None and n_models < 2:
+        raise InputError(f"--n-models {n_models}: export needs 2 retrained models or more")
     n_models = len(pool) if n_models is None else n_models
     if n_models < 2:
         raise InputError(f"{pool.folder}: has {len(pool)} retrained models: export needs 2 or more")
@@ -94,44 +99,53 @@ def import_pool(
             f"{path}: was made with other {what} of {setting.source} (fingerprint {facts['fingerprint']}, here "
             f"{found}): give the same data, or train the retrained models here: local_eval retrain"
         )
+    _check(path, arrays, Workspace(setting, splits, Path(root) / setting.hash(splits)))
     workspace = keep_workspace(setting, splits, root)
-    return workspace, _unpack(path, arrays, workspace)
+    return workspace, _write(path, arrays, workspace)
 
 
 def use_published(workspace: Workspace, folder: Path = FOLDER) -> int:
     """Fill the workspace from the file published for its setting and data; the number of its retrained models, 0 where
     there is no such file."""
     path = folder / f"{workspace.name}.npz"
-    return _unpack(path, _read(path), workspace) if path.exists() else 0
+    if not path.exists():
+        return 0
+    arrays = _read(path)
+    _check(path, arrays, workspace)
+    return _write(path, arrays, workspace)
 
 
-def _unpack(path: Path, arrays: Mapping[str, np.ndarray], workspace: Workspace) -> int:
-    """Write what the workspace lacks. Nothing is written before all of the file has been checked."""
+def _check(path: Path, arrays: Mapping[str, np.ndarray], workspace: Workspace) -> None:
+    """InputError where the file is damaged or of another setting."""
     facts, parts = _facts(path, arrays), workspace.evaluated()
     if facts["name"] != workspace.name:
         raise InputError(
             f"{path}: is of setting {facts['name']}, this one is {workspace.name}: use the file of its own"
         )
-    n_models = len(arrays["seconds"])
-    if not np.isfinite(arrays["seconds"]).all():
-        raise InputError(f"{path}: seconds are {arrays['seconds']}: expected finite seconds: copy the file again")
+    seconds = arrays["seconds"]
+    if seconds.ndim != 1 or seconds.dtype.kind != "f" or not np.isfinite(seconds).all():
+        raise InputError(f"{path}: seconds are {seconds}: expected finite seconds: copy the file again")
     for name, part in parts.items():
         if not np.array_equal(arrays[f"labels_{name}"], part.labels):
             raise InputError(f"{path}: has other labels of the {name} part than the data: copy the file again")
         shape = (len(part), workspace.splits.n_classes)
-        held = {"retrained": (n_models, *shape)} | ({"original": shape} if "original_model" in arrays else {})
+        held = {"retrained": (len(seconds), *shape)} | ({"original": shape} if "original_model" in arrays else {})
         for what, wanted in held.items():
             logits = arrays[f"{what}_{name}"]
             if logits.shape != wanted or logits.dtype.kind != "f" or not np.isfinite(logits).all():
                 found = f"{logits.dtype} {logits.shape}"
                 raise InputError(f"{path}: {what}_{name} is {found}: expected {wanted}, finite: copy the file again")
     if "original_model" in arrays:
-        weights = arrays["original_model"].tobytes()
-        _check_weights(path, weights, workspace.net())
-        original = original_pool(workspace)
-        if not workspace.original_path.exists():
-            write_atomically(workspace.original_path, weights)
-            original.add(0, {name: arrays[f"original_{name}"] for name in parts}, facts["original_seconds"])
+        _check_weights(path, arrays["original_model"].tobytes(), workspace.net())
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray], workspace: Workspace) -> int:
+    """Write what the workspace lacks; the number of retrained models."""
+    parts, n_models = workspace.evaluated(), len(arrays["seconds"])
+    if "original_model" in arrays and not workspace.original_path.exists():
+        write_atomically(workspace.original_path, arrays["original_model"].tobytes())
+        logits = {name: arrays[f"original_{name}"] for name in parts}
+        original_pool(workspace).add(0, logits, _facts(path, arrays)["original_seconds"])
     retrained = retrained_pool(workspace)
     for index in retrained.missing(n_models):
         logits = {name: arrays[f"retrained_{name}"][index].astype(np.float32) for name in parts}
@@ -180,6 +194,9 @@ def _facts(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if facts["format"] != _FORMAT:
             raise ValueError(f"format {facts['format']}, this version reads {_FORMAT}")
         known = {field.name for field in fields(Setting)}
+        for name, value in facts["setting"].items():
+            if isinstance(value, str) != (name in _TEXTS) or not isinstance(value, str | int | float | None):
+                raise ValueError(f"setting with {name} {value!r}")
         if strange := (set(facts["setting"]) ^ known) - set(LATER):
             raise ValueError(f"setting with {', '.join(sorted(strange))}")
         if "original_model" in arrays:

@@ -111,6 +111,8 @@ def ranges_of(method: Method, given: Sequence[str] = ()) -> dict[str, Range]:
     for name, span in ranges.items():
         _check(method, name, span)
     fixed = [name for name in ranges if name in method.hyper]
+    if both := [text for text in given if text.partition("=")[0] in fixed]:
+        raise InputError(f"--range {both[0]}: --set gives it one value: leave one of the two out")
     ranges = {name: span for name, span in ranges.items() if name not in fixed}
     if not ranges:
         raise InputError(

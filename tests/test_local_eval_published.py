@@ -111,7 +111,7 @@ def refused(capsys, path, tmp_path):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1), err
     assert str(path) in err
-    assert not list((tmp_path / "runs").glob("*/original_model.pth"))
+    assert not list((tmp_path / "runs").glob("*")), "nothing is written before the file has been checked"
     return err
 
 
@@ -138,8 +138,18 @@ def test_damaged_contents_are_told_as_what_they_are(file, tmp_path, capsys):
         "expected finite seconds": {"seconds": np.full(N, np.nan)},
     }
     for told, arrays in broken.items():
-        err = refused(capsys, changed(file, tmp_path, **arrays), tmp_path)
-        assert told in err
+        assert told in refused(capsys, changed(file, tmp_path, **arrays), tmp_path)
+    for seconds in (np.float64(1), np.full(N, "soon")):
+        assert "expected finite seconds" in refused(capsys, changed(file, tmp_path, seconds=seconds), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("forget", 5), ("epochs", "x"), ("source", None), ("n_train", [1])])
+def test_a_setting_of_other_types_is_one_line(file, tmp_path, capsys, name, value):
+    facts = facts_with(file)
+    told = json.loads(str(facts))
+    told["setting"][name] = value
+    path = changed(file, tmp_path, facts=np.array(json.dumps(told)))
+    assert f"setting with {name} {value!r}" in refused(capsys, path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -170,4 +180,10 @@ def test_nothing_to_export_is_said(trained, tmp_path, capsys):
         assert main(["pool", "export", str(tmp_path / "x.npz"), *argv]) == 2
     err = capsys.readouterr().err
     assert "has 0 retrained models" in err and "give --setting FOLDER" in err
+    for path, words, said in (
+        (tmp_path, [], "is a folder: name the file"),
+        (tmp_path / "x.npz", ["--n-models", "1"], "-n-models 1"),
+    ):
+        assert main(["pool", "export", str(path), "--setting", str(trained.folder), *words]) == 2
+        assert said in capsys.readouterr().err
     assert 0 not in original_pool(empty) and not (tmp_path / "x.npz").exists()

@@ -268,7 +268,7 @@ def test_the_command_writes_table_page_and_what_to_run_next(tmp_path, capsys):
         "--trials",
         "4",
     ]
-    words += ["--check-models", "4", "--fits", "100h", "--work-dir", str(tmp_path)]
+    words += ["--check-models", "9", "--fits", "100h", "--work-dir", str(tmp_path)]
     assert main([*words, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["best"]["n_models"] == 8
@@ -278,7 +278,7 @@ def test_the_command_writes_table_page_and_what_to_run_next(tmp_path, capsys):
         assert min(picture.size) > 300
     assert main(words) == 0
     told = capsys.readouterr().out
-    assert "on a forget set the search never saw, 4 models" in told
+    assert "on a forget set the search never saw, 9 models" in told
     assert "--set epochs=0.5 --set lr=" in told or "best: the method as it stands" in told
 
 
@@ -287,6 +287,8 @@ def test_the_command_tells_mistakes_in_one_line(tmp_path, capsys):
     for more, what in (
         (["finetune", "--n-models", "2"], "--n-models 2"),
         (["finetune", "--range", "lr=1"], "range of lr"),
+        (["finetune", "--range", "lr=1e-3:1", "--set", "lr=0.1"], "--range lr=1e-3:1: --set gives it one value"),
+        (["finetune", "--check-models", "-1"], "--check-models -1"),
         (["do_nothing"], "declares no ranges"),
         (["finetune", "--fits", "soon"], "soon"),
     ):

@@ -1,6 +1,8 @@
 """Examples over copies of the process: the same results, whatever becomes of a copy, and none is left behind."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 
@@ -67,3 +69,37 @@ def test_an_error_of_the_job_is_raised_and_no_process_is_left(monkeypatch):
 def test_parts_of_a_part_are_done_where_it_is():
     pids, found = places(lambda some: chunks.map_chunks(lambda _: os.getpid(), 4, 1, 2))
     assert [[pid] * 4 for pid in pids] == found
+
+
+PARENT = """
+import os, time
+from local_eval.metric import chunks
+
+here = os.getpid()
+
+def job(some):
+    if os.getpid() == here:
+        time.sleep(0.1 if some.start == 0 else 60)
+    else:
+        print(os.getpid(), flush=True)
+    return bytes(10**6)
+
+chunks.map_chunks(job, 3, 1, 2)
+"""
+
+
+def test_a_copy_ends_with_a_parent_that_is_killed():
+    """Its results, of more bytes than a pipe holds, are read by nobody any more."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        copy = int(parent.stdout.readline())
+        time.sleep(0.5)  # it has begun to write
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(copy, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.kill(copy, signal.SIGKILL)
+    pytest.fail("the copy waits for ever")

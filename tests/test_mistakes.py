@@ -140,6 +140,11 @@ def test_more_models_than_there_are(tmp_path, capsys):
     pool = fill_unlearned(workspace, get_method("finetune"), 3, progress=False)
     assert main(["score", str(pool.folder), "--n-models", "3", "--quiet"]) == 2
     assert "--n-models 3: of retrained there are 2: ask for fewer, or make more" in capsys.readouterr().err
+    for kind in ("retrained", "original"):
+        assert main(["score", str(workspace.folder / kind), "--quiet"]) == 2
+        assert f"{kind}: holds the {kind} models of its setting" in capsys.readouterr().err
+    assert main(["compare", str(pool.folder), __file__, "--quiet"]) == 2
+    assert "is no pool, archive or checkpoint" in capsys.readouterr().err
     with pytest.raises(InputError, match="3 models of each kind are asked for, there are 2 retrained ones"):
         assess(workspace, pool, n_models=3)
     for make in (retrain, partial(unlearn, method="finetune")):

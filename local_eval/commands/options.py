@@ -40,10 +40,10 @@ LIKE = {
 QUICK = {"n_train": 10_000, "architecture": "tinyconv", "epochs": 2.5}  # what --quick sets unless told otherwise
 
 
-def at_least(n_models: int, fewest: int = 2) -> None:
+def at_least(n_models: int, fewest: int = 2, option: str = "--n-models") -> None:
     if n_models < fewest:
         why = "the score compares distributions and needs" if fewest > 1 else "expected are"
-        raise InputError(f"--n-models {n_models}: {why} at least {fewest} models")
+        raise InputError(f"{option} {n_models}: {why} at least {fewest} models")
 
 
 def method_of(args: argparse.Namespace) -> Method:

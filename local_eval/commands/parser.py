@@ -64,7 +64,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     fresh_option(sub)
     label_option(sub)
     open_option(sub)
-    sub.add_argument("--no-page", action="store_true", help="no report.html, which takes intervals and two more models")
+    sub.add_argument("--no-page", action="store_true", help="no report.html, whose intervals take time")
 
     about = "one method at several values: --set alpha=0.1,1,10; several such options give the grid"
     sub = command("sweep", about, f"{_DATA} --method ssd --set alpha=1,2,5 --n-models 4")

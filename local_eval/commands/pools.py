@@ -56,7 +56,8 @@ def open_pools(args: argparse.Namespace, *, tolerant: bool = False) -> Opened:
             continue
         for other, its in opened.items():
             if its.folder.resolve() == pool.folder.resolve():
-                raise InputError(f"{path}: is the pool that {other} is: give each once")
+                same = "is given twice" if path == other else f"is the pool that {other} is"
+                raise InputError(f"{path}: {same}: give each once")
         _check_unlike_retrained(path, pool, workspace)
         opened[path] = pool
         files[path] = path if len(paths) == 1 and not _is_pool(path) else None
@@ -152,7 +153,11 @@ def _open(paths: Sequence[Path], workspace: Workspace, args: argparse.Namespace)
     if len(paths) == 1 and not _is_files(path):
         if not path.exists():
             raise InputError(f"{path}: does not exist: run the step that makes it, or mend the name")
-        return ModelPool.open(path)
+        if path.is_file():
+            raise InputError(f"{path}: is no pool, archive or checkpoint: give what a run made")
+        if (kind := (pool := ModelPool.open(path)).identity.get("kind")) != "unlearned":
+            raise InputError(f"{path}: holds the {kind} models of its setting: give unlearned ones")
+        return pool
     if path.suffix == ".zip" and not path.exists():
         raise InputError(f"{path}: does not exist: run the step that makes it, or mend the name")
     if len(retrained_pool(workspace)) == 0:

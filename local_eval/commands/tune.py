@@ -35,7 +35,7 @@ def tune(args: argparse.Namespace) -> int:
     """Search inside --limit or --trials; write tune.json, tune.md and tune.png. 1 where no trial gave a model."""
     shared.at_least(args.n_models, 4)
     if args.check_models:
-        shared.at_least(args.check_models, 2)
+        shared.at_least(args.check_models, 2, "--check-models")
     limit_s = parse_duration(args.limit) if args.limit else math.inf
     method = shared.read_method(args, args.method, args.set)
     ranges = ranges_of(method, args.range)
@@ -97,7 +97,8 @@ def check(
         raise InputError(f"the search is kept; for its check: {error}; or --check-models 0") from error
     use_published(other)
     n_models = args.check_models
-    fill_retrained(other, n_models, **common)
+    for where in (workspace, other):
+        fill_retrained(where, n_models, **common)
     methods = [with_settings(plan.method, settings) for settings in ((), chosen.settings)]
     found = []
     for where in (workspace, other):

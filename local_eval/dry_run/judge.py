@@ -119,6 +119,8 @@ def dry_run(
                 archive_checks.append(outputs)
             archive_checks.append(verdict.spread_check(_spread(samples), n_models))
         projection = project(outcome, data.sizes, n_models)
+        if outcome.fault and not outcome.stopped and projection and not projection.epochs:
+            projection = None  # what was saved before it ended is no checkpoint that took its time
         closing = [verdict.size_check(box.kaggle / "working", box.archive, n_models)]
         if projection or outcome.fault is None or outcome.stopped:
             closing.insert(0, verdict.time_check(projection, _least_share(box.kaggle / "working" / FILE_NAME)))

@@ -64,10 +64,10 @@ class _Queue:
         os.write(filled, bytes(range(len(self.runs))))
         os.close(filled)
 
-    def work(self, job: Callable[[slice], T]) -> dict[int, list[T]]:
-        """Results of the runs that fall to this process, by number."""
+    def work(self, job: Callable[[slice], T], parent: int = 0) -> dict[int, list[T]]:
+        """Results of the runs that fall to this process, by number; no more once its parent, if given, is gone."""
         done = {}
-        while number := os.read(self.numbers, 1):
+        while (not parent or os.getppid() == parent) and (number := os.read(self.numbers, 1)):
             done[number[0]] = [job(each) for each in self.runs[number[0]]]
         return done
 
@@ -76,15 +76,17 @@ class _Copy:
     """A forked copy of this process, which works on the queue."""
 
     def __init__(self, job: Callable[[slice], T], queue: _Queue):
+        parent = os.getpid()
         self._read, write = os.pipe()
         self._number = os.fork()
         if self._number:
             os.close(write)
             return
+        os.close(self._read)  # else writing to a parent that was killed would wait for ever
         with suppress(BaseException), os.fdopen(write, "wb") as file:  # the parent does what is not written
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            file.write(pickle.dumps(queue.work(job)))
+            file.write(pickle.dumps(queue.work(job, parent)))
         os._exit(0)
 
     def results(self) -> dict[int, list[T]]:

@@ -308,6 +308,8 @@ def _time(evidence: Evidence, timing: Timing) -> Any:
 
 
 def _saliency(evidence: Evidence, name: str, nets: Nets) -> Any:
+    if not nets.nets:
+        return " ".join(nets.missing)
     workspace = evidence.workspace
     forget, retain = workspace.splits.forget, workspace.evaluated()["retain"]
     if name in evidence.assessments:
@@ -320,4 +322,5 @@ def _saliency(evidence: Evidence, name: str, nets: Nets) -> Any:
     found = maps_or_reason(workspace.splits, groups, nets)
     if isinstance(found, str):
         return found
-    return {"groups": found, "sentences": nets.missing}
+    both = {"unlearned", "retrained"} <= nets.nets.keys()
+    return {"groups": found, "sentences": nets.missing, "both": both}

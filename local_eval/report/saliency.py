@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kit.device import device_of
 from kit.errors import InputError
 from local_eval.pool import ModelPool
+from local_eval.recipes import GIVEN
 from local_eval.retrained import retrained_pool
 from local_eval.setting import Workspace
 
@@ -85,10 +86,12 @@ def nets_of(workspace: Workspace, pool: ModelPool) -> Nets:
     sentence."""
     nets: dict[str, nn.Module] = {}
     missing = []
-    if workspace.original_path.exists():
+    try:
         nets["original"] = workspace.original()
-    else:
-        missing.append("The original model is left out: it was not given.")
+    except InputError:
+        given = workspace.setting.recipe.startswith(GIVEN) and not workspace.original_path.exists()
+        why = "it was not given" if given else f"{workspace.original_path} is damaged or gone"
+        missing.append(f"The original model is left out: {why}.")
     for name, models in (("unlearned", pool), ("retrained", retrained_pool(workspace))):
         try:
             nets[name] = models.first_model(workspace.net())
