@@ -18,7 +18,7 @@ from torch import nn
 from kit.plan import Plan, planned_steps
 from kit.training import fine_tune
 
-RANGES = {"epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
+RANGES = {"epochs": (1.0, 5.0), "lr": (1e-4, 0.5)}
 
 
 def unlearn(
