@@ -11,7 +11,6 @@ seeds. Models are kept below --work-dir. Writes results/tune.json, an entry a se
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 from benchmarks.bench_own_method import SETTINGS
@@ -48,10 +47,8 @@ def main(argv: list[str]) -> None:
             for pool in pools
         ]
 
-    start = time.perf_counter()
     by_hand = {point.name: point.method for point in known_points() if point.kind == "fine-tuning"}
     swept = dict(zip(by_hand, values(list(by_hand.values())), strict=True))
-    swept_s = time.perf_counter() - start
     best_by_hand = max(swept, key=lambda name: swept[name] or 0.0)
 
     method = get_method("finetune")
@@ -62,7 +59,6 @@ def main(argv: list[str]) -> None:
     results = {
         "n_models": n_models,
         "by hand": swept,
-        "by hand, seconds": swept_s,
         "best by hand": {"lr, batch, epochs": best_by_hand, "expected": swept[best_by_hand], "again": again[0]},
         "tune": {
             "settings": list(best.settings),
