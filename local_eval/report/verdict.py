@@ -43,13 +43,13 @@ def verdict(evidence: Evidence, name: str) -> Verdict:
         return Verdict(None, headline, (fault.rstrip(".?") + ".", mend), "", command)
     n_models = evidence.rows[name].n_models
     if n_models < FEWEST:
-        made_here = "method" in evidence.pools[name].identity
+        command = next_command(evidence, name, None)
+        made_here = command.startswith("python -m local_eval run ")
         more = "make more with the same command and a larger --n-models" if made_here else "give more checkpoints"
         reason = (
             f"The score compares distributions over models. With {n_models} of each kind it says nothing: intervals "
             f"need {FEWEST}, a ranking {RANKABLE}; {more}."
         )
-        command = next_command(evidence, name, None)
         return Verdict(None, f"Nothing can be said: {n_models} models are too few", (reason,), "", command)
     assessment = evidence.assessments[name]
     form = assessment.forms[evidence.attacks]
