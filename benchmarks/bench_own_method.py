@@ -24,7 +24,7 @@ from local_eval.audit.null import null_quality
 from local_eval.commands.options import LIKE
 from local_eval.evaluate import read_samples
 from local_eval.retrained import fill_retrained
-from local_eval.setting import Setting, open_workspace
+from local_eval.setting import Setting, Workspace, open_workspace
 from local_eval.unlearned import fill_points
 
 OWN = "calibrated_restart"
@@ -39,17 +39,27 @@ METHODS = {OWN: [], "fanchuan": [], "finetune": []}
 ABLATIONS = {"neither scale nor noise": "match=false", "no noise": "spread=0", "no teacher": "teaching=0"}
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(about: str) -> argparse.ArgumentParser:
+    """With one of SETTINGS and where its data and models are, which `workspace_of` opens."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("--source", help="in place of cifar10, where it comes from another place: image-folder:PATH")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--work-dir", type=Path, default=Path("runs"))
     parser.add_argument("--n-models", type=int, default=8)
+    return parser
+
+
+def workspace_of(options: argparse.Namespace) -> Workspace:
+    fields = SETTINGS[options.setting] | ({"source": options.source} if options.source else {})
+    return open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
+
+
+def main(argv: list[str]) -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--ablations", action="store_true", help="parts of the method left out, too")
     options = parser.parse_args(argv[1:])
-    fields = SETTINGS[options.setting] | ({"source": options.source} if options.source else {})
-    workspace = open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
+    workspace = workspace_of(options)
     methods = {name: get_method(name, settings) for name, settings in METHODS.items()}
     if options.ablations:
         methods |= {name: get_method(OWN, [setting]) for name, setting in ABLATIONS.items()}

@@ -9,34 +9,24 @@ accuracies included. The best of many is partly luck, so the best of each is mea
 seeds. Models are kept below --work-dir. Writes results/tune.json, an entry a setting.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-from benchmarks.bench_own_method import SETTINGS
+from benchmarks.bench_own_method import parser_of, workspace_of
 from benchmarks.record import record_entry
 from benchmarks.validity.points import known_points
 from kit.budget import parse_duration
 from kit.methods import get_method, with_settings
 from local_eval.evaluate import sample_of
 from local_eval.retrained import fill_retrained, retrained_pool
-from local_eval.setting import Setting, open_workspace
 from local_eval.tune import Search, best_of, measure, ranges_of, rungs_of, search
 from local_eval.unlearned import broken_reason, fill_points
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("setting", choices=SETTINGS)
-    parser.add_argument("--source", help="in place of cifar10, where it comes from another place: image-folder:PATH")
-    parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--work-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--n-models", type=int, default=16)
+    parser = parser_of(__doc__)
     parser.add_argument("--limit", default="10m", help="of the search (10m)")
     options = parser.parse_args(argv[1:])
-    fields = SETTINGS[options.setting] | ({"source": options.source} if options.source else {})
-    workspace = open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
-    n_models = options.n_models
+    workspace, n_models = workspace_of(options), options.n_models
     fill_retrained(workspace, n_models)
     retrained = sample_of(retrained_pool(workspace), n_models, workspace)
 
