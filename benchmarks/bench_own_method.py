@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.record import record_entry
 from benchmarks.validity.replay import measured
 from kit.methods import get_method
@@ -22,7 +24,8 @@ from local_eval.audit import probability_above, score_interval
 from local_eval.audit.expected import resample_expected
 from local_eval.audit.null import null_quality
 from local_eval.commands.options import LIKE
-from local_eval.evaluate import read_samples
+from local_eval.evaluate import Sample, Samples, read_samples
+from local_eval.metric import grid_epsilon
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, Workspace, open_workspace
 from local_eval.unlearned import fill_points
@@ -78,6 +81,7 @@ def main(argv: list[str]) -> None:
     }
     for name, sample in samples.methods.items():
         found["methods"][name] |= {part: float(values.mean()) for part, values in sample.accuracy.items()}
+        found["methods"][name]["epsilon by memorisation"] = by_memorisation(samples, sample)
     if options.n_models >= FEWEST:
         above = assess(samples)[1]
         others = [name for name in methods if name != OWN]
@@ -104,6 +108,14 @@ def main(argv: list[str]) -> None:
         )
     print(f"above: {found.get('above')}, of what is expected at 512: {found.get('above, expected at 512')}")
     print(record_entry("own_method", options.setting, found, argv, options.source))
+
+
+def by_memorisation(samples: Samples, sample: Sample, n_groups: int = 10) -> list[float]:
+    """Mean epsilon of tenths of the forget set, the least memorised first: by how much surer of an example's label the
+    original is, in log-odds, than retrained models are (Feldman 2020, equation 1, with one model trained on it)."""
+    memorised = samples.original.confidence.mean(axis=0) - samples.retrained.confidence.mean(axis=0)
+    epsilon = grid_epsilon(sample.confidence, samples.retrained.confidence).epsilon
+    return [float(epsilon[rows].mean()) for rows in np.array_split(np.argsort(memorised), n_groups)]
 
 
 def interval_of(row: Mapping[str, float]) -> str:
