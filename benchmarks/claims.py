@@ -3,6 +3,7 @@ makes them from the records."""
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 from benchmarks.leaderboard_table import HEADER, table_of
@@ -68,19 +69,26 @@ def growth_table() -> str:
     return GROWTH + "".join(row.format(name=name, **plan) for name, plan in plans.items())
 
 
-def board_table() -> str:
-    """The table of docs/leaderboard.md."""
-    return "\n".join(table_of(results("leaderboard_cifar10"))) + "\n"
+def board_head(name: str) -> str:
+    """A mark that tells the tables of docs/leaderboard.md apart, and their first line."""
+    return f"<!-- {name} -->\n| {' | '.join(HEADER)} |\n"
 
 
-TABLES = {
-    "README.md": (HEAD, table),
-    "docs/scale.md": (GROWTH, growth_table),
-    "docs/leaderboard.md": (f"| {' | '.join(HEADER)} |\n", board_table),
-}
+def board_table(name: str) -> str:
+    """A table of docs/leaderboard.md."""
+    _, *rows = table_of(results(f"leaderboard_{name}"))
+    return board_head(name) + "\n".join(rows) + "\n"
+
+
+# Page, how the table begins there, what makes it.
+TABLES = (
+    ("README.md", HEAD, table),
+    ("docs/scale.md", GROWTH, growth_table),
+    *(("docs/leaderboard.md", board_head(name), partial(board_table, name)) for name in ("competition", "cifar10")),
+)
 
 
 if __name__ == "__main__":
-    for page, (head, made) in TABLES.items():
+    for page, head, made in TABLES:
         text = (ROOT / page).read_text()
         (ROOT / page).write_text(re.sub(re.escape(head) + r"(?:\|.*\n)*", lambda _, made=made: made(), text))
