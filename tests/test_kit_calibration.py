@@ -1,6 +1,8 @@
 """A last layer made as sure of held-out examples as another net is: the scale, the noise, what counts."""
 
 import copy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +147,26 @@ def test_a_restarted_net_knows_nothing_of_the_original_but_what_it_is_taught():
         first, second = (method(copy.deepcopy(net), loaders, seed=3).state_dict() for net in (one, other))
         pairs = [(first[name], second[name]) for name in first if first[name].dim() > 1]
         assert all(torch.equal(a, b) for a, b in pairs) is same
+
+
+def test_it_sees_what_a_submission_sees_alone():
+    """The net and the three loaders: it opens no file, and no random number of an earlier run moves its bits."""
+    loaders = make_loaders(dataset(50, 1), dataset(20, 2), dataset(40, 3), batch_size=8, loader=TensorLoader)
+    method = get_method("calibrated_restart", ["epochs=0.5"])
+    torch.manual_seed(5)
+    net, opened, watching = tinyconv(), [], False
+    sys.addaudithook(lambda event, what: opened.append(what[0]) if watching and event == "open" else None)
+    first = method(copy.deepcopy(net), loaders, seed=3).state_dict()  # whatever is imported late is now there
+    torch.rand(7)
+    watching = True
+    again = method(copy.deepcopy(net), loaders, seed=3).state_dict()
+    watching = False
+    assert opened == []
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    watching = True
+    Path(__file__).read_bytes()
+    watching = False
+    assert opened == [__file__], "the hook hears"
 
 
 def test_its_loss_is_the_weighted_cross_entropy_and_what_the_teacher_says():
