@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.record import record_entry
+from benchmarks.validity.points import known_points
 from benchmarks.validity.replay import measured
 from kit.methods import get_method
 from local_eval.assess import FEWEST, accuracies_of, assess
@@ -61,6 +62,7 @@ def workspace_of(options: argparse.Namespace) -> Workspace:
 def main(argv: list[str]) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--ablations", action="store_true", help="parts of the method left out, too")
+    parser.add_argument("--rivals", action="store_true", help=f"beside the prize winners, too, {FEWEST} models each")
     options = parser.parse_args(argv[1:])
     workspace = workspace_of(options)
     methods = {name: get_method(name, settings) for name, settings in METHODS.items()}
@@ -77,28 +79,23 @@ def main(argv: list[str]) -> None:
         "null_at_512": float(null_quality(retrained.confidence, 512).quality.value),
         "retrained": {part: float(values.mean()) for part, values in retrained.accuracy.items()},
         "seconds_of_retraining": float(retrained.seconds.mean()),
+        "seconds_of_the_original": float(samples.original.seconds.mean()),
         "methods": measured(samples),
     }
     for name, sample in samples.methods.items():
         found["methods"][name] |= {part: float(values.mean()) for part, values in sample.accuracy.items()}
         found["methods"][name]["epsilon by memorisation"] = by_memorisation(samples, sample)
     if options.n_models >= FEWEST:
-        above = assess(samples)[1]
-        others = [name for name in methods if name != OWN]
-        found["above"] = {
-            other: above[OWN, other] if (OWN, other) in above else 1 - above[other, OWN] for other in others
-        }
-        accuracies = {name: accuracies_of(sample, retrained) for name, sample in samples.methods.items()}
-        parts = {
-            name: resample_expected(sample.confidence, retrained.confidence, groups=samples.groups)
-            for name, sample in samples.methods.items()
-        }
-        for name in methods:
-            interval = score_interval(parts[name], accuracies[name])
-            found["methods"][name]["interval of the expected"] = [interval.low, interval.high]
-        found["above, expected at 512"] = {
-            other: probability_above(parts[OWN], parts[other], accuracies[OWN], accuracies[other]) for other in others
-        }
+        intervals, certainty = compared(samples)
+        found |= certainty
+        for name, interval in intervals.items():
+            found["methods"][name]["interval of the expected"] = interval
+    if options.rivals:
+        rivals = {OWN: methods[OWN]} | {point.name: point.method for point in known_points() if point.kind == "method"}
+        pools = fill_points(workspace, list(rivals.values()), FEWEST)
+        others = read_samples(workspace, dict(zip(rivals, pools, strict=True)), FEWEST)
+        found["rivals"] = {"n_models": FEWEST} | compared(others)[1]
+        print(f"rivals: {found['rivals']}")
     for name, row in found["methods"].items():
         expected = f"{row['expected at 512']:.4f} {interval_of(row)}of {found['null_at_512']:.4f}"
         print(
@@ -108,6 +105,25 @@ def main(argv: list[str]) -> None:
         )
     print(f"above: {found.get('above')}, of what is expected at 512: {found.get('above, expected at 512')}")
     print(record_entry("own_method", options.setting, found, argv, options.source))
+
+
+def compared(samples: Samples) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """The interval of what is expected of each method at 512 models; and the probability that ours stands above each
+    other one, by the score with these models and by what is expected at 512."""
+    by_score, retrained = assess(samples)[1], samples.retrained
+    accuracies = {name: accuracies_of(sample, retrained) for name, sample in samples.methods.items()}
+    parts = {
+        name: resample_expected(sample.confidence, retrained.confidence, groups=samples.groups)
+        for name, sample in samples.methods.items()
+    }
+    intervals = {name: score_interval(parts[name], accuracies[name]) for name in parts}
+    others = [name for name in parts if name != OWN]
+    return {name: [interval.low, interval.high] for name, interval in intervals.items()}, {
+        "above": {name: by_score[OWN, name] if (OWN, name) in by_score else 1 - by_score[name, OWN] for name in others},
+        "above, expected at 512": {
+            name: probability_above(parts[OWN], parts[name], accuracies[OWN], accuracies[name]) for name in others
+        },
+    }
 
 
 def by_memorisation(samples: Samples, sample: Sample, n_groups: int = 10) -> list[float]:

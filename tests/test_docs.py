@@ -174,6 +174,12 @@ def test_what_the_own_method_gets_is_in_the_record():
             assert line.format(**row) in text
     first = entries["competition"]
     ours, winner = (first["methods"][name]["expected at 512"] for name in ("calibrated_restart", "fanchuan"))
+    rivals = first["rivals"]
+    least, expected = min(rivals["above"].values()), rivals["above, expected at 512"].values()
+    board = " ".join((ROOT / "docs" / "leaderboard.md").read_text().split())
+    assert f"of {least:.1%} or more for each of {len(expected)}" in board
+    assert f"of {min(expected):.0%} to {max(expected):.0%} by what is expected at 512" in board
+    assert f"of {first['above, expected at 512']['fanchuan']:.2%}" in board
     said = f"gets {ours:.4f} of {first['null_at_512']:.3f} where fanchuan gets {winner:.4f}"
     assert said in " ".join((ROOT / "README.md").read_text().split())
 
