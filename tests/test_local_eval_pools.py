@@ -220,7 +220,7 @@ def test_no_command_takes_a_negative_number_of_models(filled, command, capsys, t
     except SystemExit as refused:  # by the reader of the options
         code = refused.code
     out, err = capsys.readouterr()
-    assert (code, out) == (2, "") and "-1" in err
+    assert (code, out) == (2, "") and "--n-models" in err and "-1: " in err
     assert not list(tmp_path.iterdir())
 
 

@@ -45,6 +45,8 @@ def score(args: argparse.Namespace) -> int:
 def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     """Score pools of one setting; with intervals, null, diagnosis and other measures unless --brief."""
     shared.check_files(args.csv)
+    if args.n_models is not None:
+        shared.at_least(args.n_models)
     spec, opened = spec_of(args), open_pools(args)
     if len(opened.pools) < fewest:
         raise InputError(f"compare: got {len(opened.pools)} pools: give two or more")
