@@ -9,14 +9,14 @@ import pytest
 from scipy import stats
 
 from benchmarks.validity.points import FEW, known_points
-from benchmarks.validity.replay import DIRECTIONS, STAND_INS, correlations, lines_of, plot, replay
+from benchmarks.validity.replay import DIRECTIONS, STAND_INS, correlations, lines_of, plot, replay, take_models
 from local_eval.audit import expected, quality_interval
 from local_eval.audit.expected import expected_at_512, points_at, resample_expected
 from local_eval.audit.simulate import simulated_pools
 from local_eval.commands.options import LIKE
 from local_eval.metric import MetricSpec, grid_epsilon, points
 from local_eval.report import verdict
-from local_eval.retrained import fill_retrained
+from local_eval.retrained import fill_retrained, original_pool, retrained_pool
 from local_eval.setting import Setting, open_workspace
 from local_eval.validity import NOT_VALIDATED, rank_correlation, validation_of
 
@@ -139,6 +139,20 @@ def test_a_replay_measures_every_point_and_can_be_written_and_drawn(replayed, tm
         assert {*DIRECTIONS} < {*row} and all(np.isfinite(value) for value in row.values() if value != row["kind"])
     assert any("0.001, 64, 4" in line for line in lines_of(replayed))
     assert plot(replayed, tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_models_are_taken_where_only_what_a_method_is_given_differs(tmp_path):
+    setting = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
+    base, other = (open_workspace(replace(setting, passes=passes), tmp_path / "runs") for passes in (2, 1))
+    take_models(base, other, 2)
+    assert other.original_path.read_bytes() == base.original_path.read_bytes()
+    assert all(pool_of(base).missing(n) == [] for pool_of, n in ((original_pool, 1), (retrained_pool, 2)))
+    before = retrained_pool(other).read(2)
+    for part, logits in retrained_pool(base).read(2).items():
+        assert np.array_equal(before[part], logits)
+    fill_retrained(other, 3, devices=["cpu"], progress=False)  # the same models as one that trains its own
+    fill_retrained(base, 3, devices=["cpu"], progress=False)
+    assert np.array_equal(retrained_pool(other).read(3)["test"], retrained_pool(base).read(3)["test"])
 
 
 def test_every_stand_in_is_a_setting():

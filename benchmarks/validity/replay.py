@@ -19,6 +19,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.record import RESULTS, record_entry
 from benchmarks.validity.points import FEW, Known, known_points
+from kit.ledger import write_atomically
 from local_eval.assess import FEWEST, measures
 from local_eval.audit.diagnosis import diagnose
 from local_eval.audit.expected import expected_at_512
@@ -26,7 +27,8 @@ from local_eval.audit.null import null_quality
 from local_eval.commands.options import LIKE
 from local_eval.distances import distances
 from local_eval.evaluate import DO_NOTHING, Samples, evaluate, read_samples
-from local_eval.retrained import fill_retrained
+from local_eval.published import use_published
+from local_eval.retrained import fill_retrained, original_pool, retrained_pool
 from local_eval.setting import Setting, Workspace, open_workspace
 from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
 from local_eval.validity import rank_correlation
@@ -71,7 +73,11 @@ def main(argv: list[str]) -> None:
         points = [point for point in points if point.kind == "method" or point.name == STARTER]
     if options.kept:
         points = [point for point in points if len(unlearned_pool(workspace, point.method)) >= options.n_models]
-    fill_retrained(workspace, max(options.n_models, options.n_retrained or 0))
+    n_retrained = max(options.n_models, options.n_retrained or 0)
+    if STAND_INS.get(options.stand_in, {}).keys() == {"passes"}:
+        base = open_workspace(Setting(**LIKE["competition"]), options.work_dir, data_root=options.data_root)
+        take_models(base, workspace, n_retrained)
+    fill_retrained(workspace, n_retrained)
     found = replay(workspace, points, options.n_models)
     found["setting"] = found["setting"] | ({"source": "cifar10 as image folder"} if options.source else {})
     for line in lines_of(found):
@@ -79,6 +85,19 @@ def main(argv: list[str]) -> None:
     name = options.stand_in + ", methods" * options.methods
     print(record_entry("validity", name, found, argv, options.source))
     print(plot(found, RESULTS / f"validity_{name.replace(', ', '_').replace(' ', '_')}.png"))
+
+
+def take_models(base: Workspace, workspace: Workspace, n_models: int) -> None:
+    """The models of `base`, the published ones among them, for a setting that differs in what a method gets."""
+    use_published(base)
+    fill_retrained(base, n_models)
+    if not workspace.original_path.exists():
+        write_atomically(workspace.original_path, base.original_path.read_bytes())
+    for pool_of, n in ((original_pool, 1), (retrained_pool, n_models)):
+        for index in pool_of(workspace).missing(n):
+            read = pool_of(base).read(index + 1)
+            logits = {part: values[index] for part, values in read.items() if part != "seconds"}
+            pool_of(workspace).add(index, logits, float(read["seconds"][index]), taken_from=base.name)
 
 
 def replay(workspace: Workspace, points: Sequence[Known], n_models: int) -> dict:
