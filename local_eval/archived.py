@@ -8,7 +8,7 @@ from pathlib import Path
 from kit.archive import state_hash
 from kit.errors import InputError
 from kit.ledger import FILE_NAME, Ledger
-from kit.tools.verify import BROKEN_ZIP, open_archive, verify
+from kit.tools.verify import BROKEN_ZIP, is_folder, open_archive, verify
 from local_eval.checkpoints import Checkpoint, digests, find, load_checkpoint
 from local_eval.devices import processes_for
 from local_eval.engines import run_all
@@ -99,7 +99,7 @@ def _is_submission(archive: Path) -> bool:
 def _count(archive: Path) -> int:
     try:
         with open_archive(archive) as file:
-            return sum(not info.is_dir() for info in file.infolist())
+            return sum(not is_folder(info) for info in file.infolist())
     except BROKEN_ZIP as error:
         raise InputError(f"{archive}: is no archive of checkpoints ({error})") from error
 

@@ -129,6 +129,7 @@ def archives(mark: Path) -> Iterator[tuple[str, bytes]]:
     yield "very_long_name", _zip({**members, "a" * 65000: b""})
     zeros = _zeros()
     parts = [(name.encode(), 0, len(blob), zlib.crc32(blob), blob) for name, blob in members.items()]
+    yield "a_member_without_a_name", _raw_zip([*parts, (b"", 0, 0, 0, b"")])
     yield "bomb", _raw_zip([*parts[:2], (names[2].encode(), 8, BOMB_BYTES, 0, zeros)])
     yield "bomb_that_lies_about_its_size", _raw_zip([*parts[:2], (names[2].encode(), 8, 100_000, 0, zeros)])
     yield (

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def verify(
                 raise zipfile.BadZipFile("its table of contents is missing: the writing was cut off")
         except BROKEN_ZIP as error:
             return [incomplete(path, error)]
-        folders, members = _parted(members)
+        folders, members = list(filter(is_folder, members)), list(filterfalse(is_folder, members))
         names = check_names([info.filename for info in members], n_checkpoints, _faults(members, n_checkpoints))
         if not names.ok:
             bare = members and all(_BARE.fullmatch(info.filename.rpartition("/")[2]) for info in members)
@@ -91,13 +92,10 @@ def open_archive(path: Path, table_bytes: int = 1 << 24) -> Iterator[zipfile.Zip
             yield archive
 
 
-def _parted(entries: Sequence[zipfile.ZipInfo]) -> tuple[list[zipfile.ZipInfo], list[zipfile.ZipInfo]]:
-    """The entries of folders that `zip -r` and `shutil.make_archive` write, which hold nothing, and all others."""
-
-    def is_folder(info: zipfile.ZipInfo) -> bool:
-        return info.is_dir() and not info.file_size and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFDIR)
-
-    return [info for info in entries if is_folder(info)], [info for info in entries if not is_folder(info)]
+def is_folder(info: zipfile.ZipInfo) -> bool:
+    """Is it the entry of a folder, which `zip -r` and `shutil.make_archive` write and which holds nothing?"""
+    named = info.filename.endswith("/")  # info.is_dir() fails on an empty name before Python 3.12
+    return named and not info.file_size and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFDIR)
 
 
 def _explained(state: Any, like: Mapping[str, Tensor]) -> Any:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from kit.archive import read_checkpoints
 from kit.competition import resnet18
-from kit.tools.verify import largest_checkpoint
+from kit.tools.verify import is_folder, largest_checkpoint
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def archive_statistics(
     reference = statistics_of(net, images)
     found = []
     with zipfile.ZipFile(archive) as file:
-        members = [info for info in file.infolist() if not info.is_dir()]
+        members = [info for info in file.infolist() if not is_folder(info)]
         reader = read_checkpoints(file, members, largest_checkpoint(original))
         for info, state in tqdm(reader, total=len(members), desc="BatchNorm", disable=not progress):
             try:
