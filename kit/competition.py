@@ -248,7 +248,7 @@ def load_state(path: Path, net: nn.Module) -> nn.Module:
     except Exception as error:  # torch raises many kinds for a broken file
         raise InputError(f"{path}: is no state dict that loads with weights_only: {first_line(error)}") from error
     if difference := state_difference(state, net.state_dict()):
-        raise InputError(f"{path}: does not fit {type(net).__name__}: {difference}")
+        raise InputError(f"{path}: does not fit {type(net).__name__}: {difference}: mend the file or the architecture")
     net.load_state_dict(state)
     return net
 

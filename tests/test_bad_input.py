@@ -167,7 +167,7 @@ def test_emit_with_mistakes(tree, tmp_path, capsys):
     wrong = [
         argument for argument in emit(tree, tmp_path) if "net.py" not in str(argument) and argument != "--architecture"
     ]
-    assert "does not fit ResNet: " in told(capsys, kit, *wrong)
+    assert "mend the file or the architecture" in told(capsys, kit, *wrong)
     (tmp_path / "file").write_text("")
     assert "cannot be written" in told(capsys, kit, *emit(tree, tmp_path / "file", "--n-models", 1))
 
