@@ -189,7 +189,7 @@ def unlearn_once(
             raise
         except Exception as error:  # whatever a participant's function raises
             frames = traceback.extract_tb(error.__traceback__)
-            where = [frame for frame in frames if "site-packages" not in frame.filename][-1]  # the method's own line
+            where = ([f for f in frames if "-packages" not in f.filename] or frames)[-1]  # the method's own line
             fault = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
             short_of_memory = is_out_of_memory(error)
             if not (retry or short_of_memory):

@@ -177,8 +177,8 @@ def read_split(root: Path, split: str, *, progress: bool = True) -> ExampleDatas
         torch.stack(images),
         [int(row["age_group"]) for row in rows],
         image_id=[row["image_id"] for row in rows],
-        age=[_number(row["age"]) for row in rows],
-        person_id=[_number(row["person_id"]) for row in rows],
+        age=_column(rows, "age"),
+        person_id=_column(rows, "person_id"),
     )
 
 
@@ -227,8 +227,10 @@ def _read_image(path: Path) -> Tensor:
         raise InputError(f"{path}: image is no readable PNG ({error}): copy the input tree again") from error
 
 
-def _number(text: str) -> int | str:
-    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text.strip()) else text
+def _column(rows: Sequence[dict[str, str]], name: str) -> list[int] | list[str]:
+    """Integers where all are, of 64 bits at most; else texts."""
+    texts = [row[name] for row in rows]
+    return [*map(int, texts)] if all(re.fullmatch("[+-]?[0-9]{1,18}", text.strip()) for text in texts) else texts
 
 
 def resnet18() -> nn.Module:

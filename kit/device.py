@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 
 import torch
@@ -30,7 +30,9 @@ def choose_device(name: str = "auto") -> torch.device:
         (torch.ones(2, device=device) + 1).sum().item()
     except (RuntimeError, AssertionError) as error:
         hint = "switch the accelerator on, or choose the device cpu"
-        if torch.cuda.is_available():
+        if found := accelerators():
+            hint = f"there are {', '.join(found)}"
+        if "no kernel image" in str(error):
             capability = "".join(map(str, torch.cuda.get_device_capability()))
             hint = f"this torch has kernels for {torch.cuda.get_arch_list()}, the GPU is sm_{capability}"
         raise InputError(f"device {name!r} cannot be used ({first_line(error)}): {hint}") from error
@@ -43,7 +45,8 @@ def _asked(device: torch.device | str, name: str) -> int | None:
     if kind == "cpu":
         return None
     api = getattr(torch, kind, None) or import_module(f"torch.{kind}")  # torch 2.0 has mps only once it is imported
-    return getattr(api, name, lambda: None)()
+    with getattr(api, "device", nullcontext)(device):
+        return getattr(api, name, lambda: None)()
 
 
 def synchronize(device: torch.device | str) -> None:
@@ -58,7 +61,8 @@ def empty_cache(device: torch.device | str) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Did memory run out, of the machine or of its GPU?"""
-    told = any(text in str(error) for text in ("out of memory", "MemoryError", "allocate memory"))
+    signs = ("out of memory", "MemoryError", "allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+    told = any(text in str(error) for text in signs)
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or told
 
 
@@ -83,16 +87,24 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The order of a batch's axes in which convolutions are fast: channels last, but not on a GPU whose float32 takes
+    no tensor cores (before Ampere, as P100 and T4; https://github.com/pytorch/pytorch/issues/44943)."""
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.contiguous_format if old else torch.channels_last
+
+
 @contextmanager
-def reproducible() -> Iterator[None]:
+def reproducible(device: str = "cpu") -> Iterator[None]:
     """Inside, the same seed gives the same bits: one thread on a CPU, where a sum split over threads is rounded
     differently (and several threads that wait for each other beside other work take many times as long); on a GPU the
-    algorithms of cuDNN that always add in the same order."""
+    algorithms of cuDNN that always add in the same order, and "cuda" without a number is this one."""
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
     torch.backends.cudnn.deterministic = True
     try:
-        yield
+        with torch.cuda.device(device) if device.startswith("cuda") else nullcontext():
+            yield
     finally:
         torch.set_num_threads(before[0])
         torch.backends.cudnn.deterministic = before[1]

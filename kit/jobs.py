@@ -12,8 +12,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -30,18 +30,21 @@ _BEGUN = "begun"  # what a process says before each job; reading its data is no 
 
 @dataclass(frozen=True)
 class Job:
-    """allowed_s: seconds that it may take; a process that has not stopped by itself a second later is ended."""
+    """allowed_s: seconds that it may take; a process that has not stopped by itself a second later is ended. begin_s:
+    the same of what a process does before its first job."""
 
     number: int
     allowed_s: float = math.inf
+    begin_s: float = field(default=math.inf, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Lost:
-    """What comes of a job whose process died or hung; crowded: only because there were too many on its device."""
+    """What comes of a job whose process died or hung. n_left: where only too many on its device were the reason, how
+    many processes there are now."""
 
     reason: str
-    crowded: bool = False
+    n_left: int = 0
 
 
 Work = Callable[[Any], Any]
@@ -72,7 +75,7 @@ def run_jobs(setup: Setup, next_job: Callable[[], Job | None], devices: Sequence
         while True:
             for worker in workers:
                 if worker.job is None and (job := next_job()):
-                    worker.give(job)
+                    worker.give(job, alone=_n_on(worker.device, workers) == 1)
             if not (busy := [worker for worker in workers if worker.job]):
                 return
             wait([worker.pipe for worker in busy], timeout=0.5)
@@ -85,18 +88,23 @@ def run_jobs(setup: Setup, next_job: Callable[[], Job | None], devices: Sequence
                     worker.end()
                     workers[workers.index(worker)] = _Worker(setup, worker.device)
                 elif result.error:
-                    alone = sum(other.device == worker.device for other in workers) == 1
-                    if alone or not is_out_of_memory(result.error):
+                    if worker.alone or not is_out_of_memory(result.error):
                         raise _told(result.error, worker.device) from RuntimeError(result.trace)
                     worker.end()
                     workers.remove(worker)
-                    result = Lost(f"no memory for one more process on {worker.device}", crowded=True)
+                    if not _n_on(worker.device, workers):  # those beside it are gone: there may be memory for one
+                        workers.append(_Worker(setup, worker.device))
+                    result = Lost(f"no memory for one more process on {worker.device}", n_left=len(workers))
                 else:
                     slowest_s, result = max(slowest_s, seconds), result.value
                 yield job, result
     finally:
         for worker in workers:
             worker.end()
+
+
+def _n_on(device: str, workers: "Sequence[_Worker]") -> int:
+    return sum(worker.device == device for worker in workers)
 
 
 def _told(error: BaseException, device: str) -> BaseException:
@@ -111,19 +119,20 @@ class _Worker:
 
     def __init__(self, setup: Setup, device: str):
         context = _context()
-        self.device, self.job, self._since, self._ended = device, None, math.inf, "ended at its start"
+        self.device, self.job, self.alone, self._since, self._begun = device, None, True, math.inf, False
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_life, args=(theirs, setup, device), daemon=True)
         self.process.start()
         theirs.close()
 
-    def give(self, job: Job) -> None:
-        self.job, self._since = job, math.inf
+    def give(self, job: Job, alone: bool) -> None:
+        """alone: is it the only process of its device?"""
+        self.job, self.alone, self._since = job, alone, time.monotonic()
         with suppress(OSError):  # if it died this moment, that is seen when its answer is read
             self.pipe.send(job)
 
     def silent_s(self) -> float:
-        """Seconds since it began its job."""
+        """Seconds since it began its job, or was given its first."""
         return time.monotonic() - self._since
 
     def result(self, patience_s: float) -> Any:
@@ -132,14 +141,17 @@ class _Worker:
             result = self.pipe.recv() if self.pipe.poll() else None
         except (EOFError, OSError):
             self.process.join(1)
-            return Lost(f"its process {self._ended} ({_end(self.process.exitcode)})")
+            what = "died" if self._begun else "ended at its start"
+            return Lost(f"its process {what} ({_end(self.process.exitcode)})")
         if result == _BEGUN:
-            self._since, self._ended = time.monotonic(), "died"
+            self._since, self._begun = time.monotonic(), True
         elif result is not None:
             self.job = None
             return result
-        late = self.silent_s() > min(patience_s, self.job.allowed_s + 1.0)
-        return Lost(f"its process hung for {self.silent_s():.0f} s") if late else None
+        allowed_s, what = self.job.begin_s, "did not begin in"
+        if self._begun:
+            allowed_s, what = min(patience_s, self.job.allowed_s + 1.0), "hung for"
+        return Lost(f"its process {what} {self.silent_s():.0f} s") if self.silent_s() > allowed_s else None
 
     def end(self) -> None:
         self.process.kill()
@@ -159,15 +171,18 @@ class _Answer:
 def _life(pipe: Connection, setup: Setup, device: str) -> None:
     """The life of a process: do what comes through the pipe, until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, once
+    multiprocessing.current_process()._config["daemon"] = False  # a method's loaders may have workers of their own
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     tqdm.set_lock(threading.RLock())  # its own would outlive a process that is killed
     work = None
-    with reproducible():
+    with ExitStack() as whole_life:
         while True:
             job = pipe.recv()
             try:
-                work = work or setup(device)
+                if work is None:
+                    whole_life.enter_context(reproducible(device))
+                    work = setup(device)
                 pipe.send(_BEGUN)
                 answer = _Answer(work(job))
             except BaseException as error:  # raised again where the run is
@@ -190,6 +205,7 @@ def _context(*modules: str) -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a server that asks CUDA itself forks no users of it
     context.set_forkserver_preload([__name__, "torch._dynamo", *modules])  # the first optimiser would import it in each
     return context
 

@@ -37,8 +37,8 @@ def check_disk(needs: dict[Path, int]) -> None:
     for disk in {folder.stat().st_dev for folder in needs}:
         folders = [folder for folder in needs if folder.stat().st_dev == disk]
         needed, free = sum(needs[folder] for folder in folders), shutil.disk_usage(folders[0]).free
-        if WORKING_DIR in folders:  # what is kept of a notebook's output, whatever the disk holds
-            free = min(free, DISK_LIMIT_BYTES)
+        if WORKING_DIR in folders and needs[WORKING_DIR] > DISK_LIMIT_BYTES:  # whatever the disk holds
+            folders, needed, free = [WORKING_DIR], needs[WORKING_DIR], DISK_LIMIT_BYTES
         if free < needed:
             what = " and ".join(f"{needs[folder] / 1e9:.1f} GB in {folder}" for folder in folders if needs[folder])
             raise InputError(

@@ -10,7 +10,7 @@ import time
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kit.budget import TimeBudget, format_duration
@@ -24,14 +24,16 @@ from kit.plan import MARGIN, StepCost, mean_cost, plan_steps
 _KNOWN = 3  # checkpoints that tell the machine's speed
 _LOSSES = 3  # of one checkpoint by processes that died
 _CLOSING = 6.0  # seconds to read, pack and check a checkpoint, as a multiple of those to write it, and to spare
+_BEGINNING_S = 600.0  # at least: what a process may take before its first job
 _LONGEST_S = 60.0  # and ten times the usual: what a checkpoint may take however much time is left
 SLOWER = "the machine became slower"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What does not change during a run. n_all: its checkpoints; epoch: batches of the retain set; stands_in: may
-    another recipe make what the method cannot, and is an archive to be packed and checked at the end?"""
+    """What is known of a run. n_all: its checkpoints; n_parallel: processes that make them; epoch: batches of the
+    retain set; stands_in: may another recipe make what the method cannot, and is an archive to be packed and checked at
+    the end?"""
 
     method: Method
     ledger: Ledger
@@ -102,20 +104,30 @@ class Scheduler:
                 limit = format_duration(self.run.budget.limit_s)
                 raise InputError(f"{self.run.method.name}: the limit of {limit} holds no checkpoint: raise the limit")
             allowed_s = min(0.5 * left_s, max(10.0, 10 * left_s / rounds))
-            return ProbeJob(-1, allowed_s, within_s=min(10.0, 0.03 * self.run.budget.limit_s))
+            return self._with_start(ProbeJob(-1, allowed_s, within_s=min(10.0, 0.03 * self.run.budget.limit_s)))
         measuring = self.run.limited and len(self.probed) < self.run.n_parallel
         if not self.todo or measuring:
             return None
         job = self._checkpoint(self.todo[0])
         self.given[self.todo.popleft()] = time.perf_counter()
-        return job
+        return self._with_start(job)
+
+    def _with_start(self, job: Job) -> Job:
+        """The job of a process that may have to begin first: read the data, start the device, as was done here."""
+        budget = self.run.budget
+        longest_s = max(_BEGINNING_S, 20 * budget.elapsed_s()) if self.run.limited else math.inf
+        return replace(job, begin_s=min(longest_s, 0.9 * budget.remaining_s()))
 
     def note(self, job: Any, result: Outcome | Probe | Lost) -> None:
         """Take in what came of a job. Raises InputError where the run cannot go on."""
         self.given.pop(job.number, None)
+        n_left = result.n_left if isinstance(result, Lost) else 0
+        fewer = 0 < n_left < self.run.n_parallel
+        self.run = replace(self.run, n_parallel=n_left) if fewer else self.run
         if isinstance(job, ProbeJob):
+            self.n_probes += n_left > 0 and not fewer
             self._note_probe(job, result)
-        elif isinstance(result, Lost) and result.crowded:
+        elif n_left:
             self.todo.appendleft(job.number)
         elif isinstance(result, Lost):
             self._note_lost(job.number, result.reason)
@@ -126,24 +138,22 @@ class Scheduler:
 
     def _note_probe(self, job: ProbeJob, result: Outcome | Probe | Lost) -> None:
         run, took = self.run, format_duration(job.allowed_s)
-        if isinstance(result, Lost) and result.crowded:
-            self.n_probes += 1
-            return
-        if not isinstance(result, Probe):
+        if isinstance(result, Probe):
+            self.probed.append(result)
+            self.stand_in_s = result.stand_in_s if run.stands_in else None
+        elif not (isinstance(result, Lost) and result.n_left):
             died = result.reason if isinstance(result, Lost) and "hung" not in result.reason else ""
             why = died or f"its first steps were not done after {took}: do less in each, or raise the limit"
             raise InputError(f"{run.method.name}: {why}")
-        self.probed.append(result)
-        self.stand_in_s = result.stand_in_s if run.stands_in else None
-        if len(self.probed) < run.n_parallel or not result.costs:
+        if not self.probed or len(self.probed) < run.n_parallel or not self.probed[-1].costs:
             return
-        self.wanted, wanted = result.wanted, max(result.wanted)
+        self.wanted = self.probed[-1].wanted
         self.costs = [mean_cost(costs) for costs in zip(*(probe.costs for probe in self.probed), strict=True)]
         cost = self.cost
         if self.steps is None:
             options = {"fill": run.fill, "n_parallel": run.n_parallel}
+            wanted, each = max(self.wanted), {"each": self.wanted} if len(self.wanted) > 1 else {}
             steps = plan_steps(cost, wanted, len(self.todo), self._left_s(), **options)
-            each = {"each": self.wanted} if len(self.wanted) > 1 else {}
             self._set_plan(steps, wanted=wanted, **each, **asdict(cost))
         elif self._left_s() < self._needed_s(cost.seconds(self.steps)):  # a run that is continued
             self._lower_plan(1.0)

@@ -1,5 +1,6 @@
 """The run cell of a submission notebook: preflight, emission in time, the archive checked, one clear last line."""
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from kit.emit import emit
 from kit.errors import InputError
 from kit.jobs import warm_up
 from kit.methods import Method, method_from_file, method_of
+from kit.preflight import check_folder
 
 
 def submit(
@@ -54,16 +56,12 @@ def submit(
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
     >>> (root / "empty.txt").touch()  # as where the hidden data is not
-    >>> submit("method.py", root=root, out=root).name  # doctest: +ELLIPSIS
+    >>> keep = lambda net, retain_loader, forget_loader, val_loader: None
+    >>> submit(keep, root=root, out=root).name  # doctest: +ELLIPSIS
     stand-in data: ... is an empty file; the hidden data comes with the scoring run
     'submission.zip'
     """
     budget = TimeBudget(limit)
-    archive = Path(out) / ARCHIVE_NAME
-    if is_stand_in(root):
-        archive.touch()
-        print(f"stand-in data: {archive} is an empty file; the hidden data comes with the scoring run")
-        return archive
     stored = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(stored, torch.dtype):
         raise InputError(f"dtype {dtype!r}: unknown: float16, bfloat16, float32 or None")
@@ -73,8 +71,13 @@ def submit(
         known = ", ".join(method.defaults) or "none"
         raise InputError(f"settings: {method.name} has no hyper-parameter {unknown[0]!r}: it has {known}")
     method = replace(method, hyper={**method.hyper, **(settings or {})})
+    archive = check_folder(out) / ARCHIVE_NAME
+    if is_stand_in(root):
+        archive.touch()
+        print(f"stand-in data: {archive} is an empty file; the hidden data comes with the scoring run")
+        return archive
     devices = [str(choose_device(name)) for name in devices or accelerators() or ["cpu"]]
-    if len(devices) > 1 and method.function.__module__ == "__main__":
+    if len(devices) > 1 and not _travels(method):
         print(f"one of {len(devices)} devices is used: give the method as a file to use all")
         devices = devices[:1]
     if len(devices) > 1:
@@ -91,6 +94,14 @@ def submit(
         raise InputError(f"{archive}: not fit for the upload: {'; '.join(faults)}")
     print(f"done: {result.summary(budget.limit_s)}, checked: {archive}")
     return archive
+
+
+def _travels(method: Method) -> bool:
+    """Can another process read its function again? Not what is defined in the notebook itself, or in a function."""
+    try:
+        return b"__main__" not in pickle.dumps(method)
+    except Exception:  # pickle raises many kinds
+        return False
 
 
 def read_problem(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.device import device_of
+from kit.device import device_of, memory_format
 from kit.errors import InputError
 
 Schedule = Callable[[float], float]
@@ -27,10 +27,10 @@ def cross_entropy(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def unpack(batch: Mapping[str, Any] | Iterable[Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images, float32 (n, C, H, W) in channels-last order, and labels, int64 (n,), of a dict or tuple batch."""
+    """Images, float32 (n, C, H, W) in `memory_format`, and labels, int64 (n,), of a dict or tuple batch."""
     images, labels = (batch["image"], batch["age_group"]) if isinstance(batch, Mapping) else tuple(batch)[:2]
     images = images.to(device, torch.float32, non_blocking=True)
-    return images.contiguous(memory_format=torch.channels_last), labels.to(device, non_blocking=True)
+    return images.contiguous(memory_format=memory_format(device)), labels.to(device, non_blocking=True)
 
 
 def cycle(loader: Iterable[Any], trained: nn.Module | None = None) -> Iterator[Any]:
@@ -54,10 +54,12 @@ def cycle(loader: Iterable[Any], trained: nn.Module | None = None) -> Iterator[A
 
 
 def fused(kind: type[torch.optim.Optimizer], params: Iterable[Tensor], lr: float, **options: Any) -> Any:
-    """torch's SGD or Adam, fused where this torch can on the parameters' device: the same update in fewer passes."""
+    """torch's SGD or Adam, fused on a CPU where this torch can: the same update in fewer passes. On a GPU torch's own
+    choice, as its fused forms refuse gradients of other strides than the weights'."""
     params = list(params)
     try:
-        return kind(params, lr=lr, fused=True, **options)
+        fused = {"fused": True} if params[0].device.type == "cpu" else {}
+        return kind(params, lr=lr, **fused, **options)
     except (TypeError, RuntimeError):  # torch before 2.4 has no such form on a CPU
         return kind(params, lr=lr, **options)
 
@@ -80,8 +82,8 @@ def train(
     change them. Leaves `net` in training mode. float16 needs a loss scale and is not offered: bfloat16 or None (the
     weights' own precision).
     """
-    net.train().to(memory_format=torch.channels_last)
     device = device_of(net)
+    net.train().to(memory_format=memory_format(device))
     base = [group["lr"] for group in optimizer.param_groups]
     for step, batch in zip(range(n_steps), cycle(loader, net)):  # noqa: B905 - the loader is endless
         images, labels = unpack(batch, device)

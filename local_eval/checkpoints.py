@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kit.archive import read_checkpoints
 from kit.competition import load_tensors, state_difference
 from kit.errors import InputError, first_line, printable
-from kit.tools.verify import BROKEN_ZIP, largest_checkpoint, open_archive
+from kit.tools.verify import BROKEN_ZIP, largest_checkpoint, open_archive, read_bounded
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 # Under these names training programs keep the weights beside optimiser, epoch and so on.
@@ -144,7 +143,7 @@ def read_state(checkpoint: Checkpoint, like: Mapping[str, Tensor]) -> dict[str, 
 def _load(checkpoint: Checkpoint, largest: int) -> Any:
     if checkpoint.member:
         with open_archive(checkpoint.path) as archive:
-            _, state = next(read_checkpoints(archive, [archive.getinfo(checkpoint.member)], largest))
+            _, state = next(read_bounded(archive, [archive.getinfo(checkpoint.member)], largest))
         if isinstance(state, Exception):
             raise state
         return state

@@ -98,7 +98,7 @@ def _in_processes(setup: Setup, todo: deque[int], devices: Sequence[str]) -> Ite
             yield job.number, result
             continue
         todo.append(job.number)
-        lost[job.number] += not result.crowded
+        lost[job.number] += not result.n_left
         if lost[job.number] == _TRIES:
             remedy = "the reason is printed above"
             if "memory" in result.reason:

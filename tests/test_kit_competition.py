@@ -75,6 +75,17 @@ def test_the_tree_is_read_as_the_starter_reads_it(tree):
     assert 200 < batch["image"].max() <= 255
 
 
+def test_a_column_is_of_numbers_or_of_texts_as_a_whole(tree):
+    def changed(rows):
+        rows[2][2], rows[4][3] = "", "9" * 20
+
+    rewrite(tree / "forget.csv", changed)
+    for loader in (TensorLoader, DataLoader):
+        forget = read_tree(tree, batch_size=4, loader=loader, progress=False).forget
+        ages, persons = ([value for batch in forget for value in batch[key]] for key in ("age", "person_id"))
+        assert {type(value) for value in ages + persons} == {str} and "" in ages and "9" * 20 in persons
+
+
 def rewrite(path, change):
     rows = list(csv.reader(path.open()))
     change(rows)

@@ -1,11 +1,20 @@
 """What the kit asks of CUDA, by a fake that answers as Kaggle's machines do."""
 
 import argparse
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from kit.device import accelerators, choose_device, is_out_of_memory, peak_bytes, reproducible
+from kit.device import (
+    accelerators,
+    choose_device,
+    is_out_of_memory,
+    memory_format,
+    peak_bytes,
+    reproducible,
+    synchronize,
+)
 from kit.errors import InputError
 from kit.tools.commands import devices_of
 
@@ -53,6 +62,41 @@ def test_no_gpu_is_no_fault_of_auto_but_of_cuda(monkeypatch):
         choose_device("gpu")
 
 
+def test_a_gpu_that_is_not_there_is_told_which_are(two_t4, monkeypatch):
+    def no_such_device(*size, device=None):
+        raise RuntimeError("CUDA error: invalid device ordinal\nmore")
+
+    monkeypatch.setattr(torch, "ones", no_such_device)
+    with pytest.raises(InputError, match=r"invalid device ordinal\): there are cuda:0, cuda:1$"):
+        choose_device("cuda:2")
+
+
+def test_a_gpu_is_the_current_one_while_it_works(monkeypatch):
+    entered = []
+
+    @contextmanager
+    def device(which):
+        entered.append(which)
+        yield
+        entered.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: entered.append("waited"))
+    with reproducible("cuda:1"):
+        assert entered == ["cuda:1"]
+    synchronize("cuda:1")
+    assert entered == ["cuda:1", "left", "cuda:1", "waited", "left"]
+    with reproducible():
+        assert len(entered) == 5
+
+
+@pytest.mark.parametrize(("capability", "layout"), [((7, 5), torch.contiguous_format), ((8, 0), torch.channels_last)])
+def test_images_lie_as_the_gpus_convolutions_like_them(monkeypatch, capability, layout):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert memory_format(torch.device("cuda:0")) is layout
+    assert memory_format(torch.device("cpu")) is torch.channels_last
+
+
 @pytest.mark.parametrize(
     ("error", "short"),
     [
@@ -62,6 +106,8 @@ def test_no_gpu_is_no_fault_of_auto_but_of_cuda(monkeypatch):
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (InputError("finetune: no model in 3 attempts (OutOfMemoryError: CUDA out of memory)"), True),
         (ValueError("expected 3 channels"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
     ],
 )
 def test_what_is_a_shortage_of_memory(error, short):

@@ -9,17 +9,19 @@ import torch
 import data_stubs
 from data_stubs.kaggle_tree import write_tree
 from kit import checkpoint as checkpoint_module
+from kit import preflight
 from kit.__main__ import main
 from kit.competition import make_loaders, resnet18
 from kit.emit import emit
 from kit.errors import InputError
-from kit.methods import get_method, method_of
+from kit.methods import get_method, method_from_file, method_of
 from kit.seeds import checkpoint_seed
-from kit.submit import submit
+from kit.submit import _travels, submit
 from kit.tools.verify import verify
 from tests.conftest import dataset
 
 FINETUNE = get_method("finetune", ["epochs=2"])
+MINE = "def unlearning(net, a, b, c): pass\n"
 
 
 def run(model, loaders, out, n=4, method=FINETUNE, **options):
@@ -215,6 +217,17 @@ def disk(monkeypatch, free):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free})())
 
 
+def test_the_limit_of_a_notebooks_output_counts_for_its_own_folder_alone(tmp_path, monkeypatch):
+    disk(monkeypatch, 500 * 10**9)
+    working, files = tmp_path / "working", tmp_path / "tmp"
+    monkeypatch.setattr(preflight, "WORKING_DIR", working)
+    working.mkdir()
+    files.mkdir()
+    preflight.check_disk({files: 12 * 10**9, working: 12 * 10**9})  # 24 GB on one disk
+    with pytest.raises(InputError, match=r"working: 20.0 GB free, still .* 23.0 GB in \S+working: store"):
+        preflight.check_disk({files: 1, working: 23 * 10**9})
+
+
 def test_a_finished_run_asks_for_no_space(model, loaders, tmp_path, monkeypatch):
     first = run(model, loaders, tmp_path)
     disk(monkeypatch, 0)
@@ -274,7 +287,51 @@ def test_several_processes_write_the_same_submission(tmp_path):
         ({"limit": "soon"}, "expected a positive time such as 8h"),
     ],
 )
-def test_mistakes_in_a_run_cell_are_told_before_anything_is_read(tree, tmp_path, options, message):
+@pytest.mark.parametrize("public", [False, True])
+def test_mistakes_in_a_run_cell_are_told_before_anything_is_read(tree, tmp_path, options, message, public):
+    if public:  # what Kaggle shows of a submission is its run on the public stand-in
+        if "devices" in options:
+            pytest.skip("there it needs no device")
+        (tree / "empty.txt").touch()
+    out = tmp_path / "out"
     with pytest.raises(InputError, match=message):
-        submit(get_method("finetune").function, root=tree, out=tmp_path, work=tmp_path / "tmp", **options)
-    assert not list(tmp_path.iterdir())
+        submit(get_method("finetune").function, root=tree, out=out, work=tmp_path / "tmp", **options)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_a_broken_method_file_is_told_on_the_public_stand_in(tmp_path, participant):
+    path = participant("def unlearning(net, retain\n")
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(InputError, match=r"mine\.py, line 1: SyntaxError"):
+        submit(path, root=tmp_path, out=tmp_path / "out")
+    participant(MINE)
+    assert submit(path, root=tmp_path, out=tmp_path / "out").read_bytes() == b""
+
+
+def test_a_function_that_no_other_process_can_read_uses_one_device(participant):
+    def closure(net, a, b, c): ...
+
+    assert _travels(method_of(FINETUNE.function)) and _travels(method_from_file(participant(MINE)))
+    assert not _travels(method_of(closure))
+    here = type(closure)(closure.__code__, {"__name__": "__main__"}, "cell")
+    here.__qualname__ = "cell"
+    main_module = sys.modules["__main__"]
+    main_module.cell = here
+    try:
+        assert not _travels(method_of(here, "cell")) and not _travels(method_of(functools.partial(here), "cell"))
+    finally:
+        del main_module.cell
+
+
+def test_the_methods_own_line_is_named_beside_those_of_packages(model, loaders, tmp_path):
+    package = tmp_path / "dist-packages" / "some_package.py"
+    package.parent.mkdir()
+    package.write_text("def fail():\n    raise ValueError('no')\n")
+    mine = tmp_path / "mine.py"
+    mine.write_text("from some_package import fail\n\ndef unlearning(net, a, b, c):\n    fail()\n")
+    sys.path.insert(0, str(package.parent))
+    try:
+        with pytest.raises(InputError, match=r"ValueError: no \(\S*mine.py, line 4\)"):
+            run(model, loaders, tmp_path / "out", method=method_from_file(str(mine)))
+    finally:
+        sys.path.remove(str(package.parent))

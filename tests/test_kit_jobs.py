@@ -15,11 +15,14 @@ import torch
 
 from kit import jobs
 from kit.budget import TimeBudget
-from kit.checkpoint import Maker, ProbeJob
+from kit.checkpoint import Maker, Outcome, Probe, ProbeJob
 from kit.competition import TensorLoader, make_loaders
 from kit.errors import InputError
-from kit.jobs import run_jobs
+from kit.jobs import Job, Lost, run_jobs
+from kit.ledger import Ledger
 from kit.methods import method_of
+from kit.plan import StepCost
+from kit.schedule import Run, Scheduler
 from local_eval.engines import run_all
 from local_eval.models import tinyconv
 from tests.conftest import dataset
@@ -218,6 +221,80 @@ def crowded(folder, device):
 def test_a_device_without_memory_for_five_works_on_fewer_at_a_time(tmp_path):
     found = run_all(partial(crowded, tmp_path), range(5), ["cpu"] * 5, progress=False)
     assert found == {number: number for number in range(5)}
+
+
+def crowded_at_once(folder, device):
+    """No memory for the first two processes, which meet."""
+    number = next(n for n in range(9) if once(folder, n))
+
+    def work(job):
+        while not (Path(folder) / "1").exists():
+            time.sleep(0.01)
+        if number < 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return job
+
+    return work
+
+
+def test_processes_that_run_out_of_memory_together_leave_one_that_does_not(tmp_path):
+    assert run_all(partial(crowded_at_once, tmp_path), range(4), ["cpu"] * 2, progress=False) == {
+        n: n for n in range(4)
+    }
+
+
+def begins_late(device):
+    time.sleep(600)
+
+
+def test_a_process_that_does_not_begin_is_ended():
+    todo = [Job(0, begin_s=1.0)]
+    (job, result), *_ = run_jobs(begins_late, lambda: todo.pop() if todo else None, ["cpu"] * 2)
+    assert job.number == 0 and result.reason == "its process did not begin in 1 s"
+
+
+def with_loaders_that_have_processes(net, retain, forget, validation):
+    """As Kaggle notebooks do."""
+    batches = list(torch.utils.data.DataLoader(retain.dataset, batch_size=8, num_workers=1))
+    with torch.no_grad():
+        net.fc.bias += 0.01 * len(batches) * torch.randn(10)
+
+
+def test_a_methods_loaders_may_have_processes_of_their_own(model, loaders, tmp_path):
+    options = {"method": method_of(with_loaders_that_have_processes), "n": 4}
+    one = run(model, loaders, tmp_path / "one", **options)
+    two = run(model, loaders, tmp_path / "two", devices=["cpu"] * 2, problem=problem, **options)
+    assert one.archive.read_bytes() == two.archive.read_bytes()
+
+
+def test_a_plan_is_lowered_once_where_fewer_processes_are_left(tmp_path):
+    now, n_all, step_s = [0.0], 64, 0.02
+    budget = TimeBudget("300s", clock=lambda: now[0])
+    schedule = Scheduler(Run(FINETUNE, Ledger(tmp_path / "ledger"), budget, n_all, 2), range(n_all))
+    for _ in range(2):
+        schedule.note(schedule.next_job(), Probe([StepCost(0.1, step_s)], [10_000], 0.02, 0.001))
+    begun = [schedule.next_job(), schedule.next_job()]
+    schedule.note(begun[0], Lost("no memory for one more process", n_left=1))
+    job = begun[1]
+    while job:
+        seconds = 0.1 + step_s * job.steps
+        now[0] += seconds
+        schedule.note(job, Outcome(seconds))
+        job = schedule.next_job()
+    plans = [line["steps"] for line in schedule.run.ledger.of("plan")]
+    assert schedule.n_made == n_all and not schedule.by_stand_in and budget.remaining_s() > 0
+    assert len(plans) <= 3 and 0.4 * plans[0] < plans[-1] < 0.55 * plans[0], plans
+
+
+def test_the_plan_is_made_though_a_second_process_had_no_memory_to_measure(tmp_path):
+    for order in ((0, 1), (1, 0)):
+        path = tmp_path / f"ledger{order[0]}"
+        schedule = Scheduler(Run(FINETUNE, Ledger(path), TimeBudget("300s"), 8, 2), range(8))
+        probes = [schedule.next_job(), schedule.next_job()]
+        results = [Lost("no memory", n_left=1), Probe([StepCost(0.1, 0.02)], [100], 0.02, 0.001)]
+        for which in order:
+            schedule.note(probes[which], results[which])
+        assert schedule.steps == 100 and schedule.next_job().number == 0
 
 
 def full(device):

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.device import device_of, memory_format
 from kit.methods.shared.surgery import reset_parameters
 from kit.plan import Plan, planned_phases
 from kit.training import cross_entropy, fine_tune
@@ -64,7 +65,7 @@ def unlearn(
 
 def _frozen(net: nn.Module) -> nn.Module:
     """A copy that no optimiser changes."""
-    return copy.deepcopy(net).requires_grad_(False).to(memory_format=torch.channels_last)
+    return copy.deepcopy(net).requires_grad_(False).to(memory_format=memory_format(device_of(net)))
 
 
 def _divergence(teacher: nn.Module, logits: Tensor, images: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from kit.archive import pack, serialize
 from kit.budget import format_duration
 from kit.checkpoint import unlearn_once
 from kit.competition import Loaders
-from kit.device import device_of, peak_bytes, reproducible, synchronize
+from kit.device import device_of, memory_format, peak_bytes, reproducible, synchronize
 from kit.methods import Method, method_of
 from kit.plan import Plan
 from kit.preflight import checkpoint_bytes
@@ -271,8 +271,9 @@ def _shares(functions: cProfile.Profile, n_most: int = 6) -> dict[str, float]:
 @torch.no_grad()
 def kernel_tflops(device: torch.device) -> float:
     """Rate of one convolution in float32, in TFLOP/s: 64 images of 32 x 32, 64 channels to 64, 3 x 3; best of six."""
-    images = torch.randn(64, 64, 32, 32).to(device).contiguous(memory_format=torch.channels_last)
-    convolution = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, memory_format=torch.channels_last)
+    layout = memory_format(device)
+    images = torch.randn(64, 64, 32, 32).to(device).contiguous(memory_format=layout)
+    convolution = nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, memory_format=layout)
     best_s = math.inf
     for _ in range(6):
         start = time.perf_counter()

@@ -6,7 +6,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import filterfalse
@@ -64,7 +64,7 @@ def verify(
             entry = printable(folders[0].filename, 100)
             note = f"; and {len(folders)} entries of folders such as {entry}, which the starter's archive has not"
             names = replace(names, found=names.found + note)
-        states = read_checkpoints(archive, members, largest_checkpoint(like))
+        states = read_bounded(archive, members, largest_checkpoint(like))
         states = ((info, _explained(state, like)) for info, state in states)
         tensors = check_tensors(states, like, n_checkpoints, is_original=is_original, progress=progress)
         return [complete(path), names, *tensors]
@@ -90,6 +90,17 @@ def open_archive(path: Path, table_bytes: int = 1 << 24) -> Iterator[zipfile.Zip
         with zipfile.ZipFile(file) as archive:
             file.limit = max([4096, *(info.file_size for info in archive.infolist())])
             yield archive
+
+
+def read_bounded(
+    archive: zipfile.ZipFile, members: Iterable[zipfile.ZipInfo], largest: int
+) -> Iterator[tuple[zipfile.ZipInfo, Any]]:
+    """`read_checkpoints`, which reads no member of more than `largest` bytes: an exception stands for it."""
+    for info in members:
+        if info.file_size > largest:
+            yield info, InputError(f"{info.file_size:,} bytes where at most {largest:,} were expected")
+        else:
+            yield from read_checkpoints(archive, [info])
 
 
 def is_folder(info: zipfile.ZipInfo) -> bool:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kit.archive import read_checkpoints
 from kit.competition import resnet18
-from kit.tools.verify import is_folder, largest_checkpoint
+from kit.tools.verify import is_folder, largest_checkpoint, read_bounded
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def archive_statistics(
     found = []
     with zipfile.ZipFile(archive) as file:
         members = [info for info in file.infolist() if not is_folder(info)]
-        reader = read_checkpoints(file, members, largest_checkpoint(original))
+        reader = read_bounded(file, members, largest_checkpoint(original))
         for info, state in tqdm(reader, total=len(members), desc="BatchNorm", disable=not progress):
             try:
                 net.load_state_dict({name: t.to(original[name].dtype) for name, t in state.items()})

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.device import device_of, memory_format
+
 
 def kl_divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(target || student) in nats, mean over the batch, of logits (n, n_classes) divided by the temperature.
@@ -28,4 +30,4 @@ def contrast(logits: Tensor, others: Tensor, temperature: float) -> Tensor:
 
 def frozen_copy(net: nn.Module) -> nn.Module:
     """A teacher: a copy of `net` in evaluation mode that no optimiser changes."""
-    return copy.deepcopy(net).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return copy.deepcopy(net).eval().requires_grad_(False).to(memory_format=memory_format(device_of(net)))
