@@ -15,6 +15,16 @@ def reduced(text):
     return [line.rstrip() for line in program.codes[0].text.splitlines()], len(changes)
 
 
+@pytest.mark.parametrize("mark", ["\f", "\x85", "\u2028", "\x1c"])
+def test_lines_are_those_of_python(mark):
+    """What other programs take for the end of a line."""
+    within, between = ("", mark) if mark == "\f" else (mark, "")
+    text = f"a = '{within}'\n{between}\nb = 'abcdefghijklmnop'\nfor i in range(512):\n    {SAVE}"
+    program, changes = reduce(Program(Path("x.py"), None, (Code(None, text),)), 8)
+    assert program.codes[0].text == text.replace("512", "8  ")
+    assert [change.line for change in changes] == [4] and program.line(None, 4) == "for i in range(8  ):"
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

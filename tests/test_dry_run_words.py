@@ -18,10 +18,10 @@ from kit.ledger import FILE_NAME, append
 from local_eval.commands.dry_run import inputs_of
 from local_eval.dry_run import kaggle_image, verdict
 from local_eval.dry_run.causes import excuse
-from local_eval.dry_run.judge import DryRun, _least_share, dry_run, lines_of
+from local_eval.dry_run.judge import DryRun, _least_share, _takes_every_gpu, dry_run, lines_of
 from local_eval.dry_run.outcome import Fault, Outcome, last_lines
-from local_eval.dry_run.program import read_program
-from local_eval.dry_run.projection import Projection
+from local_eval.dry_run.program import Code, Program, read_program
+from local_eval.dry_run.projection import Projection, project
 from local_eval.dry_run.run import how_far
 from local_eval.evaluate import Sample, Samples
 from notebooks.starter import STARTER, write_program
@@ -298,6 +298,25 @@ def test_data_that_is_read_in_every_run(tmp_path, reads, fine):
     outcome = replace(outcome_of(tmp_path / "p.ipynb"), events=tuple({**save, "path": None} for save in saves))
     (data,) = (check for check in verdict.program_checks(outcome, tmp_path, 2, 100) if check.name == "data")
     assert data.ok is fine
+
+
+def test_a_method_in_a_file_has_both_cards_that_kaggle_gives(tmp_path):
+    saves = [
+        {"event": "save", "pid": 1, "t": t, "seconds": 0.0, "path": None, "nested": [], "drawn": [[100, 64, 1000]]}
+        | {"seen": {"trained": 1000}}
+        for t in (1.0, 2.0)
+    ]
+    outcome = replace(outcome_of(tmp_path / "p.ipynb"), events=tuple(saves), start_s=0.0, end_s=2.0)
+    one, both = (project(outcome, {"retain": 100}, 2, every_gpu=every).on for every in (False, True))
+    assert both == one | {"pair of T4": pytest.approx(one["T4"] / 2, rel=0.01)}
+    check = verdict.time_check(project(outcome, {"retain": 100}, 2, every_gpu=True))
+    assert "on a pair of T4" in check.found
+    path = tmp_path / FILE_NAME
+    by_file = Program(path, None, (Code(1, 'submit(\n    "unlearning_method.py", **SETTINGS)'),))
+    assert not _takes_every_gpu(by_file, path), "no run of the kit"
+    append(path, "start", method="x")
+    assert _takes_every_gpu(by_file, path)
+    assert not _takes_every_gpu(Program(path, None, (Code(1, "submit(unlearning)"),)), path)
 
 
 def test_a_plan_of_the_kits_keeps_what_is_too_long_within_the_limit(tmp_path):

@@ -62,7 +62,7 @@ def reduce(program: Program, n_models: int) -> tuple[Program, list[Change]]:
     changes = []
     for code, tree in trees:
         for node, value in finder.counts_in(tree, n_models):
-            line = code.text.splitlines()[node.lineno - 1].encode()
+            line = code.lines[node.lineno - 1].encode()
             old = line[node.col_offset : node.end_col_offset].decode()
             changes.append(Change(code.number, node.lineno, node.col_offset, node.end_col_offset, old, value))
     codes = tuple(_rewritten(code, [c for c in changes if c.number == code.number]) for code in program.codes)
@@ -70,7 +70,7 @@ def reduce(program: Program, n_models: int) -> tuple[Program, list[Change]]:
 
 
 def _rewritten(code: Code, changes: Iterable[Change]) -> Code:
-    lines = code.text.split("\n")
+    lines = code.lines
     for change in sorted(changes, key=lambda change: -change.column):
         line = lines[change.line - 1].encode()
         new = str(change.new).ljust(len(change.old)).encode()

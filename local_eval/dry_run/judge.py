@@ -1,5 +1,6 @@
 """A dry run: a notebook or script executed as if on Kaggle, what Kaggle would have said of it, and its score."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +36,9 @@ from local_eval.report.table import aligned, table_of
 from local_eval.setting import Workspace
 
 _SPARE_BYTES = 10**9
+
+# A method that stands in a file, as the run cell names it.
+_BY_FILE = re.compile(r"""\bsubmit\(\s*(["'][^"']*\.py|mixture_of\()""")
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,14 @@ def dry_run(
                 samples, outputs = _samples(data.workspace, program.path.stem, pool, n_models)
                 archive_checks.append(outputs)
             archive_checks.append(verdict.spread_check(_spread(samples), n_models))
-        projection = project(outcome, data.sizes, n_models)
+        ledger = box.kaggle / "working" / FILE_NAME
+        every_gpu = _takes_every_gpu(program, ledger)
+        projection = project(outcome, data.sizes, n_models, every_gpu=every_gpu)
         if outcome.fault and not outcome.stopped and projection and not projection.epochs:
             projection = None  # what was saved before it ended is no checkpoint that took its time
         closing = [verdict.size_check(box.kaggle / "working", box.archive, n_models)]
         if projection or outcome.fault is None or outcome.stopped:
-            closing.insert(0, verdict.time_check(projection, _least_share(box.kaggle / "working" / FILE_NAME)))
+            closing.insert(0, verdict.time_check(projection, _least_share(ledger)))
     checks = [checks[0], verdict.tables_check(data.sizes), *archive_checks, *checks[1:], *closing]
     checks = [replace(check, found=check.found.replace(str(box.kaggle), "/kaggle")) for check in checks]
     return DryRun(program, n_models, changes, outcome, checks, projection, samples, data.own)
@@ -136,6 +142,13 @@ def _least_share(ledger: Path) -> float:
             cost = StepCost(plan["fixed_s"], plan["step_s"])
             return cost.seconds(1) / cost.seconds(max(1, plan["wanted"]))
     return 1.0
+
+
+def _takes_every_gpu(program: Program, ledger: Path) -> bool:
+    """Is it a submission of the kit whose method stands in a file, so that each GPU gets a process?"""
+    with suppress(InputError):
+        return Ledger(ledger).first("start") is not None and any(_BY_FILE.search(code.text) for code in program.codes)
+    return False
 
 
 def _pack_seen(box: Sandbox, n_models: int) -> Path | None:

@@ -24,14 +24,19 @@ class Code:
     number: int | None
     text: str
 
+    @property
+    def lines(self) -> list[str]:
+        """As Python counts them: a form feed ends none."""
+        return re.split("\r\n|\r|\n", self.text)
+
     def tree(self) -> ast.Module | None:
         """Its syntax tree, positions as in `text`; None where it is no Python, a cell of shell commands for instance.
 
         Lines with magics or shell commands stand as `pass`; so does what cannot be parsed at all, such as a bare
         `pip install`.
         """
-        lines = self.text.splitlines()
-        if lines and lines[0].lstrip().startswith("%%"):
+        lines = self.lines
+        if lines[0].lstrip().startswith("%%"):
             if lines[0].split()[0].lstrip("%") not in _PYTHON_MAGICS:
                 return None
             lines[0] = ""
@@ -65,8 +70,8 @@ class Program:
     def line(self, number: int | None, line: int) -> str:
         """The text of a line, empty where there is none."""
         for code in self.codes:
-            if code.number == number and 0 < line <= len(code.text.splitlines()):
-                return code.text.splitlines()[line - 1].strip()
+            if code.number == number and 0 < line <= len(code.lines):
+                return code.lines[line - 1].strip()
         return ""
 
     def with_codes(self, codes: tuple[Code, ...]) -> "Program":

@@ -38,8 +38,9 @@ class Projection:
     law: str = ""
 
 
-def project(outcome: Outcome, sizes: Mapping[str, int], n_models: int) -> Projection | None:
-    """From the last `n_models` checkpoints; None where fewer than two were saved.
+def project(outcome: Outcome, sizes: Mapping[str, int], n_models: int, *, every_gpu: bool = False) -> Projection | None:
+    """From the last `n_models` checkpoints; None where fewer than two were saved. every_gpu: does the program take all
+    GPUs that it is given? Kaggle gives two of a T4.
 
     sizes: split -> number of examples of the stand-in. A pass over a split is taken to cost as much more on the
     hidden data as the split is larger there; one within each batch of another as much more as both have more batches.
@@ -66,7 +67,8 @@ def project(outcome: Outcome, sizes: Mapping[str, int], n_models: int) -> Projec
     epochs = images * scale / (_TRAINED * HIDDEN["retain"])
     read = drawn * scale / HIDDEN["retain"] if drawn else epochs
     effort = _READING * read + (1 - _READING) * epochs * _BATCH_SIZE / _mean_batch(saves)
-    on = {name: whole(effort * epoch_s / n_processes + saving_s) for name, epoch_s in EPOCH_S.items()}
+    epoch_s = EPOCH_S | ({"pair of T4": EPOCH_S["T4"] / 2} if every_gpu else {})
+    on = {name: whole(effort * seconds / n_processes + saving_s) for name, seconds in epoch_s.items()}
     return Projection(whole(here), on, epochs, here, law)
 
 

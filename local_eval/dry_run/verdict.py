@@ -285,7 +285,7 @@ def time_check(projection: Projection | None, least: float = 1.0) -> Check:
         shortened = " and ".join(f"about {share:.0%} of each on a {name}" for name, share in shares.items())
         return Check("time", True, f"{found}: the kit's plan keeps to it, with {shortened}")
     late = [name for name, seconds in projection.on.items() if seconds > TIME_LIMIT_S >= fastest]
-    found += f": too long for a {late[0]}, and which of the two it will be is not known" if late else ""
+    found += f": too long for a {late[0]}, and which it will be is not known" if late else ""
     share = TIME_LIMIT_S / fastest
     remedy = f"do {share:.0%} of it in each run; the kit's time budget plans that for you"
     if TIME_LIMIT_S < fastest < _UNSURE * TIME_LIMIT_S:
