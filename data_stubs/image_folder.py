@@ -111,6 +111,8 @@ def decode(
                 wanted = f"{expected[2]} x {expected[1]}"
                 remedy = "have all scaled by --size 32 (as a source: image-folder@32:PATH), or make all the same size"
                 raise InputError(f"{where}: image is {width} x {height}, {like} is {wanted}: {remedy}")
+            if image.mode.startswith("I"):  # 16 bits of grey, of which Pillow would take all above 255 as white
+                image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
             image = image.convert("RGB")
             return np.asarray(ImageOps.fit(image, (size, size)) if size else image).transpose(2, 0, 1)
     except InputError:

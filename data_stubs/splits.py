@@ -98,15 +98,22 @@ def flip_labels(splits: Splits, share: float, rng: np.random.Generator) -> Split
     """The splits with the labels of round(share * n) images of each part changed to another class, drawn uniformly.
 
     Labels that cannot be fitted by what they mean keep a model from being sure of everything it was trained on, as the
-    ages of the competition do. Whole subjects keep their places in the parts: only labels change.
+    ages of the competition do. Whole subjects keep their places in the parts: only labels change. Where whole classes
+    are forgotten no retained image gets the label of one, which would be known again.
     """
-    if splits.n_classes < 2:
-        raise InputError("noise: the data has 1 class: there is no other to flip a label to")
+    gone = np.setdiff1d(splits.forget.labels, splits.retain.labels)
+    if splits.n_classes - len(gone) < 2:
+        raise InputError("noise: only 1 class is retained: there is no other to flip a label to")
     noisy = {}
     for name in PARTS:
         part = getattr(splits, name)
         flipped, labels = rng.choice(len(part), round(share * len(part)), replace=False), part.labels.copy()
         labels[flipped] = (labels[flipped] + rng.integers(1, splits.n_classes, len(flipped))) % splits.n_classes
+        while name == "retain":
+            wrong = flipped[np.isin(labels[flipped], gone) | (labels[flipped] == part.labels[flipped])]
+            if not wrong.size:
+                break
+            labels[wrong] = (labels[wrong] + 1) % splits.n_classes
         noisy[name] = replace(part, labels=labels)
     return replace(splits, name=f"{splits.name}, {share:.0%} of the labels flipped", **noisy)
 

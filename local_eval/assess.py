@@ -327,15 +327,18 @@ def agreement(scores: Mapping[str, float], measured: Mapping[str, Mapping[str, f
         return None
     columns = {"score": list(scores.values())}
     for measure in next(iter(measured.values())):
-        if measure == NOT_NORMAL:
+        if measure == NOT_NORMAL or any(measured[name][measure] is None for name in scores):
             continue
         sign = -1.0 if measure.startswith(SMALLER_IS_BETTER) else 1.0
         columns[measure] = [sign * measured[name][measure] for name in scores]
     return families.rank_agreement(columns)
 
 
-def _logistic_mia(sample: Sample, seed: int, n_models: int = 8) -> float:
-    """Mean accuracy of the starting kit's attack over the first models, each attacked on its own."""
+def _logistic_mia(sample: Sample, seed: int, n_models: int = 8) -> float | None:
+    """Mean accuracy of the starting kit's attack over the first models, each attacked on its own; None where it has
+    too few examples of either part to learn from and to be tested on."""
+    if min(len(sample.labels[part]) for part in ("forget", "test")) < families.FEWEST_LOSSES:
+        return None
     of_part = {
         part: families.losses(sample.logits[part][:n_models], sample.labels[part]) for part in ("forget", "test")
     }

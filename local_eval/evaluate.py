@@ -164,6 +164,8 @@ def read_samples(workspace: Workspace, pools: Mapping[str, ModelPool], n_models:
     """Read n_models of each pool, at least 2. InputError where a pool belongs to another setting or has fewer."""
     if n_models < 2:
         raise InputError(f"n_models is {n_models}: the score compares distributions and needs at least 2 models")
+    if taken := {*pools} & {DO_NOTHING, NULL, "retrained", "retraining"}:
+        raise InputError(f"{min(taken)!r}: is the name of something else in each table: give the models another")
     for name, pool in pools.items():
         if pool.identity.get("setting") != workspace.name:
             raise InputError(
@@ -192,11 +194,11 @@ def _subjects(splits: Splits) -> np.ndarray | None:
 
 def evaluate(samples: Samples, spec: MetricSpec | None = None, attack: Attack = grid_epsilon) -> list[Row]:
     """A row for each method, then the two rows it has to be seen beside: doing nothing (the original N times, in no
-    time) and, from four models on, the null: what retraining itself gets at this number of models."""
+    time) and, from four models and two examples on, the null: what retraining itself gets at this number of models."""
     spec = spec or MetricSpec()
     retrained = samples.retrained
     rows = [score_row(name, sample, retrained, spec, attack) for name, sample in samples.beside.items()]
-    if samples.n_models >= 4:
+    if samples.n_models >= 4 and retrained.confidence.shape[1] > 1:
         rows.append(_null_row(retrained, spec, attack))
     return rows
 
@@ -205,7 +207,7 @@ def _null_row(retrained: Sample, spec: MetricSpec, attack: Attack) -> Row:
     """Retrained against as many retrained models: the accuracies are equal, F and epsilon those of `null_quality`."""
     try:
         return null_row(retrained, null_quality(retrained.confidence, len(retrained), spec, attack), spec, attack)
-    except InputError:  # one example, or too few models for any of them to get a point
+    except InputError:  # too few models for any example to get a point
         return null_row(retrained, None, spec, attack)
 
 

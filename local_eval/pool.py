@@ -4,6 +4,7 @@ the weights too, for pictures."""
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -113,7 +114,7 @@ class ModelPool:
                 row = {name: file[name] for name in (*EVALUATED, "seconds")}
         except FileNotFoundError as error:
             raise InputError(f"{path}: model {index} is not in the pool: run the step that fills it") from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: is broken ({error}): delete it and run the same command again") from error
         if not all(np.isfinite(values).all() for values in row.values()):
             raise InputError(f"{path}: has NaN or infinite logits: the model behind it is broken")

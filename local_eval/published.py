@@ -184,7 +184,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {name: file[name] for name in members}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: give one that `local_eval pool export` wrote") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}): copy the file again") from error
 
 
@@ -202,5 +202,5 @@ def _facts(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if "original_model" in arrays:
             facts["original_seconds"] = float(facts["original_seconds"])
         return facts | {"fingerprint": str(facts["fingerprint"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its facts cannot be read ({error}): export it again") from error

@@ -18,6 +18,7 @@ from data_stubs import splits as saved
 from data_stubs.splits import Part, Splits
 from kit.competition import BATCH_SIZE, ExampleDataset, Loaders, load_state, make_loaders
 from kit.errors import InputError
+from kit.ledger import write_atomically
 from kit.seeds import checkpoint_seed
 from kit.tools.own import is_file_spec, read_spec
 from local_eval.models import ARCHITECTURES, build, check_name, check_net
@@ -65,7 +66,7 @@ class Setting:
             )
         if not is_file_spec(self.recipe):
             get_recipe(self.recipe)
-        if self.epochs is not None and not self.epochs > 0:
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise InputError(f"--epochs {self.epochs}: must be positive")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise InputError(f"--lr {self.lr}: must be positive")
@@ -203,7 +204,9 @@ def keep_workspace(setting: Setting, splits: Splits, root: Path) -> Workspace:
         folder.mkdir(parents=True, exist_ok=True)
         sources = setting.sources()
         facts = asdict(setting) | ({"sources": sources} if sources else {})
-        (folder / "setting.json").write_text(json.dumps(facts, indent=2) + "\n")
+        path, text = folder / "setting.json", f"{json.dumps(facts, indent=2)}\n"
+        if not path.exists() or path.read_text() != text:  # others may be reading it
+            write_atomically(path, text.encode())
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}): choose another --work-dir") from error
     try:

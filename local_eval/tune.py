@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,7 @@ def search(
     total = n_trials if limit_s == math.inf else round(limit_s)
     with tqdm(total=total, unit="trial" if limit_s == math.inf else "s", desc=plan.name, disable=not progress) as bar:
         while True:
-            found = results_of(folder)
+            found = results_of(folder, plan.longest_s)
             _show(bar, found, limit_s)
             spent_s = sum(result.took_s for result in found)
             if spent_s >= limit_s:
@@ -202,16 +202,19 @@ def search(
                     continue
                 result = _measure(workspace, plan, *job, retrained, devices)
                 Ledger(folder / FILE_NAME).append("result", **asdict(result))
-    return results_of(folder)
+    return results_of(folder, plan.longest_s)
 
 
-def results_of(folder: Path) -> list[Result]:
-    """What a search's folder holds, by trial and number of models."""
+def results_of(folder: Path, longest_s: float = math.inf) -> list[Result]:
+    """What a search's folder holds, by trial and number of models; a trial whose checkpoints take longer than
+    `longest_s` is broken, which is no part of what was measured."""
     lines = Ledger(folder / FILE_NAME).of("result")
     found = {}
     for line in lines:
         values = {name: value for name, value in line.items() if name != "event"}
         result = Result(**{**values, "settings": tuple(values["settings"])})
+        if not result.broken and result.seconds > longest_s:
+            result = replace(result, broken=f"a checkpoint takes {result.seconds:.3g} s, above {longest_s:.3g} s")
         found[result.trial, result.n_models] = result
     return [found[key] for key in sorted(found)]
 
@@ -263,9 +266,6 @@ def _measure(
         broken = broken_reason(pool) or ""
         if not broken:
             measured = measure(sample_of(pool, n_models, workspace), retrained)
-            if measured["seconds"] > plan.longest_s:
-                broken = f"a checkpoint takes {measured['seconds']:.3g} s, above {plan.longest_s:.3g} s"
-                measured["value"] = -math.inf
     except InputError as error:
         if trial == 0:
             raise

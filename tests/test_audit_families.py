@@ -99,6 +99,9 @@ def test_logistic_mia_tells_apart_what_can_be_told_apart():
     assert f.logistic_mia(rng.normal(size=300), rng.normal(size=300) + 10) == 1.0
     with pytest.raises(InputError):
         f.logistic_mia([1.0], [2.0, 3.0])
+    with pytest.raises(InputError, match="6 finite losses"):
+        f.logistic_mia(rng.normal(size=5), rng.normal(size=9))
+    assert 0 <= f.logistic_mia(rng.normal(size=6), rng.normal(size=9)) <= 1
 
 
 def test_divergences_equal_loops():

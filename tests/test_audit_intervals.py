@@ -1,6 +1,7 @@
 """Intervals beside what theory or brute force says of them."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -179,6 +180,8 @@ class TestRank:
         resamples = resample(u, r, attack=EXACT, n_resamples=10)
         low = Accuracies(np.full(24, 0.4), np.full(24, 0.8), np.full(24, 0.8), np.full(24, 0.8))
         assert probability_above(resamples, resamples, flat_accuracies(24), low) > 0.99
+        none = replace(flat_accuracies(24), test_u=np.zeros_like(flat_accuracies(24).test_u))
+        assert probability_above(resamples, resamples, flat_accuracies(24), none) > 0.99
 
     def test_unpaired_resamples_are_refused(self):
         u, r = simulated_pools(24, 20, np.random.default_rng(6))

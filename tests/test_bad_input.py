@@ -87,6 +87,8 @@ def test_a_class_without_retain_example(folder, tmp_path, run):
         (["--recipe", "cake"], "recipe 'cake': unknown"),
         (["--architecture", "resnet19"], "architecture 'resnet19': unknown"),
         (["--epochs", -1], "must be positive"),
+        (["--epochs", "inf"], "must be positive"),
+        (["--cap", "inf"], "cap is inf: give a finite number above 0"),
         (["--setting", "nowhere"], "nowhere: is no folder of a setting"),
     ],
 )

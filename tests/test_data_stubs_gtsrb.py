@@ -7,6 +7,7 @@ from torchvision import datasets
 
 from data_stubs import fingerprint, gtsrb, load, load_source
 from kit.errors import InputError
+from local_eval.evaluate import forgotten_classes
 
 N_FRAMES = 3
 SIGNS = {"super": 500, "other": 12}  # signs of each class of speed limits that the super-categories need, of the others
@@ -136,6 +137,14 @@ def test_noise_flips_the_share_of_labels_in_every_part_and_nothing_else():
         np.testing.assert_array_equal(a.ids, b.ids)
     again, other = (load("digits:noise=0.1", forget="random:100", seed=seed) for seed in (0, 1))
     assert fingerprint(again) == fingerprint(noisy) != fingerprint(other)
+
+
+def test_a_forgotten_class_comes_back_by_no_flipped_label():
+    clean, noisy = (load(name, forget="class:3") for name in ("digits", "digits:noise=0.5"))
+    assert list(forgotten_classes(noisy)) == [3]
+    flipped = noisy.retain.labels != clean.retain.labels
+    assert flipped.sum() == round(0.5 * len(flipped)) and not (noisy.retain.labels == 3).any()
+    assert (noisy.test.labels == 3).any()
 
 
 def test_flipped_labels_go_to_every_other_class_alike():

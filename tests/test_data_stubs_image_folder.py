@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data_stubs import fingerprint, image_folder, image_listing, load
-from data_stubs.image_folder import load_source
+from data_stubs.image_folder import decode, load_source
 from kit.errors import InputError
 
 
@@ -175,6 +175,13 @@ def test_broken_images_are_named_and_leave_no_cache(layout, files, tmp_path, cas
         load_source(layout(tmp_path, files), tmp_path / "cache")
     assert "train/cat/2.JPEG" in str(error.value) and message in str(error.value)
     assert "\n" not in str(error.value) and cached_files(tmp_path) == []
+
+
+def test_sixteen_bits_of_grey_keep_their_shades():
+    ramp = np.linspace(0, 65535, 1024).astype(np.uint16).reshape(32, 32)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, "PNG")
+    assert np.array_equal(decode(buffer.getvalue(), "ramp"), np.broadcast_to((ramp >> 8).astype(np.uint8), (3, 32, 32)))
 
 
 def test_missing_images_are_named(files, tmp_path, monkeypatch):

@@ -18,12 +18,13 @@ from kit.tools.own import build_net
 from local_eval import unlearned
 from local_eval.__main__ import main
 from local_eval.archived import fill_from_archive
+from local_eval.evaluate import read_samples
 from local_eval.metric import MetricSpec, bins_as_in_report
 from local_eval.report.evidence import gather
-from local_eval.report.facts import commands
+from local_eval.report.facts import commands, setting_options
 from local_eval.report.write import provenance
 from local_eval.retrained import fill_retrained, retrained_pool
-from local_eval.setting import Setting, open_workspace, reopen
+from local_eval.setting import Setting, keep_workspace, open_workspace, reopen
 from local_eval.unlearned import broken_reason, fill_points, fill_unlearned, unlearned_pool
 
 SETTING = Setting("digits", "random:30", n_train=300, architecture="tinyconv", epochs=1, n_retain_sample=100)
@@ -155,7 +156,7 @@ def test_models_after_a_gap_do_not_count(workspace, capsys):
     pool = unlearned_pool(workspace, FINETUNE)
     (pool.folder / "model_00001.npz").rename(pool.folder / f"model_{N + 1:05d}.npz")
     assert len(pool) == 1
-    assert "--n-models 1" in told(capsys, "score", pool.folder)
+    assert "finetune: 1 model: the score compares" in told(capsys, "score", pool.folder)
     assert main(["report", str(pool.folder), "--quiet"]) == 1
     assert "1 models" in capsys.readouterr().out
     shutil.copy(pool.folder / "model_00000.npz", pool.folder / "model_00001.npz")
@@ -199,6 +200,60 @@ def test_fresh_makes_the_unlearned_models_anew_and_keeps_the_retrained_ones(work
         assert np.array_equal(pool.read(N)["forget"], before)
     assert not (pool.folder / "broken.txt").exists()
     assert [path.stat().st_mtime_ns for path in sorted(retrained.folder.glob("*.npz"))] == kept
+
+
+def test_a_name_of_something_else_in_the_table_is_refused(filled):
+    pool = unlearned_pool(filled, FINETUNE)
+    for name in ("do nothing", "retrained", "retraining"):
+        with pytest.raises(InputError, match=f"{name}.: is the name of something else"):
+            read_samples(filled, {name: pool}, N)
+
+
+def test_the_list_shows_scores_of_the_competitions_constants_alone(workspace, tmp_path, capsys):
+    common = ["--setting", str(workspace.folder), "--n-models", str(N), "--slots", "1", "--quiet", "--no-page"]
+
+    def listed():
+        capsys.readouterr()
+        assert main(["list", "--work-dir", str(workspace.folder.parent), "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["pools"]
+        return next(row["score"] for row in rows if row["method"] == "finetune")
+
+    assert main(["run", *common]) == 0
+    assert listed() is not None
+    assert main(["run", *common, "--cap", "1"]) == 0
+    assert listed() is None
+
+
+def test_a_pool_of_one_model_does_not_stop_the_others_of_its_folder(workspace, capsys):
+    other = get_method("finetune", ["lr=0.5"])
+    fill_unlearned(workspace, other, 1, **OPTIONS)
+    capsys.readouterr()
+    assert main(["score", str(workspace.folder), "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    single = unlearned_pool(workspace, other).folder
+    assert f"left out, as there is one model only: {single.name}" in err and "do nothing" in out
+    assert "finetune" in (line := told(capsys, "score", single)) and "needs at least 2" in line and "--n" not in line
+
+
+def test_a_model_in_a_compression_that_is_unknown_is_broken(workspace):
+    pool = unlearned_pool(workspace, FINETUNE)
+    file = pool.folder / "model_00000.npz"
+    data = bytearray(file.read_bytes())
+    data[data.index(b"PK\1\2") + 10] = 99
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"model_00000\.npz: is broken"):
+        pool.read(1)
+
+
+def test_the_commands_of_a_page_say_which_images_are_forgotten(filled):
+    assert "--forget" in setting_options(Setting("digits", "random:500"))
+
+
+def test_a_settings_file_is_left_alone_where_it_says_the_same(workspace):
+    path = workspace.folder / "setting.json"
+    before = path.stat().st_mtime_ns
+    keep_workspace(workspace.setting, workspace.splits, workspace.folder.parent)
+    assert path.stat().st_mtime_ns == before
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------

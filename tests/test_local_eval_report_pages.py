@@ -1,13 +1,17 @@
 """The pages on a small real data set: every section, nothing from outside, broken runs named."""
 
+import base64
 import html
+import io
 import json
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kit.methods import get_method
 from local_eval.__main__ import main
@@ -15,6 +19,7 @@ from local_eval.dry_run.judge import _samples
 from local_eval.pool import ModelPool
 from local_eval.recipes import GIVEN
 from local_eval.report.facts import where_options
+from local_eval.report.html import png_uri
 from local_eval.retrained import fill_retrained
 from local_eval.setting import reopen
 from local_eval.unlearned import fill_unlearned
@@ -138,7 +143,7 @@ def test_too_few_models_give_a_page_without_pictures_of_chance(copied):
     assert main(["report", str(pool), "--n-models", "4", "--quiet", "--no-saliency"]) == 0
     page = read(pool / "report.html")
     assert "Nothing can be said: 4 models are too few" in page.text
-    assert page.text.count("below 8 models this says nothing") == 3, "epsilons, images, attacks"
+    assert page.text.count("below 8 models and two images this says nothing") == 3, "epsilons, images, attacks"
     assert len(page.of("svg")) == 5, "accuracies and time need few models"
 
 
@@ -224,3 +229,13 @@ def test_run_ends_with_the_page(tmp_path, capsys):
     page.unlink()
     assert main(["run", *options, "--no-page"]) == 0
     assert not page.exists()
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3, 4])
+def test_images_of_any_number_of_channels_are_shown(n_channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (n_channels, 5, 4), dtype=np.uint8)
+    data = base64.b64decode(png_uri(pixels).partition(",")[2])
+    with Image.open(io.BytesIO(data)) as image:
+        shown = np.asarray(image).transpose(2, 0, 1)
+    expected = {1: pixels[[0, 0, 0]], 2: np.repeat(pixels.mean(0, keepdims=True).astype(np.uint8), 3, 0)}
+    assert np.array_equal(shown, expected.get(n_channels, pixels[:3]))

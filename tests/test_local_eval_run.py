@@ -270,3 +270,14 @@ def test_the_command_runs_a_mixture_under_a_limit_and_its_page_has_the_maps(work
     page = Path(facts["page"]).read_text()
     assert "unlearned model is left out" not in page
     assert "mixture(transpose=246, pseudo_label=266)" in page
+
+
+@pytest.mark.parametrize("n_forget", [1, 3])
+def test_a_forget_set_of_a_few_images_has_a_page_of_what_can_be_said(n_forget, tmp_path, capsys):
+    words = ["--source", "digits", "--n-train", "100", "--forget", f"random:{n_forget}", "--architecture", "tinyconv"]
+    words += ["--epochs", "1", "--n-models", "8", "--slots", "1", "--quiet", "--work-dir", str(tmp_path)]
+    assert main(["run", *words]) == 0
+    out = capsys.readouterr().out
+    assert ("a perfect unlearner scores" in out) is (n_forget > 1)
+    (pool,) = tmp_path.rglob("finetune-*/pool.json")
+    assert (pool.parent / "report.html").exists() and main(["score", str(pool.parent), "--quiet"]) == 0

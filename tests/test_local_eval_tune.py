@@ -1,20 +1,25 @@
 """The tuner: its draw and its halving by hand, ranges that are none, killed and two at once, the command."""
 
+import argparse
 import json
 import multiprocessing
 import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from kit.errors import InputError
 from kit.methods import get_method, method_names, with_settings
 from local_eval.__main__ import main
+from local_eval.commands.tune import other_forget_set
 from local_eval.report.tune_plot import plot_search
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace, reopen
@@ -211,6 +216,9 @@ def test_what_takes_too_long_is_measured_but_not_chosen(filled):
     found = search(filled, plan_of(5, longest_s=1e-9), n_trials=2, **OPTIONS)
     assert all("a checkpoint takes" in r.broken and r.retain_accuracy > 0 for r in found)
     assert best_of(found) is None
+    folder = filled.folder / plan_of(5).name  # what is too long is no part of what was measured
+    assert not any(r.broken for r in results_of(folder)) and best_of(results_of(folder)) is not None
+    assert search(filled, plan_of(5), n_trials=2, **OPTIONS) == results_of(folder)
 
 
 OWN = """
@@ -290,12 +298,40 @@ def test_the_command_tells_mistakes_in_one_line(tmp_path, capsys):
         (["finetune", "--range", "lr=1e-3:1", "--set", "lr=0.1"], "--range lr=1e-3:1: --set gives it one value"),
         (["finetune", "--check-models", "-1"], "--check-models -1"),
         (["do_nothing"], "declares no ranges"),
+        (["finetune", "--search-seed", "-1"], "--search-seed -1"),
         (["finetune", "--fits", "soon"], "soon"),
     ):
         assert main(["tune", *more, *words]) == 2
         err = capsys.readouterr().err
         assert what in err
         assert len(err.strip().splitlines()) == 1
+
+
+def test_a_forget_set_that_has_no_other_is_not_called_another(tmp_path, capsys):
+    words = ["--source", "digits", "--forget", "class:3", "--n-retain-sample", "100", *WORDS[8:]]
+    words = ["tune", "finetune", *words, "--n-models", "4", "--trials", "1", "--check-models", "2", "--json"]
+    assert main([*words, "--work-dir", str(tmp_path)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["check"] == []
+    page = Path(shown["picture"]).with_name("tune.md").read_text()
+    assert "not checked on another forget set: class:3 gives no other" in page
+
+
+def test_models_that_came_as_files_are_no_check_and_that_is_told_before_the_search(tmp_path):
+    workspace = SimpleNamespace(setting=Setting("digits", "class:3", recipe="checkpoints:abc"), folder=tmp_path / "x")
+    args = argparse.Namespace(data_root=None, cache_dir=None, quiet=True)
+    with pytest.raises(InputError, match=r"came as files; or --check-models 0"):
+        other_forget_set(args, workspace)
+
+
+def test_choices_stand_on_their_ticks_however_they_are_written(tmp_path, monkeypatch):
+    plan = Search(get_method("finetune"), {"lr": ["1e-4", "1e-3"], "bfloat16": ["true", "false"]}, RUNGS)
+    found = [Result(t, plan.settings(t), 2, value=t / 10) for t in range(1, 8)]
+    drawn = []
+    plain = Axes.scatter
+    monkeypatch.setattr(Axes, "scatter", lambda self, x, *a, **k: drawn.extend(x) or plain(self, x, *a, **k))
+    plot_search(plan, found, found[-1], tmp_path / "a.png")
+    assert set(drawn) == {0, 1}
 
 
 def test_the_picture_of_choices_and_numbers(tmp_path):

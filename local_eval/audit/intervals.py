@@ -112,7 +112,7 @@ def score_interval(resamples: Resamples, accuracies: Accuracies, level: float = 
     variance += (quality * ratio) ** 2 * ratio_variance(accuracies)
     total = variance + 2 * quality * ratio * covariance
     error = np.sqrt(max(total, variance / 2))
-    return log_interval(quality * ratio, error, level, n_parts=resamples.n_parts)
+    return log_interval(quality * ratio, error, level, highest=ratio, n_parts=resamples.n_parts)
 
 
 def probability_above(
@@ -136,7 +136,7 @@ def probability_above(
     for resamples, accuracies, ratio in zip(
         (first, second), (first_accuracies, second_accuracies), ratios, strict=True
     ):
-        if accuracies is not None:
+        if accuracies is not None and ratio:
             variance += (resamples.quality * ratio) ** 2 * ratio_variance(accuracies)
     mean = difference.mean()
     if variance == 0:

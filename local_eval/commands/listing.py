@@ -57,10 +57,12 @@ def _record(folder: Path, pool: ModelPool) -> dict[str, Any]:
 
 
 def _cached_score(pool: ModelPool) -> float | None:
-    """The score that `run` wrote down beside the models, if it was with as many as there are now."""
+    """The competition's score that `run` wrote down beside the models, if it was with as many as there are now."""
     try:
-        rows = json.loads((pool.folder / "report.json").read_text())["rows"]
-        written = {row["name"]: row["score"] for row in rows if row["n_models"] == len(pool)}
+        facts = json.loads((pool.folder / "report.json").read_text())
+        if facts.get("score_options"):  # by other constants, so that it is no match for the others
+            return None
+        written = {row["name"]: row["score"] for row in facts["rows"] if row["n_models"] == len(pool)}
         return written.get(pool.identity.get("method"))
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or of another version
         return None

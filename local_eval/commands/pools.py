@@ -134,7 +134,13 @@ def _samples(paths: Sequence[Path], workspace: Workspace) -> list[list[Path]]:
 def pools_in(folder: Path) -> list[Path]:
     """The unlearned pools in the folder of a setting that hold a model."""
     found = [ModelPool.open(meta.parent) for meta in sorted(folder.glob("*/pool.json"))]
-    return [pool.folder for pool in found if pool.identity.get("kind") == "unlearned" and len(pool)]
+    found = [pool for pool in found if pool.identity.get("kind") == "unlearned" and len(pool)]
+    single = [pool for pool in found if len(pool) == 1]
+    if 0 < len(single) < len(found):
+        names = ", ".join(pool.folder.name for pool in single)
+        print(f"left out, as there is one model only: {names}", file=sys.stderr)
+        found = [pool for pool in found if pool not in single]
+    return [pool.folder for pool in found]
 
 
 def _is_pool(path: Path) -> bool:
@@ -204,6 +210,8 @@ def n_models_of(args: argparse.Namespace, opened: Opened) -> int:
         raise InputError(
             f"--n-models {args.n_models}: of {fewest} there are {sizes[fewest]}: ask for fewer, or make more"
         )
+    if args.n_models is None and sizes[fewest] < 2:
+        raise InputError(f"{fewest}: {sizes[fewest]} model: the score compares distributions and needs at least 2")
     return sizes[fewest] if args.n_models is None else args.n_models
 
 

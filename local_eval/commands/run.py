@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     took = f"{format_duration(sum(seconds.values()))} in all: {phases}; processes: {processes}"
     notes = [*limit_notes(pools), *notes_on(rows), took]
     further = {"command": shared.command_line(args), "attacks": args.attacks, "seconds": seconds}
+    further["score_options"] = score_options(spec, args.attacks)
     facts = facts_of(workspace, rows, pools, distance, **further)
     write_csv(args.csv, row_records(rows, {}, args.attacks))
     tables = [table_of(rows), distance_table(rows, distance)]

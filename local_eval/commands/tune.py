@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
+
 from kit.budget import format_duration, parse_duration
 from kit.competition import N_CHECKPOINTS
 from kit.errors import InputError
@@ -19,6 +21,7 @@ from local_eval.commands.pools import note_retrained
 from local_eval.dry_run.projection import EPOCH_S
 from local_eval.evaluate import sample_of
 from local_eval.published import use_published
+from local_eval.recipes import GIVEN
 from local_eval.report.table import aligned, markdown
 from local_eval.report.tune_plot import plot_search
 from local_eval.report.write import provenance
@@ -36,24 +39,29 @@ def tune(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models, 4)
     if args.check_models:
         shared.at_least(args.check_models, 2, "--check-models")
+    if args.search_seed < 0:
+        raise InputError(f"--search-seed {args.search_seed}: must be 0 or more")
     limit_s = parse_duration(args.limit) if args.limit else math.inf
     method = shared.read_method(args, args.method, args.set)
     ranges = ranges_of(method, args.range)
     workspace = shared.workspace_of(args)
+    other = other_forget_set(args, workspace) if args.check_models else None
     devices = shared.devices_for(args, workspace, args.n_models)
     common = {"devices": devices, "progress": not args.quiet}
     note_retrained(workspace, args.n_models)
     fill_retrained(workspace, args.n_models, **common)
     longest_s = math.inf if args.fits is None else longest(workspace, parse_duration(args.fits), devices)
     plan = Search(method, ranges, rungs_of(args.n_models), args.search_seed, args.seed, longest_s)
-    if measured := results_of(workspace.folder / plan.name):
+    if measured := results_of(workspace.folder / plan.name, longest_s):
         print(f"reusing {len(measured)} measurements in {workspace.folder / plan.name}", file=sys.stderr)
     found = search(workspace, plan, n_trials=args.trials, limit_s=limit_s, **common)
     chosen = best_of(found)
     folder = workspace.folder / plan.name
-    checks = [] if chosen is None or not args.check_models else check(args, workspace, plan, chosen, common)
+    checks = [] if chosen is None or other is None else check(args.check_models, workspace, other, plan, chosen, common)
     table = table_of(plan, found, chosen)
     notes = notes_on(plan, found, chosen, checks)
+    if args.check_models and other is None:
+        notes.append(f"not checked on another forget set: {workspace.setting.forget} gives no other")
     facts = provenance(workspace, shared.command_line(args)) | {
         "method": method.name,
         "ranges": {name: list(span) for name, span in ranges.items()},
@@ -85,18 +93,25 @@ def longest(workspace: Workspace, limit_s: float, devices: Sequence[str]) -> flo
     return epoch_s * limit_s / N_CHECKPOINTS / EPOCH_S[CARD]
 
 
+def other_forget_set(args: argparse.Namespace, workspace: Workspace) -> Workspace | None:
+    """The setting with another forget set, for the check; None where its policy always gives the same. InputError where
+    its models cannot be made."""
+    setting = replace(workspace.setting, data_seed=workspace.setting.data_seed + 1)
+    where = {"data_root": args.data_root, "cache_dir": args.cache_dir, "progress": not args.quiet}
+    try:
+        if setting.recipe.startswith(GIVEN):
+            raise InputError("the retrained models of this setting came as files")
+        other = open_workspace(setting, workspace.folder.parent, **where)
+    except InputError as error:
+        raise InputError(f"the check on another forget set: {error}; or --check-models 0") from error
+    return None if np.array_equal(*(where.splits.forget.images for where in (workspace, other))) else other
+
+
 def check(
-    args: argparse.Namespace, workspace: Workspace, plan: Search, chosen: Result, common: dict[str, Any]
+    n_models: int, workspace: Workspace, other: Workspace, plan: Search, chosen: Result, common: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The method as it stands and the best trial on the searched forget set and on another one, with as many models."""
-    setting = replace(workspace.setting, data_seed=workspace.setting.data_seed + 1)
-    where = {"data_root": args.data_root, "cache_dir": args.cache_dir}
-    try:
-        other = open_workspace(setting, workspace.folder.parent, **where, progress=common["progress"])
-    except InputError as error:
-        raise InputError(f"the search is kept; for its check: {error}; or --check-models 0") from error
     use_published(other)
-    n_models = args.check_models
     for where in (workspace, other):
         fill_retrained(where, n_models, **common)
     methods = [with_settings(plan.method, settings) for settings in ((), chosen.settings)]

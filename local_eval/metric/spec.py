@@ -42,8 +42,8 @@ class MetricSpec:
         if not 0 <= self.delta < 1:
             raise InputError(f"delta is {self.delta}: give a probability, 0 <= delta < 1")
         for name in ("cap", "bin_width", "grid_per_unit", "grid_buffer"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}: give a number above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}: give a finite number above 0")
         if self.grid_per_unit * self.grid_buffer < 1:
             raise InputError("grid_per_unit * grid_buffer is below 1: the grid would have no windows")
         if not 0 <= self.range_ratio <= 1:

@@ -71,7 +71,7 @@ def write_comparison(evidence: Evidence, pages: Mapping[str, Path], out: Path, c
 def _why_nothing(evidence: Evidence) -> str:
     if not evidence.rows:
         return "Nothing to show: no method could be read."
-    return f"Nothing to show: below {FEWEST} models this says nothing, and a picture would mislead."
+    return f"Nothing to show: below {FEWEST} models and two images this says nothing, and a picture would mislead."
 
 
 def _leader(evidence: Evidence) -> Verdict:

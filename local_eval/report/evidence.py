@@ -94,7 +94,7 @@ def gather(
     found = {"samples": samples, "rows": rows, "distances": apart, "starter": starter}
     if n_models is None and n < most:
         found["remark"] = f"Only {n} models of each kind are counted, as {fewest} has no more; others have {most}."
-    if n >= FEWEST:
+    if n >= FEWEST and len(workspace.splits.forget) > 1:
         assessments, above = assess(samples, spec, progress=progress)
         measured = measures(samples, apart)
         found["assessments"] = {assessment.name: assessment for assessment in assessments}

@@ -160,10 +160,11 @@ def where_options(workspace: Workspace) -> list[str]:
 
 
 def setting_options(setting: Setting) -> list[str]:
-    """The options of the command line that give this setting; those with the default value are left out."""
+    """The options of the command line that give this setting; those with the default value are left out, but the
+    forget policy, whose default depends on the data."""
     options = ["--source", setting.source]
     for name, value in asdict(setting).items():
         default = getattr(Setting, name, None)
-        if name != "source" and value != default:
+        if name == "forget" or (name != "source" and value != default):
             options += [f"--{name.replace('_', '-')}", str(value)]
     return options

@@ -35,9 +35,11 @@ def picture(figure: Any, label: str, caption: str = "") -> dict[str, Any]:
 
 
 def png_uri(pixels: np.ndarray) -> str:
-    """uint8 images (height, width, 3) or (channels, height, width) as a data URI, losslessly."""
+    """uint8 images (height, width, 3) or (channels, height, width) as a data URI, losslessly: of more than three
+    channels the first three, of two their mean."""
     if pixels.shape[-1] != 3:
-        pixels = np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)
+        colours = pixels[:3] if len(pixels) > 2 else pixels.mean(axis=0, keepdims=True).astype(np.uint8)
+        pixels = np.broadcast_to(colours, (3, *pixels.shape[1:])).transpose(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -90,7 +90,7 @@ def _nothing_to_show(evidence: Evidence, name: str) -> str:
     """Why a section is empty, for the sections that are."""
     if evidence.faults.get("") or name in evidence.faults:
         return "Nothing to show: the evaluation is broken, see the verdict."
-    return f"Nothing to show: below {FEWEST} models this says nothing, and a picture would mislead."
+    return f"Nothing to show: below {FEWEST} models and two images this says nothing, and a picture would mislead."
 
 
 def _numbers(evidence: Evidence, name: str, assessment: Assessment) -> list[tuple[str, str]]:

@@ -22,11 +22,14 @@ def plot_search(plan: Search, found: Sequence[Result], chosen: Result | None, pa
     figure = Figure(figsize=(max(5.3, 3.6 * n_columns), 3.1 * n_rows + 0.4), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).flat
     for axes, (name, span) in zip(panels, plan.ranges.items(), strict=False):
-        places = {str(choice): at for at, choice in enumerate(span)} if isinstance(span, list) else None
+        places = None
+        if isinstance(span, list):
+            read = (with_settings(plan.method, [f"{name}={choice}"]).settings[name] for choice in span)
+            places = {str(value): at for at, value in enumerate(read)}
 
         def x_of(result: Result, name: str = name, places: dict[str, int] | None = places) -> float:
             value = with_settings(plan.method, result.settings).settings[name]
-            return value if places is None else places.get(str(value), -1)
+            return value if places is None else places.get(str(value), math.nan)
 
         for rung, size in zip(plan.rungs, (14, 34, 70), strict=False):
             rows = [result for result in found if result.n_models == rung and not result.broken]
@@ -39,7 +42,7 @@ def plot_search(plan: Search, found: Sequence[Result], chosen: Result | None, pa
             axes.scatter([x_of(chosen)], [chosen.value], s=130, facecolors="none", edgecolors=BEST, linewidths=2,
                          label="best", zorder=3)  # fmt: skip
         if places is not None:
-            axes.set_xticks(list(places.values()), list(places))
+            axes.set_xticks(list(places.values()), [str(choice) for choice in span])
         elif span[0] > 0 and span[1] >= 10 * span[0]:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -42,6 +42,10 @@ def verdict(evidence: Evidence, name: str) -> Verdict:
         headline, command = "Nothing can be said: the evaluation is broken", next_command(evidence, name, None)
         return Verdict(None, headline, (fault.rstrip(".?") + ".", mend), "", command)
     n_models = evidence.rows[name].n_models
+    if name not in evidence.assessments and n_models >= FEWEST:
+        reason = "The score is a mean over the images to forget, and nothing tells how far a single one can be trusted."
+        command = next_command(evidence, name, None)
+        return Verdict(None, "Nothing can be said: one image is too few", (reason, "Forget more."), "", command)
     if n_models < FEWEST:
         command = next_command(evidence, name, None)
         made_here = command.startswith("python -m local_eval run ")
