@@ -119,6 +119,8 @@ def assess_confidences(
     groups (n_examples,): the subject of each example, where several share one.
     """
     n_models = min(map(len, (retrained, *unlearned.values())))
+    if len(sizes := {len(sample) for sample in unlearned.values()}) > 1:
+        raise InputError(f"methods of {min(sizes)} to {max(sizes)} models: compare as many of each")
     if n_models < FEWEST:
         raise InputError(f"{n_models} models of each kind: intervals need at least {FEWEST}")
     spec = spec or MetricSpec()

@@ -202,6 +202,9 @@ def test_too_few_models_are_told(samples):
     few = Samples({}, samples.retrained.take(slice(0, 4)), samples.original)
     with pytest.raises(InputError, match="intervals need at least 8"):
         assess(few)
+    confidence = samples.retrained.confidence
+    with pytest.raises(InputError, match="methods of 9 to 10 models: compare as many of each"):
+        assess_confidences({"a": confidence[:9], "b": confidence[:10]}, confidence)
 
 
 @pytest.fixture
