@@ -1,16 +1,37 @@
-"""Tables of README.md, docs/scale.md and docs/leaderboard.md that say what was measured: python -m benchmarks.claims
-makes them from the records."""
+"""Tables of README.md, docs/scale.md, docs/leaderboard.md and docs/validity.md that say what was measured:
+python -m benchmarks.claims makes them from the records."""
 
 import json
 import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.leaderboard_table import HEADER, table_of
+from benchmarks.validity.points import FEW
+from local_eval.validity import rank_correlation
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "| claim | measured | record |\n|---|---|---|\n"
 GROWTH = "| what is made | models | pools, GB | hours on 1 GPU | on 8 | on 64 |\n|---|---:|---:|---:|---:|---:|\n"
+ABLATION = "| stand-in | models | gap | starter: shift | spread | rank correlation | of the score |\n"
+ABLATION += "|---|---:|---:|---:|---:|---:|---:|\n"
+# Of the records in validity.json, what is changed.
+CHANGES = {
+    "competition": "`--like competition`",
+    "narrow recipe": "four times its learning rate and weight decay",
+    "one pass an epoch": "half as many steps an epoch",
+    "clean labels": "no labels flipped",
+    "6% flipped": "6% of all labels flipped",
+    "single examples": "single images forgotten, of all classes",
+    "unweighted loss": "no class weights",
+    "sgd recipe": "SGD, 6 epochs",
+    "fast recipe": "Muon, 3 epochs",
+    "smallconv": "a plain convolutional net",
+    "ten classes": "the ten largest classes as labels",
+    "cifar10": "CIFAR-10, `smallconv`, Muon",
+}
 
 
 def results(name: str) -> dict:
@@ -80,11 +101,34 @@ def board_table(name: str) -> str:
     return board_head(name) + "\n".join(rows) + "\n"
 
 
+def ablation_table() -> str:
+    """The table of docs/validity.md over the points that all stand-ins have."""
+    found, lines = results("validity"), []
+    for name, changed in CHANGES.items():
+        if name not in found:
+            continue
+        entry = found[name]
+        points = [entry["points"][point] for point in FEW]
+        kaggle, *local = (np.array([p[key] for p in points]) for key in ("kaggle", "expected at 512", "score"))
+        said = [
+            f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            for value, (low, high) in (rank_correlation(kaggle, x) for x in local)
+        ]
+        gap = 100 * (entry["original"]["retain"] - entry["original"]["test"])
+        starter = points[0]
+        lines.append(
+            f"| {changed} | {entry['n_models']} | {gap:.1f} | {starter['shift']:.2f} | {starter['spread']:.2f} | "
+            f"{' | '.join(said)} |\n"
+        )
+    return ABLATION + "".join(lines)
+
+
 # Page, how the table begins there, what makes it.
 TABLES = (
     ("README.md", HEAD, table),
     ("docs/scale.md", GROWTH, growth_table),
     *(("docs/leaderboard.md", board_head(name), partial(board_table, name)) for name in ("competition", "cifar10")),
+    ("docs/validity.md", ABLATION, ablation_table),
 )
 
 
