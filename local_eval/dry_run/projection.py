@@ -40,7 +40,7 @@ class Projection:
 
 def project(outcome: Outcome, sizes: Mapping[str, int], n_models: int, *, every_gpu: bool = False) -> Projection | None:
     """From the last `n_models` checkpoints; None where fewer than two were saved. every_gpu: does the program take all
-    GPUs that it is given? Kaggle gives two of a T4.
+    GPUs that it is given? Of T4 Kaggle gives two.
 
     sizes: split -> number of examples of the stand-in. A pass over a split is taken to cost as much more on the
     hidden data as the split is larger there; one within each batch of another as much more as both have more batches.
