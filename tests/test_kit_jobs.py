@@ -250,7 +250,7 @@ def begins_late(device):
 def test_a_process_that_does_not_begin_is_ended():
     todo = [Job(0, begin_s=1.0)]
     (job, result), *_ = run_jobs(begins_late, lambda: todo.pop() if todo else None, ["cpu"] * 2)
-    assert job.number == 0 and result.reason == "its process did not begin in 1 s"
+    assert job.number == 0 and result.reason.startswith("its process did not begin in ")
 
 
 def with_loaders_that_have_processes(net, retain, forget, validation):
