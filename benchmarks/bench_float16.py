@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.bench_sweeps import cifar_options, open_cifar, recorded
 from benchmarks.record import record, rounded
-from kit.archive import pack, read_checkpoints, serialize
+from kit.archive import pack, serialize
 from kit.competition import TensorLoader
 from kit.emit import emit
 from kit.methods import get_method
-from kit.tools.verify import open_archive
+from kit.tools.verify import open_archive, read_bounded
 from local_eval.archived import fill_from_archive
 from local_eval.assess import assess
 from local_eval.devices import begin_processes, devices_of
@@ -36,7 +36,7 @@ def restored(archive: Path, path: Path, dtype: torch.dtype) -> Path:
     """The checkpoints of `archive` in another type."""
     with open_archive(archive) as file:
         members = file.infolist()
-        states = read_checkpoints(file, members, max(info.file_size for info in members))
+        states = read_bounded(file, members, max(info.file_size for info in members))
         pack(path, (io.BytesIO(serialize(state, dtype)) for _, state in states))
     return path
 

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 from benchmarks.record import record, rounded
-from kit.archive import Check, pack, serialize
-from kit.tools.verify import verify
+from kit.archive import pack, serialize
+from kit.tools.verify import Check, verify
 from tests.hostile_files import archives
 
 N_CHECKPOINTS = 3

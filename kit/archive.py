@@ -1,23 +1,22 @@
 """Checkpoints to archive: a stored zip in the order of their numbers; and its check, which reads all of it again.
 
-Nothing is compressed: deflate saves 8% of a float16 ResNet-18 and takes twenty times as long.
+Nothing is compressed: deflate saves 8% of a float16 ResNet-18 and takes twenty times as long. Names, shapes and values
+were checked when each was made, so that here bytes are compared; `kit.tools.verify` checks what anyone made.
 """
 
 import hashlib
 import io
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from kit.competition import MEMBER_NAME, load_tensors, state_difference
-from kit.errors import InputError, first_line, printable
+from kit.competition import MEMBER_NAME
 from kit.ledger import writing
 
 _CHUNK = 1 << 16  # bytes that are copied at once: they stay in the cache
@@ -55,115 +54,24 @@ def pack(archive: Path, checkpoints: Iterable[BinaryIO]) -> list[int]:
     return found
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of a verdict: what was checked, whether it holds (None: could not be decided), what was found, and the
-    remedy where it does not."""
-
-    name: str
-    ok: bool | None
-    found: str
-    remedy: str = ""
-
-
-def verdict_lines(checks: Iterable[Check]) -> list[str]:
-    """A line a check, `ok`, `FAIL` or `?` first, the remedy last."""
-    words = {True: "ok  ", False: "FAIL", None: "?   "}
-    return [
-        f"{words[check.ok]}  {check.name}: {check.found}" + (f": {check.remedy}" if check.remedy else "")
-        for check in checks
-    ]
-
-
-def check_packed(path: Path, like: Mapping[str, Tensor], n_checkpoints: int, *, progress: bool = False) -> list[Check]:
-    """Check an archive that `pack` wrote: members, names, tensors, finite, all different, none the original `like`."""
+def archive_faults(archive: Path, crc32: Sequence[int], original: bytes) -> list[str]:
+    """What is wrong with an archive that `pack` wrote, nothing where it is as it should be: its members are, whole, the
+    checkpoints of these CRC-32, all different, and none of them `original`, the original's as `serialize` gives it."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            checks = [complete(path), check_names(archive.namelist(), n_checkpoints)]
-            if checks[-1].ok:
-                states = read_checkpoints(archive, archive.infolist())
-                checks += check_tensors(states, like, n_checkpoints, progress=progress)
-            return checks
+        with zipfile.ZipFile(archive) as members:
+            infos = members.infolist()
+            expected = [(MEMBER_NAME.format(index=index), crc) for index, crc in enumerate(crc32)]
+            if [(info.filename, info.CRC) for info in infos] != expected or members.testzip():
+                return ["its bytes are not those that the run wrote: delete it and run again"]
+            first_of, twins = {zlib.crc32(original): ""}, []
+            for info in infos:
+                twin = first_of.setdefault(info.CRC, info.filename)
+                if twin != info.filename and members.read(info) == (members.read(twin) if twin else original):
+                    twins.append(f"{info.filename} equals {twin or 'the original model'}")
     except (zipfile.BadZipFile, OSError) as error:
-        return [incomplete(path, error)]
-
-
-def complete(path: Path) -> Check:
-    """The first check of an archive that could be opened."""
-    return Check("archive", True, f"{path.name}, {path.stat().st_size / 1e6:,.1f} MB")
-
-
-def incomplete(path: Path, error: Exception) -> Check:
-    """The only check of one that could not."""
-    found = printable(f"{path.name} is no complete zip file ({error or type(error).__name__})", 300)
-    return Check("archive", False, found, "write it again")
-
-
-def check_names(names: Sequence[str], n_checkpoints: int, faults: Sequence[str] = ()) -> Check:
-    """Are the names of members those of the competition? faults: what else was found of them."""
-    expected = [MEMBER_NAME.format(index=index) for index in range(n_checkpoints)]
-    if sorted(names) == sorted(expected) and not faults:
-        return Check("members", True, f"{n_checkpoints} checkpoints, named {expected[0]} and so on")
-    found = ", ".join([f"{len(names)} members instead of {n_checkpoints}", *faults])
-    return Check("members", False, found, f"the archive must hold {expected[0]} to {expected[-1]} and nothing else")
-
-
-def read_checkpoints(
-    archive: zipfile.ZipFile, members: Iterable[zipfile.ZipInfo]
-) -> Iterator[tuple[zipfile.ZipInfo, Any]]:
-    """Members one at a time as `torch.load(weights_only=True)` gives them; an exception stands for a broken one."""
-    for info in members:
-        try:
-            with archive.open(info) as file:
-                data = file.read(info.file_size)  # its size given: whatever else it unpacks to stays packed
-            yield info, load_tensors(io.BytesIO(data))
-        except MemoryError:
-            raise
-        except Exception as error:  # torch and zipfile raise many kinds for a broken member
-            yield info, error
-
-
-def check_tensors(
-    checkpoints: Iterable[tuple[zipfile.ZipInfo, Any]],
-    like: Mapping[str, Tensor],
-    n_checkpoints: int,
-    *,
-    is_original: bool = True,
-    progress: bool = False,
-) -> list[Check]:
-    """Two checks of what `read_checkpoints` gives: are names, shapes and types those of the state dict `like`, on any
-    device, and all entries finite? Are all different, and none equal to `like` where that is the original?"""
-    like = {name: tensor.detach().cpu() for name, tensor in like.items()}
-    faults, twins, first_of, types = [], [], {}, set()
-    for info, state in tqdm(checkpoints, total=n_checkpoints, desc="verifying", disable=not progress):
-        if isinstance(state, Exception):
-            why = printable(first_line(state), 200)
-            faults.append(f"{info.filename}: {why if isinstance(state, InputError) else f'does not load ({why})'}")
-            continue
-        if difference := state_difference(state, like):
-            faults.append(f"{info.filename}: {printable(difference, 200)}")
-            continue
-        types.update(
-            str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()
-        )
-        twin = first_of.setdefault(state_hash(state), info.filename)
-        if twin != info.filename:
-            twins.append(f"{info.filename} equals {twin}")
-        elif is_original and all(
-            torch.equal(state[name], tensor.to(state[name].dtype)) for name, tensor in like.items()
-        ):
-            twins.append(f"{info.filename} equals the original model")
-    good = f"names, shapes and types fit, all finite, {' and '.join(sorted(types))}"
-    unlike = f"{n_checkpoints} different checkpoints" + (", none the original" if is_original else "")
-    mend = "save net.state_dict() of the original's architecture, after checking that it is finite"
+        return [f"it is no complete zip file ({error}): delete it and run again"]
     vary = "each run must draw its own randomness: look for a fixed seed, or for a method that changes nothing"
-    return [_verdict("tensors", faults, good, mend), _verdict("all different", twins, unlike, vary)]
-
-
-def _verdict(name: str, faults: Sequence[str], good: str, remedy: str) -> Check:
-    if not faults:
-        return Check(name, True, good)
-    return Check(name, False, faults[0] + (f" (and {len(faults) - 1} more)" if faults[1:] else ""), remedy)
+    return [f"{len(twins)} of {len(infos)} checkpoints are no new ones, first {twins[0]}: {vary}"] if twins else []
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:

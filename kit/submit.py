@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from kit.archive import verdict_lines
 from kit.budget import TimeBudget, format_duration
 from kit.competition import (
     ARCHIVE_NAME,
@@ -89,9 +88,8 @@ def submit(
     paths = {"out": out, "work": work, "problem": partial(problem, progress=False)}
     options = {"n_checkpoints": n_checkpoints, "budget": budget, "seed": seed, "dtype": stored, "devices": devices}
     result = emit(method, model, loaders, **paths, **options, **emission)
-    print("\n".join(verdict_lines(result.checks)))
-    if faults := [f"{check.name}: {check.found}" for check in result.checks if not check.ok]:
-        raise InputError(f"{archive}: not fit for the upload: {'; '.join(faults)}")
+    if result.faults:
+        raise InputError(f"{archive}: not fit for the upload: {'; '.join(result.faults)}")
     print(f"done: {result.summary(budget.limit_s)}, checked: {archive}")
     return archive
 

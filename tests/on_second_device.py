@@ -8,7 +8,6 @@ import torch
 
 import data_stubs
 from data_stubs.kaggle_tree import write_tree
-from kit import archive
 from kit.budget import TimeBudget
 from kit.checkpoint import unlearn_once
 from kit.competition import TensorLoader, make_loaders, resnet18
@@ -16,6 +15,7 @@ from kit.device import device_of, peak_bytes
 from kit.emit import emit
 from kit.methods import get_method, method_names, method_of
 from kit.submit import submit
+from kit.tools import verify as checking
 from kit.tools.profile import profile
 from kit.tools.verify import verify
 from local_eval.models import tinyconv
@@ -51,9 +51,11 @@ def emitted(method, out, n=2, **options):
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_emits_a_sound_archive(name, tmp_path):
     result = emitted(quick(name), tmp_path, budget=TimeBudget("2m"))
-    failed = [check.name for check in result.checks if not check.ok]
-    assert failed == (["all different"] if name == "do_nothing" else []), result.checks
-    assert len(result.checks) == 4
+    checks = verify(result.archive, 2, problem(DEVICE)[0].state_dict())
+    failed = [check.name for check in checks if not check.ok]
+    assert failed == (["all different"] if name == "do_nothing" else []), checks
+    assert len(checks) == 4
+    assert len(result.faults) == len(failed)
 
 
 @pytest.mark.parametrize("name", ["finetune", "random_perturbation", "negative_gradient"])
@@ -76,11 +78,11 @@ def starter_style(net, retain, forget, validation):
 
 
 def test_a_participants_function_gets_its_batches_on_the_cpu(tmp_path):
-    assert all(check.ok for check in emitted(method_of(starter_style), tmp_path).checks)
+    assert emitted(method_of(starter_style), tmp_path).faults == []
 
 
 def test_float16_and_copies_of_the_original(tmp_path):
-    assert all(check.ok for check in emitted(get_method("finetune"), tmp_path / "a", dtype=torch.float16).checks)
+    assert emitted(get_method("finetune"), tmp_path / "a", dtype=torch.float16).faults == []
     model, _ = problem(DEVICE)
     copies = emitted(get_method("do_nothing"), tmp_path / "b").archive
     assert "equals the original" in verify(copies, 2, model.state_dict())[-1].found
@@ -104,7 +106,7 @@ def test_memory_that_runs_out_is_given_back_and_tried_again(tmp_path):
             net.fc.bias += torch.randn(10).to(net.fc.bias.device)
 
     before = CALLS["empty_cache"]
-    assert all(check.ok for check in emitted(method_of(hungry), tmp_path).checks)
+    assert emitted(method_of(hungry), tmp_path).faults == []
     assert (len(calls), CALLS["empty_cache"]) == (3, before + 1)
 
 
@@ -130,13 +132,13 @@ def test_a_submission(tmp_path):
 
 def test_a_mistake_with_devices_is_noticed(tmp_path, monkeypatch):
     """The check of an archive as it once was: it compared with the original where that lay."""
-    lines = inspect.getsource(archive.check_tensors)
+    lines = inspect.getsource(checking.check_tensors)
     once = lines.replace("tensor.detach().cpu()", "tensor.detach()")
     assert once != lines
-    exec(compile(once, archive.__file__, "exec"), vars(archive), faulty := {})
-    monkeypatch.setattr("kit.archive.check_tensors", faulty["check_tensors"])
+    exec(compile(once, checking.__file__, "exec"), vars(checking), faulty := {})
+    monkeypatch.setattr("kit.tools.verify.check_tensors", faulty["check_tensors"])
     with pytest.raises(RuntimeError, match="same device"):
-        emitted(get_method("finetune"), tmp_path)
+        verify(emitted(get_method("finetune"), tmp_path).archive, 2, problem(DEVICE)[0].state_dict())
 
 
 def test_a_setting_is_trained_retrained_unlearned_and_scored(tmp_path):

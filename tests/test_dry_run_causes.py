@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kit.archive import Check
+from kit.tools.verify import Check
 from local_eval.dry_run import run, verdict
 from local_eval.dry_run.causes import with_causes
 from local_eval.dry_run.judge import dry_run

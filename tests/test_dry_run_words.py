@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kit.archive import Check
 from kit.competition import INPUT_DIR
 from kit.errors import InputError
 from kit.ledger import FILE_NAME, append
+from kit.tools.verify import Check
 from local_eval.commands.dry_run import inputs_of
 from local_eval.dry_run import kaggle_image, verdict
 from local_eval.dry_run.causes import excuse

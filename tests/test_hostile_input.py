@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kit.archive import pack, verdict_lines
+from kit.archive import pack
 from kit.competition import _read_image, load_state, read_rows
 from kit.errors import InputError, printable
-from kit.tools.verify import verify
+from kit.tools.verify import verdict_lines, verify
 from local_eval.__main__ import main as local_eval
 from local_eval.archived import _count
 from local_eval.models import tinyconv

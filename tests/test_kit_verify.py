@@ -89,7 +89,7 @@ def test_a_fault_of_our_own_is_no_fault_of_the_archive(model, good, tmp_path, mo
     def broken(*_):
         raise RuntimeError("Expected all tensors to be on the same device")
 
-    monkeypatch.setattr("kit.archive.state_hash", broken)
+    monkeypatch.setattr("kit.tools.verify.state_hash", broken)
     with pytest.raises(RuntimeError, match="same device"):
         verify(path, 3, model.state_dict())
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from kit.archive import verdict_lines
 from kit.budget import TimeBudget, parse_duration
 from kit.competition import MODEL_FILE, load_state
 from kit.device import accelerators, choose_device, n_cores
@@ -27,7 +26,7 @@ from kit.tools.cli import answer
 from kit.tools.folder import all_method_names, find_method
 from kit.tools.own import build_net
 from kit.tools.profile import profile
-from kit.tools.verify import verify
+from kit.tools.verify import verdict_lines, verify
 
 _HEADING = "Hyper-parameters:"
 _OF_SGD = {
@@ -83,20 +82,21 @@ def run_emit(args: argparse.Namespace) -> int:
     )
     facts = {
         "archive": str(result.archive),
-        "ok": all(check.ok for check in result.checks),
-        "checks": [asdict(check) for check in result.checks],
+        "ok": not result.faults,
+        "faults": result.faults,
         "seconds": result.seconds,
         "checkpoint_s": statistics.fmean(result.checkpoint_s),
         "steps": result.steps,
         "stood_in": len(result.reasons),
         "reused": kept,
     }
-    last = f"{result.summary(budget.limit_s)}: {result.archive}"
+    word = "NOT fit for the upload" if result.faults else "checked"
+    last = f"{result.summary(budget.limit_s)}, {word}: {result.archive}"
     if kept:
         print(
             f"reused {kept} checkpoints of {method.name} in {args.out}: to make them anew, delete it", file=sys.stderr
         )
-    answer(args, facts, [*verdict_lines(result.checks), last])
+    answer(args, facts, [*(f"FAIL  {fault}" for fault in result.faults), last])
     return 0 if facts["ok"] else 1
 
 

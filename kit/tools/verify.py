@@ -1,4 +1,7 @@
-"""The check of anyone's archive, which may be broken or made to harm: no code in it runs and memory stays bounded."""
+"""The check of anyone's archive, which may be broken or made to harm: no code in it runs and memory stays bounded.
+
+It knows nothing of how the archive was made, and looks at every tensor again.
+"""
 
 import io
 import re
@@ -8,17 +11,18 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from kit.archive import Check, check_names, check_tensors, complete, incomplete, read_checkpoints
-from kit.competition import ARCHIVE_NAME, MEMBER_NAME, WORKING_DIR
-from kit.errors import InputError, printable
+from kit.archive import state_hash
+from kit.competition import ARCHIVE_NAME, MEMBER_NAME, WORKING_DIR, load_tensors, state_difference
+from kit.errors import InputError, first_line, printable
 
 _FOLDER, _, _FILE = MEMBER_NAME.rpartition("/")
 _MEMBER, _BARE = (
@@ -31,6 +35,26 @@ _PREFIXES = {
 }
 # What zipfile raises for a broken file, by its kind of damage.
 BROKEN_ZIP = (zipfile.BadZipFile, EOFError, OSError, ValueError, struct.error, zlib.error, RuntimeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a verdict: what was checked, whether it holds (None: could not be decided), what was found, and the
+    remedy where it does not."""
+
+    name: str
+    ok: bool | None
+    found: str
+    remedy: str = ""
+
+
+def verdict_lines(checks: Iterable[Check]) -> list[str]:
+    """A line a check, `ok`, `FAIL` or `?` first, the remedy last."""
+    words = {True: "ok  ", False: "FAIL", None: "?   "}
+    return [
+        f"{words[check.ok]}  {check.name}: {check.found}" + (f": {check.remedy}" if check.remedy else "")
+        for check in checks
+    ]
 
 
 def verify(
@@ -53,13 +77,13 @@ def verify(
                 # A checkpoint is a zip itself: a truncated archive reads as the last whole one inside it.
                 raise zipfile.BadZipFile("its table of contents is missing: the writing was cut off")
         except BROKEN_ZIP as error:
-            return [incomplete(path, error)]
+            found = printable(f"{path.name} is no complete zip file ({error or type(error).__name__})", 300)
+            return [Check("archive", False, found, "write it again")]
+        whole = Check("archive", True, f"{path.name}, {path.stat().st_size / 1e6:,.1f} MB")
         folders, members = list(filter(is_folder, members)), list(filterfalse(is_folder, members))
-        names = check_names([info.filename for info in members], n_checkpoints, _faults(members, n_checkpoints))
+        names = _check_members(members, n_checkpoints)
         if not names.ok:
-            bare = members and all(_BARE.fullmatch(info.filename.rpartition("/")[2]) for info in members)
-            misplaced = bare and not any(_MEMBER.fullmatch(info.filename) for info in members)
-            return [complete(path), replace(names, remedy=f"{names.remedy}: {ZIP_AGAIN}") if misplaced else names]
+            return [whole, names]
         if folders:
             entry = printable(folders[0].filename, 100)
             note = f"; and {len(folders)} entries of folders such as {entry}, which the starter's archive has not"
@@ -67,7 +91,7 @@ def verify(
         states = read_bounded(archive, members, largest_checkpoint(like))
         states = ((info, _explained(state, like)) for info, state in states)
         tensors = check_tensors(states, like, n_checkpoints, is_original=is_original, progress=progress)
-        return [complete(path), names, *tensors]
+        return [whole, names, *tensors]
 
 
 class _BoundedFile(io.FileIO):
@@ -95,18 +119,68 @@ def open_archive(path: Path, table_bytes: int = 1 << 24) -> Iterator[zipfile.Zip
 def read_bounded(
     archive: zipfile.ZipFile, members: Iterable[zipfile.ZipInfo], largest: int
 ) -> Iterator[tuple[zipfile.ZipInfo, Any]]:
-    """`read_checkpoints`, which reads no member of more than `largest` bytes: an exception stands for it."""
+    """Members one at a time as `torch.load(weights_only=True)` gives them, none of more than `largest` bytes; an
+    exception stands for a broken one."""
     for info in members:
-        if info.file_size > largest:
-            yield info, InputError(f"{info.file_size:,} bytes where at most {largest:,} were expected")
-        else:
-            yield from read_checkpoints(archive, [info])
+        try:
+            if info.file_size > largest:
+                raise InputError(f"{info.file_size:,} bytes where at most {largest:,} were expected")
+            with archive.open(info) as file:
+                data = file.read(info.file_size)  # its size given: whatever else it unpacks to stays packed
+            yield info, load_tensors(io.BytesIO(data))
+        except MemoryError:
+            raise
+        except Exception as error:  # torch and zipfile raise many kinds for a broken member
+            yield info, error
 
 
 def is_folder(info: zipfile.ZipInfo) -> bool:
     """Is it the entry of a folder, which `zip -r` and `shutil.make_archive` write and which holds nothing?"""
     named = info.filename.endswith("/")  # info.is_dir() fails on an empty name before Python 3.12
     return named and not info.file_size and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFDIR)
+
+
+def check_tensors(
+    checkpoints: Iterable[tuple[zipfile.ZipInfo, Any]],
+    like: Mapping[str, Tensor],
+    n_checkpoints: int,
+    *,
+    is_original: bool = True,
+    progress: bool = False,
+) -> list[Check]:
+    """Two checks of what `read_checkpoints` gives: are names, shapes and types those of the state dict `like`, on any
+    device, and all entries finite? Are all different, and none equal to `like` where that is the original?"""
+    like = {name: tensor.detach().cpu() for name, tensor in like.items()}
+    faults, twins, first_of, types = [], [], {}, set()
+    for info, state in tqdm(checkpoints, total=n_checkpoints, desc="verifying", disable=not progress):
+        if isinstance(state, Exception):
+            why = printable(first_line(state), 200)
+            faults.append(f"{info.filename}: {why if isinstance(state, InputError) else f'does not load ({why})'}")
+            continue
+        if difference := state_difference(state, like):
+            faults.append(f"{info.filename}: {printable(difference, 200)}")
+            continue
+        types.update(
+            str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()
+        )
+        twin = first_of.setdefault(state_hash(state), info.filename)
+        if twin != info.filename:
+            twins.append(f"{info.filename} equals {twin}")
+        elif is_original and all(
+            torch.equal(state[name], tensor.to(state[name].dtype)) for name, tensor in like.items()
+        ):
+            twins.append(f"{info.filename} equals the original model")
+    good = f"names, shapes and types fit, all finite, {' and '.join(sorted(types))}"
+    unlike = f"{n_checkpoints} different checkpoints" + (", none the original" if is_original else "")
+    mend = "save net.state_dict() of the original's architecture, after checking that it is finite"
+    vary = "each run must draw its own randomness: look for a fixed seed, or for a method that changes nothing"
+    return [_verdict("tensors", faults, good, mend), _verdict("all different", twins, unlike, vary)]
+
+
+def _verdict(name: str, faults: Sequence[str], good: str, remedy: str) -> Check:
+    if not faults:
+        return Check(name, True, good)
+    return Check(name, False, faults[0] + (f" (and {len(faults) - 1} more)" if faults[1:] else ""), remedy)
 
 
 def _explained(state: Any, like: Mapping[str, Tensor]) -> Any:
@@ -136,20 +210,26 @@ def _explained(state: Any, like: Mapping[str, Tensor]) -> Any:
     return state
 
 
-def _faults(members: Sequence[zipfile.ZipInfo], n_checkpoints: int) -> list[str]:
-    """What is wrong with the members of an archive, without reading them."""
+def _check_members(members: Sequence[zipfile.ZipInfo], n_checkpoints: int) -> Check:
+    """Are the members of an archive those of the competition? They are not read."""
     names = [info.filename for info in members]
-    absent = {MEMBER_NAME.format(index=index) for index in range(n_checkpoints)} - set(names)
-    found = []
+    expected = [MEMBER_NAME.format(index=index) for index in range(n_checkpoints)]
+    faults = []
     if strange := [name for name in names if not _MEMBER.fullmatch(name)]:
-        found.append(f"{len(strange)} with another name such as {printable(repr(strange[0]), 100)}")
-    if absent:
-        found.append(f"{len(absent)} missing such as {min(absent)}")
+        faults.append(f"{len(strange)} with another name such as {printable(repr(strange[0]), 100)}")
+    if absent := set(expected) - set(names):
+        faults.append(f"{len(absent)} missing such as {min(absent)}")
     if n_twice := len(names) - len(set(names)):
-        found.append(f"{n_twice} twice")
+        faults.append(f"{n_twice} twice")
     if unreadable := [f"{info.filename} {fault}" for info in members if (fault := _unreadable(info))]:
-        found.append(printable(unreadable[0], 100))
-    return found
+        faults.append(printable(unreadable[0], 100))
+    if len(members) == n_checkpoints and not faults:
+        return Check("members", True, f"{n_checkpoints} checkpoints, named {expected[0]} and so on")
+    found = ", ".join([f"{len(names)} members instead of {n_checkpoints}", *faults])
+    remedy = f"the archive must hold {expected[0]} to {expected[-1]} and nothing else"
+    bare = members and all(_BARE.fullmatch(name.rpartition("/")[2]) for name in names)
+    misplaced = bare and len(strange) == len(names)
+    return Check("members", False, found, f"{remedy}: {ZIP_AGAIN}" if misplaced else remedy)
 
 
 def _unreadable(info: zipfile.ZipInfo) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kit.archive import Check
 from kit.competition import ARCHIVE_NAME, MEMBER_NAME, WORKING_DIR
-from kit.tools.verify import ZIP_AGAIN
+from kit.tools.verify import ZIP_AGAIN, Check
 from local_eval.dry_run.kaggle_image import PACKAGES, pip_install
 from local_eval.dry_run.outcome import Event, Outcome
 

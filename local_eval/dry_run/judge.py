@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kit.archive import Check, pack, verdict_lines
+from kit.archive import pack
 from kit.competition import MEMBER_NAME, N_CHECKPOINTS
 from kit.device import choose_device
 from kit.errors import InputError
 from kit.ledger import FILE_NAME, Ledger
 from kit.plan import StepCost
-from kit.tools.verify import largest_checkpoint, verify
+from kit.tools.verify import Check, largest_checkpoint, verdict_lines, verify
 from local_eval.archived import fill_from_archive
 from local_eval.assess import FEWEST, assess
 from local_eval.dry_run import verdict

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kit.archive import Check
 from kit.budget import format_duration
 from kit.competition import MEMBER_NAME, N_CHECKPOINTS, SPLITS, TIME_LIMIT_S
+from kit.tools.verify import Check
 from local_eval.dry_run.causes import excuse, missing_module
 from local_eval.dry_run.outcome import MEMBER, Event, Outcome
 from local_eval.dry_run.projection import Projection
