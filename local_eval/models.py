@@ -35,7 +35,22 @@ def resnet18_narrow(n_classes: int = 10) -> nn.Module:
     net.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.bn1, net.fc = nn.BatchNorm2d(width), nn.Linear(8 * width, n_classes)
+    for module in net.layer4.modules():  # of images of 32 x 32 it sees 2 x 2 pixels and one
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            module.__class__ = OnePixelConv2d
     return net
+
+
+class OnePixelConv2d(nn.Conv2d):
+    """A 3x3 convolution of padding 1. Where one pixel comes out, all taps but those on the map meet zeros: the others
+    are left out, which saves a fifth to a third of a training step of `resnet18_narrow`."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if max(height, width) > min(self.stride):
+            return super().forward(images)
+        taps = self.weight[:, :, 1 : 1 + height, 1 : 1 + width]
+        return F.linear(images.flatten(1), taps.flatten(1), self.bias)[:, :, None, None]
 
 
 class SmallConv(nn.Module):

@@ -190,6 +190,21 @@ def test_a_layer_used_in_any_way_counts_as_in_a_loop(name):
     )
 
 
+class Standardized(nn.Conv2d):
+    """A convolution whose class computes otherwise (Qiao et al. 2019), below the method that others override."""
+
+    def _conv_forward(self, images, weight, bias):
+        return super()._conv_forward(images, (weight - weight.mean()) / weight.std(), bias)
+
+
+def test_a_convolution_of_a_class_of_its_own_goes_the_right_way():
+    torch.manual_seed(0)
+    net = nn.Sequential(Standardized(3, 4, 2), nn.Flatten(), nn.Linear(4, 6)).double()
+    images, labels = torch.randn(5, 3, 2, 2).double(), torch.arange(5)
+    assert known_layers(net.eval(), images).keys() == {"2."}
+    assert_close(diagonal(net, batches(images, labels, 2)), loop_diagonal(net, images, labels), 1e-12)
+
+
 def test_plain_layers_go_the_fast_way():
     net = Net(lambda net, x: net.first(x)).eval()
     assert known_layers(net, torch.randn(1, 3, 2, 2)).keys() == {"first.", "fc."}

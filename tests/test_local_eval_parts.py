@@ -1,5 +1,6 @@
 """Models, optimiser, recipes and pools of the local evaluation."""
 
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ import torch
 
 from kit.competition import TensorLoader
 from kit.errors import InputError
+from kit.fisher.layers import known_layers
 from local_eval.inference import native_bfloat16, predict
-from local_eval.models import ARCHITECTURES, build
+from local_eval.models import ARCHITECTURES, OnePixelConv2d, build
 from local_eval.muon import Muon, orthogonalize
 from local_eval.pool import ModelPool
 from local_eval.recipes import RECIPES, get_recipe
@@ -38,6 +40,41 @@ def test_the_narrow_resnet18_is_torchvisions_at_a_quarter_of_the_width():
     convolutions = [name for name, tensor in wide.items() if tensor.ndim == 4]
     ratios = [float(narrow[name].std() / wide[name].std()) for name in convolutions]
     assert np.allclose(ratios, 2, rtol=0.1), ratios
+
+
+@pytest.mark.parametrize(
+    ("stride", "height", "width"),
+    [(1, 1, 1), (2, 1, 1), (2, 2, 2), (2, 2, 1), (2, 1, 2), (1, 2, 2), (2, 3, 2), (2, 4, 4)],
+)
+def test_a_convolution_to_one_pixel_is_a_convolution(stride, height, width):
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(5, 7, 3, stride, padding=1).double()
+    ours = OnePixelConv2d(5, 7, 3, stride, padding=1).double()
+    ours.load_state_dict(plain.state_dict())
+    images = torch.randn(3, 5, height, width).double().to(memory_format=torch.channels_last)
+    gradients = []
+    for layer in (plain, ours):
+        given = images.clone().requires_grad_()
+        output = layer(given)
+        (output**3).sum().backward()
+        gradients.append([output.detach(), given.grad, layer.weight.grad, layer.bias.grad])
+    for expected, found in zip(*gradients, strict=True):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_the_narrow_resnet18_computes_what_torchvisions_layers_do():
+    net = build("resnet18_narrow", 10, seed=3).eval()
+    images = torch.randint(0, 256, (4, 3, 32, 32)).float()
+    ours = [module for module in net.modules() if isinstance(module, OnePixelConv2d)]
+    assert len(ours) == 4
+    assert {f"layer4.{block}.conv{i}." for block in (0, 1) for i in (1, 2)} <= known_layers(net, images).keys()
+    copied = pickle.loads(pickle.dumps([OnePixelConv2d(2, 2, 3), *ours]))  # as processes pass them on
+    assert torch.equal(copied[1].weight, ours[0].weight)
+    found = net(images)
+    for module in ours:
+        module.__class__ = torch.nn.Conv2d
+    assert torch.allclose(net(images), found, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
