@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import io
 import statistics
 import tempfile
 import time
@@ -18,9 +19,9 @@ from torch import nn
 
 from kit.archive import serialize
 from kit.budget import OverrunError, alarm
-from kit.competition import Loaders, state_difference
+from kit.competition import Loaders, load_tensors, state_difference
 from kit.device import device_of, empty_cache, is_out_of_memory, synchronize
-from kit.errors import BrokenModelError, InputError
+from kit.errors import BrokenModelError, InputError, first_line
 from kit.jobs import Job
 from kit.ledger import append, write_atomically
 from kit.methods import Method, method_of
@@ -83,13 +84,25 @@ class Probe:
 
 def write_checkpoint(folder: Path, ledger: Path, dtype: torch.dtype | None, index: int, net: nn.Module, **facts: Any):
     """A file of `folder` that appears complete, after a line in the ledger. Below index 0 nothing is left behind."""
-    data = serialize(net.state_dict(), dtype)
+    data = stored(net, dtype)
     if index < 0:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(data)
         return
     append(ledger, "checkpoint", index=index, **facts, crc32=zlib.crc32(data))
     write_atomically(checkpoint_path(folder, index), data)
+
+
+def stored(net: nn.Module, dtype: torch.dtype | None) -> bytes:
+    """A checkpoint as it is written, once it was read back as the competition reads it."""
+    data, fault = serialize(net.state_dict(), dtype), ""
+    try:
+        fault = state_difference(load_tensors(io.BytesIO(data)), net.state_dict())
+    except Exception as error:  # torch raises many kinds for what it does not load
+        fault = first_line(error)
+    if fault:
+        raise InputError(f"a checkpoint cannot be read back as it was stored ({fault}): keep to tensors of torch's own")
+    return data
 
 
 def checkpoint_path(folder: Path, index: int) -> Path:
@@ -144,7 +157,7 @@ class Maker:
                 cost, steps = measure_cost(*measured, fill=self.fill, within_s=within_s / len(parts))
             except InputError:
                 raise
-            except Exception as error:  # whatever a participant's function raises
+            except (Exception, SystemExit) as error:  # whatever a participant's function raises
                 fault = f"{type(error).__name__}: {error}"
                 raise InputError(f"{part.name}: failed at its first steps: {fault}") from error
             costs.append(StepCost(cost.fixed_s + keep_s, cost.step_s))
@@ -187,7 +200,7 @@ def unlearn_once(
             net = method(copy.deepcopy(model), loaders, seed=attempt_seed, plan=plan)
         except InputError:
             raise
-        except Exception as error:  # whatever a participant's function raises
+        except (Exception, SystemExit) as error:  # whatever a participant's function raises
             frames = traceback.extract_tb(error.__traceback__)
             where = ([f for f in frames if "-packages" not in f.filename] or frames)[-1]  # the method's own line
             fault = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"

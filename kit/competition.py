@@ -286,12 +286,12 @@ def state_difference(state: Any, expected: dict[str, Tensor]) -> str | None:
         return f"{len(surplus)} entries are unknown, first {str(surplus[0])!r}"
     for name, tensor in expected.items():
         value = state[name]
+        if value.is_nested or value.layout != torch.strided or value.device.type == "meta":
+            return f"{name} is no tensor with its entries in memory"
         if value.shape != tensor.shape:
             return f"{name} has shape {tuple(value.shape)}, expected {tuple(tensor.shape)}"
         if value.dtype not in (_FLOATS if tensor.is_floating_point() else (*_INTEGERS, *_FLOATS)):
             return f"{name} is {value.dtype}, expected {tensor.dtype}"
-        if value.layout != torch.strided or value.device.type == "meta":
-            return f"{name} is no tensor with its entries in memory"
         if value.is_floating_point() and not torch.isfinite(value).all():
             return f"{name} has NaN or infinite values"
     return None

@@ -61,9 +61,9 @@ def submit(
     'submission.zip'
     """
     budget = TimeBudget(limit)
-    stored = None if dtype is None else getattr(torch, dtype, None)
-    if dtype is not None and not isinstance(stored, torch.dtype):
+    if dtype not in (None, "float16", "bfloat16", "float32"):
         raise InputError(f"dtype {dtype!r}: unknown: float16, bfloat16, float32 or None")
+    stored = dtype and getattr(torch, dtype)
     method = method_from_file(unlearn) if isinstance(unlearn, str) else unlearn
     method = method if isinstance(method, Method) else method_of(method)
     if unknown := sorted(set(settings or {}) - set(method.defaults)):

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from local_eval.audit.intervals import Interval
+from local_eval.report.kaggle import ATTAINABLE
 from local_eval.setting import Setting
 
 RECORD = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "validity.json"
@@ -71,7 +72,8 @@ class Validation:
     def forecast(self, local: float, level: float = 0.8) -> Interval:
         """Kaggle's score where the score expected at 512 models is `local` here, with its prediction interval.
 
-        Least squares of the logarithms over the known submissions; the interval is that of a new observation.
+        Least squares of the logarithms over the known submissions; the interval is that of a new observation. No score
+        lies above what a perfect unlearner gets there.
         """
         x, y = (np.log(np.maximum(values, _LEAST)) for values in (self.local, self.kaggle))
         slope, intercept = np.polyfit(x, y, 1)
@@ -79,7 +81,7 @@ class Validation:
         residual = np.sqrt(np.sum((y - intercept - slope * x) ** 2) / degrees)
         error = residual * np.sqrt(1 + 1 / len(x) + (at - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2))
         middle, half = intercept + slope * at, stats.t.ppf(0.5 + level / 2, degrees) * error
-        value, low, high = (float(min(np.exp(v), 1.0)) for v in (middle, middle - half, middle + half))
+        value, low, high = (float(min(np.exp(v), ATTAINABLE)) for v in (middle, middle - half, middle + half))
         return Interval(value, low, high, float(value * error), level)
 
 

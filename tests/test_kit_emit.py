@@ -1,6 +1,7 @@
 import functools
 import io
 import json
+import re
 import sys
 import zipfile
 
@@ -380,3 +381,43 @@ def test_the_methods_own_line_is_named_beside_those_of_packages(model, loaders, 
             run(model, loaders, tmp_path / "out", method=method_from_file(str(mine)))
     finally:
         sys.path.remove(str(package.parent))
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "complex64", "int8", "half?"])
+def test_a_type_that_no_checkpoint_has_is_told_at_once(dtype, tmp_path):
+    with pytest.raises(InputError, match=f"dtype '{re.escape(dtype)}': unknown: float16"):
+        submit(FINETUNE, dtype=dtype, out=tmp_path, root=tmp_path)
+
+
+class Named(torch.Tensor):
+    """A tensor of a class that torch.load with weights_only refuses."""
+
+
+def test_tensors_of_a_class_of_their_own_are_stored_as_plain_ones(model, loaders, tmp_path):
+    def unlearning(net, retain, forget, validation):
+        norm = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d))
+        norm.running_mean = torch.randn_like(norm.running_mean).as_subclass(Named)
+
+    archive = run(model, loaders, tmp_path, n=2, method=method_of(unlearning)).archive
+    assert all(check.ok for check in verify(archive, 2, model.state_dict()))
+
+
+def test_what_cannot_be_read_back_is_told_with_the_first_checkpoint(model, loaders, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"cannot be read back as it was stored \(.*float8"):
+        run(model, loaders, tmp_path / "a", dtype=torch.float8_e4m3fn)
+    monkeypatch.setattr(checkpoint_module, "serialize", lambda *_: b"no zip")
+    with pytest.raises(InputError, match="cannot be read back as it was stored"):
+        run(model, loaders, tmp_path / "b")
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_no_damage_to_the_table_of_contents_is_a_traceback(model, tmp_path):
+    data = [serialize({"bias": torch.full((2,), float(i))}) for i in range(3)]
+    crc32 = pack(archive := tmp_path / "s.zip", map(io.BytesIO, data))
+    whole, table = archive.read_bytes(), -(3 * 90 + 22)
+    assert archive_faults(archive, crc32, b"") == []
+    for bit in range(8 * -table):
+        mutant = bytearray(whole)
+        mutant[table + bit // 8] ^= 1 << bit % 8
+        archive.write_bytes(mutant)
+        archive_faults(archive, crc32, b"")  # whatever it says, it says it

@@ -104,6 +104,19 @@ def test_a_first_checkpoint_that_fails_stops_the_run(model, loaders, tmp_path, f
     assert not (tmp_path / "submission.zip").exists()
 
 
+def test_a_method_that_ends_the_program_fails_as_any_other(model, loaders, tmp_path):
+    def ending(net):
+        sys.exit()
+
+    with pytest.raises(InputError, match=r"faulty: checkpoint 0 failed: SystemExit"):
+        emitted(model, loaders, tmp_path / "a", {0: ending})
+    result, _ = emitted(model, loaders, tmp_path / "b", dict.fromkeys((2, 3, 4), ending))[:2]
+    assert "SystemExit" in result.reasons[0]
+    (file := tmp_path / "ends.py").write_text("import sys\n\nsys.exit()\n")
+    with pytest.raises(InputError, match=r"ends\.py, line 3: SystemExit"):
+        get_method(str(file))
+
+
 def test_a_method_that_fails_while_its_speed_is_measured_is_told(model, loaders, tmp_path):
     def unlearn(net, retain, forget, validation, *, seed, plan=None):
         raise ZeroDivisionError("a batch was empty")

@@ -312,7 +312,7 @@ def load_file(path: Path) -> ModuleType:
     try:
         code = spec.loader.source_to_code(spec.loader.get_data(spec.origin), spec.origin)
         exec(code, vars(module))  # as it stands: byte code kept from before may be of a file edited within the second
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise InputError(f"{path}, line {line}: {type(error).__name__}: {error}") from error

@@ -117,7 +117,7 @@ def call_own(spec: FileSpec, what: str, function: Callable[..., Any], *args: Any
         return function(*args, **options)
     except InputError:
         raise
-    except Exception as error:  # whatever a foreign function raises
+    except (Exception, SystemExit) as error:  # whatever a foreign function raises
         trace, line = error.__traceback__, "?"
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == str(spec.path):

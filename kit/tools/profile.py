@@ -18,15 +18,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from kit.archive import pack, serialize
+from kit.archive import archive_faults, pack, serialize
 from kit.budget import format_duration
-from kit.checkpoint import unlearn_once
+from kit.checkpoint import stored, unlearn_once
 from kit.competition import Loaders
 from kit.device import device_of, memory_format, peak_bytes, reproducible, synchronize
 from kit.methods import Method, method_of
 from kit.plan import Plan
 from kit.preflight import checkpoint_bytes
-from kit.tools.verify import verify
 
 PHASES = ("unlearn", "write", "pack", "verify")
 # Published float32 rates in TFLOP/s. How much of them small nets reach is assumed, the same everywhere.
@@ -232,12 +231,12 @@ def profile(
             with timed("unlearn"):
                 net = made(index, plan)
             with timed("write"):
-                file.write_bytes(serialize(net.state_dict(), dtype))
+                file.write_bytes(stored(net, dtype))
         archive = Path(name) / "profile.zip"
         with timed("pack", len(files)):
-            pack(archive, (file.open("rb") for file in files))
+            packed = pack(archive, (file.open("rb") for file in files))
         with timed("verify", len(files)):
-            verify(archive, len(files), model.state_dict())
+            archive_faults(archive, packed, serialize(model.state_dict(), dtype))
     made_by = Counter(map(method.component_of, range(n_checkpoints)))
     epochs = method.settings.get("epochs")
     return Profile(

@@ -6,9 +6,7 @@ It knows nothing of how the archive was made, and looks at every tensor again.
 import io
 import re
 import stat
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kit.archive import state_hash
+from kit.archive import BROKEN_ZIP, state_hash
 from kit.competition import ARCHIVE_NAME, MEMBER_NAME, WORKING_DIR, load_tensors, state_difference
 from kit.errors import InputError, first_line, printable
 
@@ -33,8 +31,6 @@ _PREFIXES = {
     "module.": "of DataParallel: save net.module.state_dict()",
     "_orig_mod.": "of torch.compile: save the state_dict() of the net before it was compiled",
 }
-# What zipfile raises for a broken file, by its kind of damage.
-BROKEN_ZIP = (zipfile.BadZipFile, EOFError, OSError, ValueError, struct.error, zlib.error, RuntimeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -203,11 +199,18 @@ def _explained(state: Any, like: Mapping[str, Tensor]) -> Any:
         if names and all(name.startswith(prefix) for name in names):
             return InputError(f"all names begin with {prefix!r}, first {printable(repr(names[0]), 60)}, {remedy}")
     for name, tensor in state.items():
-        if isinstance(tensor, Tensor) and tensor.dtype == torch.float16 and tensor.isinf().any():
+        if _is_plain(tensor, like.get(name)) and tensor.dtype == torch.float16 and tensor.isinf().any():
             return InputError(
                 f"{printable(name, 60)} is infinite in float16, which ends at 65,504: store this tensor in float32"
             )
     return state
+
+
+def _is_plain(tensor: Any, expected: Tensor | None) -> bool:
+    """May its entries be looked at? Others may stand for more than the memory holds, or have none."""
+    if not isinstance(tensor, Tensor) or expected is None or tensor.layout != torch.strided:
+        return False
+    return not tensor.is_nested and tensor.device.type != "meta" and tensor.shape == expected.shape
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo], n_checkpoints: int) -> Check:

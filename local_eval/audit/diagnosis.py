@@ -22,7 +22,8 @@ class Diagnosis:
     from_shift, from_spread: what matching the mean, or the spread, takes away (below 0 where it makes things worse);
     rest: what is left with both matched, which is chance, as between two retrained samples, and other shape.
     shift: mean difference, unlearned less retrained, in retrained standard deviations; spread_ratio: standard
-    deviation of the unlearned over that of the retrained confidences. findings: what differs beyond chance;
+    deviation of the unlearned over that of the retrained confidences; where retrained models all give one value, the
+    median one of the other examples takes its place. findings: what differs beyond chance;
     share, rest_share: F as a share of the null's, of all examples and of those that are not off; None without a null.
     """
 
@@ -56,7 +57,7 @@ def diagnose(
     mean_u, mean_r = unlearned.mean(axis=0), retrained.mean(axis=0)
     sd_u, sd_r = unlearned.std(axis=0, ddof=1), retrained.std(axis=0, ddof=1)
     around = unlearned - mean_u
-    constant = sd_u <= 1e-9 * np.maximum(1.0, np.abs(mean_u))  # copies of one model: nothing to stretch
+    constant = _constant(sd_u, mean_u)  # copies of one model: nothing to stretch
     matched = around * np.divide(sd_r, sd_u, out=np.ones_like(sd_u), where=~constant)
     if constant.any():
         shape = (retrained - mean_r)[np.arange(len(unlearned)) % len(retrained)]
@@ -69,6 +70,8 @@ def diagnose(
     from_shift = (as_is - mean_matched + spread_matched - both_matched) / 2
     from_spread = (as_is - spread_matched + mean_matched - both_matched) / 2
     tiny = np.finfo(float).tiny
+    flat = _constant(sd_r, mean_r)
+    unit = np.where(flat, 1.0 if flat.all() else np.median(sd_r[~flat]), sd_r)
     findings = find(unlearned, retrained)
     share = rest_share = None
     if null:
@@ -81,13 +84,18 @@ def diagnose(
         from_shift=from_shift,
         from_spread=from_spread,
         rest=both_matched,
-        shift=(mean_u - mean_r) / np.maximum(sd_r, tiny),
-        spread_ratio=np.where(constant, 0.0, sd_u) / np.maximum(sd_r, tiny),
+        shift=(mean_u - mean_r) / unit,
+        spread_ratio=np.where(constant, 0.0, sd_u) / unit,
         n_models=min(len(unlearned), len(retrained)),
         findings=findings,
         share=share,
         rest_share=rest_share,
     )
+
+
+def _constant(sd: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Is it one value, but for rounding?"""
+    return sd <= 1e-9 * np.maximum(1.0, np.abs(mean))
 
 
 def _unlike(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from scipy.special import polygamma, psi
 from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
 from local_eval.metric.spec import N_CHECKPOINTS
 
-from .resampling import Resamples, resampled
+from .resampling import Resamples, resampled, typical
 
 _SHIFTS = np.array([0, 0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.4, 2, 3, 4.5, 6])
 _RATIOS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1, 1.11, 1.25, 1.54, 2, 3, 5])
@@ -83,6 +83,7 @@ def _log_variance(n: int) -> float:
 
 def _shrunk(values: np.ndarray, by_chance: float) -> np.ndarray:
     """Drawn to their mean until the variance that is chance has gone."""
-    variance = values.var(ddof=1) if len(values) > 1 else 0.0
+    some = typical(values)
+    variance = some.var(ddof=1) if len(values) > 1 else 0.0
     scale = np.sqrt(max(0.0, 1 - by_chance / variance)) if variance > 0 else 0.0
-    return values.mean() + scale * (values - values.mean())
+    return some.mean() + scale * (values - some.mean())

@@ -5,6 +5,7 @@ this number of models. Examples are taken as independent, or subjects where thes
 intervals cover less than they say. Coverage is measured by benchmarks/bench_intervals.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,14 +81,14 @@ def log_interval(
 def quality_interval(resamples: Resamples, level: float = 0.95) -> Interval:
     """F with its interval over models and examples."""
     if resamples.quality == 0:
-        return _zero_interval(len(resamples.points), level)
+        return zero_interval(resamples, level)
     error = np.sqrt(resamples.quality_variance)
     return log_interval(resamples.quality, error, level, highest=1.0, n_parts=resamples.n_parts)
 
 
-def _zero_interval(n_examples: int, level: float) -> Interval:
+def zero_interval(resamples: Resamples, level: float = 0.95, times: float = 1.0) -> Interval:
     """No example has a point: the share of those that would is below this, and no points are above 1."""
-    return Interval(0.0, 0.0, 1 - (1 - level) ** (1 / n_examples), 0.0, level)
+    return Interval(0.0, 0.0, times * (1 - (1 - level) ** (1 / resamples.n_independent)), 0.0, level)
 
 
 def ratio_interval(of_u, of_r, level: float = 0.95) -> Interval:
@@ -97,7 +98,7 @@ def ratio_interval(of_u, of_r, level: float = 0.95) -> Interval:
     value = float(u.mean() / r.mean())
     if value == 0:
         return Interval(0.0, 0.0, 0.0, 0.0, level)
-    variance = _model_variance(u) + _model_variance(r) + _example_variance(u, r)
+    variance = _model_variance(u) + _model_variance(r) + _variance_of_pull(_pull(u, r))
     return log_interval(value, value * np.sqrt(variance), level)
 
 
@@ -105,8 +106,7 @@ def score_interval(resamples: Resamples, accuracies: Accuracies, level: float = 
     """The final score F * (RA_U / RA_R) * (TA_U / TA_R) with its interval over models and examples."""
     quality, ratio = resamples.quality, accuracies.ratio
     if quality * ratio == 0:
-        zero = _zero_interval(len(resamples.points), level)
-        return Interval(0.0, 0.0, zero.high * ratio, 0.0, level)
+        return zero_interval(resamples, level, ratio)
     covariance = np.cov(resamples.part_points.mean(axis=1), part_ratios(resamples, accuracies))[0, 1] * resamples.scale
     variance = ratio**2 * resamples.quality_variance
     variance += (quality * ratio) ** 2 * ratio_variance(accuracies)
@@ -123,9 +123,9 @@ def probability_above(
 ) -> float:
     """How sure the first method's expected score is above the second's; without accuracies, its F.
 
-    The two are paired: same retrained models, same examples, same parts (resample with one seed). Parts of
-    the unlearned models are paired too, which counts if run i of both methods shares its seed. The difference is taken
-    as normal.
+    The two are paired: same retrained models, same examples, same parts (resample with one seed), of accuracies too.
+    Parts of the unlearned models are paired too, which counts if run i of both methods shares its seed. The difference
+    is taken as normal.
     """
     if first.points.shape != second.points.shape or not np.array_equal(first.retrained_rows, second.retrained_rows):
         raise InputError("the two methods were resampled differently: use one seed, one retrained pool, one forget set")
@@ -133,11 +133,15 @@ def probability_above(
     difference = ratios[0] * first.points - ratios[1] * second.points
     parts = ratios[0] * first.part_points - ratios[1] * second.part_points
     variance = variance_of_mean(difference, parts, first.scale, first.groups)
-    for resamples, accuracies, ratio in zip(
-        (first, second), (first_accuracies, second_accuracies), ratios, strict=True
-    ):
-        if accuracies is not None and ratio:
-            variance += (resamples.quality * ratio) ** 2 * ratio_variance(accuracies)
+    variance += _variance_of_ratios(
+        [
+            (accuracies, ratio * resamples.quality * sign)
+            for accuracies, ratio, resamples, sign in zip(
+                (first_accuracies, second_accuracies), ratios, (first, second), (1, -1), strict=True
+            )
+            if accuracies is not None and ratio
+        ]
+    )
     mean = difference.mean()
     if variance == 0:
         return 0.5 if mean == 0 else float(mean > 0)
@@ -145,14 +149,27 @@ def probability_above(
 
 
 def ratio_variance(accuracies: Accuracies) -> float:
-    """Relative variance of the product of both ratios: the models' part with retain and test together, as a
-    model good on one is good on the other, and the examples' part of each."""
-    a = accuracies
-    models = sum(
-        (_of_models(retain) / retain.mean() + _of_models(test) / test.mean()).var(ddof=1) / len(retain)
-        for retain, test in ((a.retain_u, a.test_u), (a.retain_r, a.test_r))
-    )
-    return float(models + _example_variance(a.retain_u, a.retain_r) + _example_variance(a.test_u, a.test_r))
+    """Relative variance of the product of both ratios."""
+    return _variance_of_ratios([(accuracies, 1.0)])
+
+
+def _variance_of_ratios(weighted: Sequence[tuple[Accuracies, float]]) -> float:
+    """Variance of the sum of methods' log ratios, each times its weight, against the same retrained models: the models'
+    part with retain and test together, as a model good on one is good on the other, and the images' part of each."""
+    if not weighted:
+        return 0.0
+    a, total = weighted[0][0], sum(weight for _, weight in weighted)
+    found = total**2 * _product_variance(a.retain_r, a.test_r)
+    found += sum(weight**2 * _product_variance(b.retain_u, b.test_u) for b, weight in weighted)
+    for of_u, of_r in (("retain_u", "retain_r"), ("test_u", "test_r")):
+        pulls = [weight * _pull(getattr(b, of_u), getattr(b, of_r)) for b, weight in weighted]
+        found += _variance_of_pull(sum(pulls))
+    return float(found)
+
+
+def _product_variance(retain: np.ndarray, test: np.ndarray) -> float:
+    """Relative variance of the product of two mean accuracies of the same models."""
+    return (_of_models(retain) / retain.mean() + _of_models(test) / test.mean()).var(ddof=1) / len(retain)
 
 
 def part_ratios(resamples: Resamples, accuracies: Accuracies) -> np.ndarray:
@@ -174,11 +191,14 @@ def _model_variance(values: np.ndarray) -> float:
     return each.var(ddof=1) / len(each) / each.mean() ** 2
 
 
-def _example_variance(u: np.ndarray, r: np.ndarray) -> float:
-    """Relative variance of mean(u) / mean(r) over examples, which both share; 0 where they are not known."""
+def _pull(u: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """How much each example, which both share, moves log(mean(u) / mean(r)), (n_examples,); 0 where none are known."""
     if u.ndim == 1 or r.ndim == 1:
-        return 0.0
+        return np.zeros(1)
     if u.shape[1] != r.shape[1]:
         raise InputError(f"accuracies of {u.shape[1]} and of {r.shape[1]} examples: both need the same examples")
-    pull = u.mean(axis=0) / u.mean() - r.mean(axis=0) / r.mean()
-    return pull.var(ddof=1) / len(pull)
+    return u.mean(axis=0) / u.mean() - r.mean(axis=0) / r.mean()
+
+
+def _variance_of_pull(pull: np.ndarray) -> float:
+    return pull.var(ddof=1) / len(pull) if len(pull) > 1 else 0.0

@@ -9,7 +9,7 @@ from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points
 from local_eval.metric.chunks import over_chunks
 from local_eval.metric.score import Attack
 
-from .intervals import Accuracies, Interval, log_interval, ratio_variance
+from .intervals import Accuracies, Interval, log_interval, ratio_variance, zero_interval
 from .resampling import Resamples, variance_of_mean
 
 
@@ -122,7 +122,7 @@ def share_of_attainable(
     ratio = 1.0 if accuracies is None else accuracies.ratio
     share = ratio * resamples.quality / null.quality.value
     if share == 0:
-        return Interval(0.0, 0.0, (1 - (1 - level) ** (1 / len(null.points))) / null.quality.value, 0.0, level)
+        return zero_interval(resamples, level, 1 / null.quality.value)
     pull = resamples.points / resamples.quality - null.points / null.quality.value
     relative = variance_of_mean(pull, resamples.part_points / resamples.quality, resamples.scale, resamples.groups)
     relative += null.n_effect_error**2

@@ -9,7 +9,7 @@ from local_eval.metric import MetricSpec, checked_samples, grid_epsilon, points_
 from local_eval.metric.score import Attack
 
 from .intervals import Interval, log_interval
-from .resampling import Resamples, resample
+from .resampling import Resamples, resample, typical
 
 _MISFIT = 3.0  # times less than measured: from here on the fitted model speaks of other confidences
 _WIDEST = 30.0  # times the prediction: an interval that reaches further says nothing
@@ -143,14 +143,15 @@ def _true_variances(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random
 
 def _shift_and_ratio(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sd_u, sd_r = (np.maximum(x.std(axis=0, ddof=1), 1e-12) for x in (unlearned, retrained))
-    return (unlearned.mean(axis=0) - retrained.mean(axis=0)) / sd_r, np.log(sd_u / sd_r)
+    return typical((unlearned.mean(axis=0) - retrained.mean(axis=0)) / sd_r), typical(np.log(sd_u / sd_r))
 
 
 def shrunk(values: np.ndarray, true_variance: float) -> np.ndarray:
     """Drawn to their mean until their variance is the true one."""
-    variance = values.var(ddof=1)
+    some = typical(values)
+    variance = some.var(ddof=1)
     scale = np.sqrt(np.clip(true_variance / variance, 0, 1)) if variance > 0 else 0.0
-    return values.mean() + scale * (values - values.mean())
+    return some.mean() + scale * (values - some.mean())
 
 
 def smoothed(residuals: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -37,10 +37,14 @@ class Resamples:
     groups: np.ndarray | None = None
 
     @property
+    def n_independent(self) -> int:
+        """Subjects where they are known, else examples."""
+        return len(self.points) if self.groups is None else len(np.unique(self.groups))
+
+    @property
     def n_parts(self) -> int:
         """What the error was estimated from: as many parts of the models, or as few subjects."""
-        n_groups = len(self.points) if self.groups is None else len(np.unique(self.groups))
-        return max(2, min(len(self.part_points), n_groups))
+        return max(2, min(len(self.part_points), self.n_independent))
 
     @property
     def quality(self) -> float:
@@ -110,6 +114,15 @@ def resampled(
 def _parts(n_models: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
     n_kept = n_models - n_models // 4
     return np.stack([rng.permutation(n_models)[:n_kept] for _ in range(n_resamples)])
+
+
+def typical(values: np.ndarray) -> np.ndarray:
+    """Values (n_examples,) without what no distribution of examples explains: one that is constant in a pool, or far
+    beyond all others, is brought to eight standard deviations from the median, so that it does not decide on the
+    mean and the variance of all. The standard deviation is that of a Gaussian with their median absolute deviation."""
+    middle = np.median(values)
+    reach = 8 * 1.4826 * np.median(np.abs(values - middle))
+    return np.clip(values, middle - reach, middle + reach) if reach > 0 else values
 
 
 def variance_of_mean(

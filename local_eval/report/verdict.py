@@ -75,6 +75,8 @@ def _answer(evidence: Evidence, name: str, form: Form, n_models: int) -> tuple[b
         return False, "Do not upload: the starter's own fine-tuning scores more"
     if share.high < kaggle.STARTER_SHARE:
         return False, "Do not upload yet"
+    if form.predicted is None and n_models < N_CHECKPOINTS:  # a share at few models says too much
+        return None, f"Undecided: what {N_CHECKPOINTS} models would get cannot be told from {n_models}"
     if share.low >= kaggle.STARTER_SHARE:
         return True, "Upload"
     narrowly = share.value >= kaggle.STARTER_SHARE
@@ -155,10 +157,14 @@ def _about_validity(evidence: Evidence, name: str) -> str:
         return validation.sentence
     samples, row = evidence.samples, evidence.rows[name]
     local = expected_at_512(samples.methods[name].confidence, samples.retrained.confidence)
-    forecast = validation.forecast(local * row.retain_ratio * row.test_ratio)
+    local *= row.retain_ratio * row.test_ratio
+    forecast = validation.forecast(local)
+    beyond = ""
+    if local > validation.local.max():
+        beyond = f"; {local:.4f} here lies beyond the {validation.local.max():.4f} of the best of them"
     return (
         f"{validation.sentence} By it, a submission like this one gets {interval_text(forecast)} on Kaggle "
-        f"({forecast.level:.0%} of new ones lie in there)."
+        f"({forecast.level:.0%} of new ones lie in there{beyond})."
     )
 
 
