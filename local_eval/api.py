@@ -21,6 +21,7 @@ from local_eval.recipes import GIVEN
 from local_eval.report.assessment import assessment_facts
 from local_eval.report.comparison import write_comparison
 from local_eval.report.evidence import Evidence, gather
+from local_eval.report.facts import score_options
 from local_eval.report.notes import notes_on
 from local_eval.report.pages import COMPARISON, verdict_lines, write_pages
 from local_eval.report.table import row_records
@@ -161,7 +162,8 @@ class Evaluation(Result):
 
     def facts(self) -> dict[str, Any]:
         e = self.evidence
-        facts = facts_of(e.workspace, list(self.rows.values()), e.pools, e.distances, attacks=e.attacks)
+        own = {"attacks": e.attacks, "score_options": score_options(e.spec, e.attacks)}
+        facts = facts_of(e.workspace, list(self.rows.values()), e.pools, e.distances, **own)
         facts |= assessment_facts(list(e.assessments.values()), e.above, e.measured, e.agreement)
         verdicts = {name: asdict(found) for name, found in self.verdicts.items()}
         return facts | {"verdicts": verdicts, "notes": list(self.notes)}

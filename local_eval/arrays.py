@@ -140,10 +140,11 @@ def judge(
     else:
         confidences = checked_confidences(unlearned, retrained)
     u, r = checked_samples(*confidences)
-    epsilon = attack(u, r, spec).epsilon
     n_models, assessment = min(len(u), len(r)), None
+    epsilon = attack(u[:n_models], r[:n_models], spec).epsilon
     if not brief and n_models >= FEWEST and len(epsilon) > 1:
-        (assessment,), _ = assess_confidences({name: u}, r, spec=spec, seed=seed, progress=progress)
+        options = {"attacks": attacks, "seed": seed, "progress": progress}
+        (assessment,), _ = assess_confidences({name: u}, r, spec=spec, **options)
     if not brief and n_models >= 4:
         measures = attack_measures(u, r, seed)
         if logits is not None:
@@ -163,10 +164,10 @@ def _notes(unlearned: np.ndarray, retrained: np.ndarray, of_logits: bool) -> lis
     n_models, n_examples = min(len(unlearned), len(retrained)), unlearned.shape[1]
     notes = []
     if len(unlearned) != len(retrained):
-        also = " and the distances pair the first" if of_logits else ""
+        also = ", and the distances pair the same" if of_logits else ""
         notes.append(
-            f"{len(unlearned)} unlearned models against {len(retrained)} retrained ones: all are used, but the bins "
-            f"are those of {n_models} models{also}"
+            f"{len(unlearned)} unlearned models against {len(retrained)} retrained ones: the score compares the first "
+            f"{n_models} of each{also}; the null and the other measures use all"
         )
     if n_models > n_examples:
         notes.append(

@@ -20,6 +20,7 @@ from local_eval.audit.intervals import (
     quality_interval,
     ratio_interval,
     score_interval,
+    times_ratio,
 )
 from local_eval.audit.lower_bounds import LowerBounds, epsilon_lower_bounds
 from local_eval.audit.null import Null, null_quality, share_of_attainable
@@ -79,14 +80,15 @@ def assess(
     samples: Samples,
     spec: MetricSpec | None = None,
     *,
+    attacks: str = "grid",
     n_resamples: int = 40,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[list[Assessment], dict[tuple[str, str], float]]:
     """Assess every method and doing nothing; with their pairwise probabilities of scoring above each other.
 
-    Returns the assessments, and {(a, b): probability that a's expected score is above b's}. Raises InputError below
-    eight models.
+    Returns the assessments, and {(a, b): probability that a's expected score is above b's}; attacks: the form of the
+    scores that these compare, and that the diagnosis is of. Raises InputError below eight models.
     """
     methods = samples.beside
     accuracies = {name: accuracies_of(sample, samples.retrained) for name, sample in methods.items()}
@@ -96,6 +98,7 @@ def assess(
         samples.retrained.confidence,
         accuracies,
         spec,
+        attacks=attacks,
         n_resamples=n_resamples,
         seed=seed,
         progress=progress,
@@ -109,6 +112,7 @@ def assess_confidences(
     accuracies: Mapping[str, Accuracies] | None = None,
     spec: MetricSpec | None = None,
     *,
+    attacks: str = "grid",
     n_resamples: int = 40,
     seed: int = 0,
     progress: bool = False,
@@ -116,7 +120,9 @@ def assess_confidences(
 ) -> tuple[list[Assessment], dict[tuple[str, str], float]]:
     """As `assess`, from confidences (n_models, n_examples) alone: name -> unlearned ones, and the retrained ones.
 
-    groups (n_examples,): the subject of each example, where several share one.
+    As many of each are compared as there are of the fewer, so that score, null and prediction are of one number; more
+    retrained models only tell the null better. groups (n_examples,): the subject of each example, where several share
+    one.
     """
     n_models = min(map(len, (retrained, *unlearned.values())))
     if len(sizes := {len(sample) for sample in unlearned.values()}) > 1:
@@ -126,19 +132,16 @@ def assess_confidences(
     spec = spec or MetricSpec()
     accuracies = accuracies or {}
     nulls = {form: nulls_of(retrained, n_models, spec, attack, seed=seed) for form, attack in FORMS.items()}
+    retrained, unlearned = retrained[:n_models], {name: sample[:n_models] for name, sample in unlearned.items()}
     assessments, resampled = [], {}
     for name, sample in tqdm(unlearned.items(), desc="assessing", disable=not progress):
         parts = {
             form: resample(sample, retrained, spec, attack, n_resamples=n_resamples, seed=seed, groups=groups)
             for form, attack in FORMS.items()
         }
-        resampled[name] = parts["grid"]
-        assessments.append(
-            replace(
-                _assessment(name, sample, retrained, accuracies.get(name), parts, nulls, spec, seed, n_models),
-                n_independent=retrained.shape[1] if groups is None else len(np.unique(groups)),
-            )
-        )
+        resampled[name] = parts[attacks]
+        found = _assessment(name, sample, retrained, accuracies.get(name), parts, nulls, spec, seed, n_models, attacks)
+        assessments.append(replace(found, n_independent=parts[attacks].n_independent))
     above = {
         (a, b): probability_above(resampled[a], resampled[b], accuracies.get(a), accuracies.get(b))
         for a, b in combinations(unlearned, 2)
@@ -156,8 +159,9 @@ def _assessment(
     spec: MetricSpec,
     seed: int,
     n_models: int,
+    attacks: str,
 ) -> Assessment:
-    diagnosis = diagnose(unlearned, retrained, spec, null=nulls["grid"][n_models])
+    diagnosis = diagnose(unlearned, retrained, spec, FORMS[attacks], null=nulls[attacks][n_models])
     measured = grid_epsilon(unlearned, retrained, spec)
     a = accuracies
     return Assessment(
@@ -230,10 +234,8 @@ def _form(
         attainable = at_512.quality if at_512 else None
         options = {"resamples": parts, "seed": seed, "attainable": attainable}
         try:
-            predicted = _times(
-                predict_quality(*pair, N_CHECKPOINTS, spec, attack, **options).quality,
-                accuracies.ratio if accuracies else 1.0,
-            )
+            predicted = predict_quality(*pair, N_CHECKPOINTS, spec, attack, **options).quality
+            predicted = times_ratio(predicted, accuracies) if accuracies else predicted
         except InputError as reason:
             unpredicted = str(reason)
     return Form(
@@ -247,18 +249,13 @@ def _form(
     )
 
 
-def _times(interval: Interval, factor: float) -> Interval:
-    scaled = (factor * x for x in (interval.value, interval.low, interval.high, interval.standard_error))
-    return Interval(*scaled, interval.level)
-
-
 def measures(
     samples: Samples, apart: Mapping[str, Distance] | None = None, seed: int = 0
 ) -> dict[str, dict[str, float | None]]:
     """Other measures of every method, of doing nothing and of retraining itself: name -> measure -> value.
 
     apart: the samples' `distances`, where the caller has them already. Retraining is measured half against half, but
-    for its epsilons, which grow as models get fewer: those are the null's at the number of models of the others.
+    for its epsilons and KLOM, which grow as models get fewer: those are brought to the number of models of the others.
     """
     apart = apart or distances(samples)
     half, retrained = samples.n_models // 2, samples.retrained
@@ -266,6 +263,7 @@ def measures(
     found = {name: _attacks(*pair, seed) | _epsilons(*pair) for name, pair in pairs.items()}
     halves = retrained.take(slice(0, half)), retrained.take(slice(half, 2 * half))
     found[NULL] = _attacks(*halves, seed) | _null_epsilons(retrained)
+    found[NULL][KLOM] *= _klom_effect(retrained.confidence, seed)
     return {name: values | _named(apart[name]) for name, values in found.items()}
 
 
@@ -283,8 +281,20 @@ def attack_measures(u: np.ndarray, r: np.ndarray, seed: int = 0) -> dict[str, fl
         "TPR at 1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.01),
         "TPR at 0.1% FPR": families.tpr_at_fpr(lira.unlearned_scores, lira.retrained_scores, 0.001),
         NOT_NORMAL: families.share_not_normal(u, r) if min(len(u), len(r)) >= FEWEST else None,
-        "KLOM (95th percentile)": float(np.percentile(families.klom(u, r), 95)),
+        KLOM: _klom(u, r),
     }
+
+
+def _klom(u: np.ndarray, r: np.ndarray) -> float:
+    return float(np.percentile(families.klom(u, r), 95))
+
+
+def _klom_effect(retrained: np.ndarray, seed: int) -> float:
+    """What KLOM of as many models is times that of half as many, of Gaussian samples with their means and spreads."""
+    rng, mean, spread = np.random.default_rng(seed), retrained.mean(axis=0), retrained.std(axis=0, ddof=1)
+    n = len(retrained)
+    whole, half = (_klom(*(mean + spread * rng.normal(size=(2, size, len(mean))))) for size in (n, n // 2))
+    return whole / half if half > 0 else 1.0
 
 
 def _epsilons(unlearned: Sample, retrained: Sample) -> dict[str, float]:
@@ -315,6 +325,7 @@ def _named(distance: Distance) -> dict[str, float]:
     return {name: value for name, value in zip(DISTANCES, values, strict=True) if value is not None}
 
 
+KLOM = "KLOM (95th percentile)"
 NOT_NORMAL = "U-LiRA: examples not normal"  # a condition of the measure, no measure of unlearning
 DISTANCES = ("activation distance", "JS divergence", "KL divergence", "similarity ratio")
 SMALLER_IS_BETTER = ("epsilon", "KLOM", "activation", "JS", "KL", "TPR", "U-LiRA", "starting kit")

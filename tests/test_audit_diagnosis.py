@@ -141,3 +141,15 @@ def test_the_record_of_known_truths_is_whole_and_right():
     assert results["draws"] >= 20 and len({row["kind"] for row in results["kinds"]}) >= 12
     assert {row["n_models"] for row in results["kinds"]} == {32, 512}
     assert min(results["right"], results["right_at_32"], results["right_at_512"]) >= 0.95
+
+
+def test_an_example_on_which_retrained_models_agree_wholly_has_a_finite_shift():
+    u, r = simulated_pools(32, 60, np.random.default_rng(0))
+    for value in (100.0, 103.27893):
+        r[:, 0] = value
+        found = diagnose(u, r, attack=EXACT)
+        assert np.isfinite(found.shift).all() and np.isfinite(found.spread_ratio).all()
+        assert found.shift[0] == pytest.approx((u[:, 0].mean() - value) / np.median(r[:, 1:].std(axis=0, ddof=1)))
+        assert "inf" not in sentence(found)
+    r[:] = u[:1]
+    assert np.isfinite(diagnose(u, r, attack=EXACT).shift).all()

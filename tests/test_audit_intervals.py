@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from local_eval.audit import (
     score_interval,
     share_of_attainable,
 )
-from local_eval.audit.intervals import log_interval
+from local_eval.audit.expected import expected_at_512
+from local_eval.audit.intervals import _variance_of_ratios, log_interval, ratio_variance, times_ratio
 from local_eval.audit.lower_bounds import bound_table, epsilon_of_rates, upper_rate
 from local_eval.audit.predict import RANKING, fit, shrunk
 from local_eval.audit.resampling import Resamples, variance_of_mean
@@ -122,6 +124,14 @@ class TestQuality:
         interval = quality_interval(resamples_of(np.zeros(100), np.zeros((5, 100))))
         assert interval.value == interval.low == 0
         assert binom.pmf(0, 100, interval.high) == pytest.approx(0.05)
+        subjects = replace(resamples_of(np.zeros(100), np.zeros((5, 100))), groups=np.arange(100) % 9)
+        null = SimpleNamespace(points=np.zeros(100), quality=Interval(0.2, 0, 0, 0))
+        ends = [
+            quality_interval(subjects).high,
+            score_interval(subjects, flat_accuracies()).high,
+            0.2 * share_of_attainable(subjects, null).high,
+        ]
+        assert ends == pytest.approx([1 - 0.05 ** (1 / 9)] * 3)
 
     def test_too_little_to_resample_is_refused(self):
         for shape in ((3, 10), (8, 1)):
@@ -182,6 +192,37 @@ class TestRank:
         assert probability_above(resamples, resamples, flat_accuracies(24), low) > 0.99
         none = replace(flat_accuracies(24), test_u=np.zeros_like(flat_accuracies(24).test_u))
         assert probability_above(resamples, resamples, flat_accuracies(24), none) > 0.99
+
+    def test_what_both_methods_share_of_the_accuracies_cancels(self):
+        """Same retrained models and images, and two methods that are right on the same ones."""
+        rng = np.random.default_rng(8)
+        u, r = simulated_pools(24, 60, rng)
+        first, second = (resample(x, r, attack=EXACT, n_resamples=10) for x in (u, u + 0.3))
+        right = (rng.random((24, 40)) < rng.random(40)).astype(float)
+        accuracies = Accuracies(*4 * [right])
+        alone = probability_above(first, second)
+        few_images = probability_above(first, second, accuracies, accuracies)
+        assert 0.5 < few_images <= alone
+        known = probability_above(first, second, *2 * [Accuracies(*4 * [right.mean(axis=1)])])
+        assert few_images == pytest.approx(known)  # which images they were counts for neither
+
+    def test_a_difference_of_accuracies_varies_as_drawing_images_anew_says(self):
+        rng = np.random.default_rng(9)
+        hard = rng.random(3000)
+        both = [(rng.random((16, 3000)) < shade * hard).astype(float) for shade in (0.9, 0.8, 1.0)]
+
+        def ratios(columns):
+            one, other, retrained = (x[:, columns] for x in both)
+            return np.log(one.mean() / retrained.mean()) - np.log(other.mean() / retrained.mean())
+
+        drawn = np.var([ratios(rng.integers(3000, size=300)) for _ in range(4000)])
+        one, other, retrained = (x[:, :300] for x in both)
+        still = np.ones(16)
+        weighted = [(Accuracies(still, still, x, retrained), sign) for x, sign in ((one, 1.0), (other, -1.0))]
+        images = _variance_of_ratios(weighted) - sum(
+            x.mean(axis=1).var(ddof=1) / 16 / x.mean() ** 2 for x in (one, other)
+        )
+        assert images == pytest.approx(drawn, rel=0.35)
 
     def test_unpaired_resamples_are_refused(self):
         u, r = simulated_pools(24, 20, np.random.default_rng(6))
@@ -281,6 +322,27 @@ class TestPrediction:
         assert shrunk(values, 1.0).var(ddof=1) == pytest.approx(1.0)
         assert np.ptp(shrunk(values, -1.0)) == 0 and shrunk(values, -1.0)[0] == pytest.approx(values.mean())
 
+    @pytest.mark.parametrize("pool", [0, 1])
+    @pytest.mark.parametrize("value", [103.27893, 20.0])
+    def test_one_constant_example_changes_no_other(self, pool, value):
+        pools = simulated_pools(16, 200, np.random.default_rng(3), shift=0.3)
+        expected, quality = expected_at_512(*pools), predict_quality(*pools, attack=EXACT, n_refits=3).quality.value
+        pools[pool][:, 0] = value
+        assert expected_at_512(*pools) == pytest.approx(expected, rel=0.03)
+        again = predict_quality(*pools, attack=EXACT, n_refits=3).quality.value
+        assert again == pytest.approx(quality, rel=0.15)
+
+    def test_the_score_predicted_has_the_accuracies_error_too(self):
+        rng = np.random.default_rng(1)
+        accuracies = Accuracies(*((rng.random((16, 40)) < level).astype(float) for level in (0.7, 0.9, 0.7, 0.9)))
+        quality = log_interval(0.1, 0.01)
+        found = times_ratio(quality, accuracies)
+        error = np.sqrt((0.01 / 0.1) ** 2 + ratio_variance(accuracies))
+        expected = log_interval(0.1 * accuracies.ratio, 0.1 * accuracies.ratio * error)
+        assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+        sure = times_ratio(quality, flat_accuracies())
+        assert (sure.value, sure.low, sure.high) == pytest.approx((quality.value, quality.low, quality.high))
+
     def test_nothing_to_predict_from_is_refused(self):
         u, r = simulated_pools(16, 10, np.random.default_rng(0))
         with pytest.raises(InputError, match="F is 0"):
@@ -292,7 +354,7 @@ class TestPrediction:
         ("n", "population", "why"),
         [
             (8, {"shift": 4.0}, "the model fitted to the confidences gives an F of"),
-            (12, {"shift": 4.0}, "uncertain by a factor"),
+            (13, {"shift": 4.0}, "uncertain by a factor"),
         ],
     )
     def test_a_model_that_does_not_give_the_f_seen_predicts_nothing(self, n, population, why):

@@ -11,10 +11,11 @@ from kit.errors import InputError
 from kit.methods import get_method
 from local_eval.__main__ import main
 from local_eval.archived import fill_from_archive
-from local_eval.assess import NOT_NORMAL, agreement, assess, assess_confidences, measures
-from local_eval.audit import Interval
+from local_eval.arrays import judge
+from local_eval.assess import KLOM, NOT_NORMAL, agreement, assess, assess_confidences, measures
+from local_eval.audit import Interval, families
 from local_eval.evaluate import DO_NOTHING, NULL, Sample, Samples, evaluate
-from local_eval.metric import MetricSpec, bins_as_in_code, bins_as_in_report, forgetting_quality, grid_epsilon
+from local_eval.metric import FORMS, MetricSpec, bins_as_in_code, bins_as_in_report, forgetting_quality, grid_epsilon
 from local_eval.report.assessment import (
     agreement_lines,
     assessment_facts,
@@ -273,3 +274,31 @@ def test_an_archive_made_from_another_original_is_refused(workspace, tmp_path, c
     assert err.count("\n") == 1
     (tmp_path / "out/ledger.jsonl").unlink()  # nothing says so any more
     assert main(["score", str(emitted.archive), *options]) == 0
+
+
+@pytest.mark.parametrize(("n_unlearned", "n_retrained"), [(16, 64), (64, 16)])
+def test_of_unequal_numbers_a_perfect_unlearner_reaches_its_null(n_unlearned, n_retrained, rough_predictions):
+    rng = np.random.default_rng(0)
+    u, r = rng.normal(size=(n_unlearned, 300)), rng.normal(size=(n_retrained, 300))
+    found = judge(u, r, attacks="exact")
+    form, equal = found.assessment.forms["exact"], judge(u[:16], r[:16], attacks="exact")
+    assert found.forgetting_quality == equal.forgetting_quality == form.quality.value
+    assert form.share.low < 1 < form.share.high
+    assert form.null.value == pytest.approx(equal.null, rel=0.5)
+    assert found.assessment.n_models == 16
+
+
+def test_the_probabilities_are_of_the_form_that_is_asked_for(samples, rough_predictions):
+    both = {form: assess(samples, attacks=form, n_resamples=10) for form in FORMS}
+    assert both["grid"][1] != both["exact"][1]
+    epsilon = {form: found[0][0].diagnosis.epsilon for form, found in both.items()}
+    assert (epsilon["exact"] >= epsilon["grid"] - 1e-9).all()
+
+
+def test_retraining_has_no_larger_klom_than_what_is_off():
+    """At half as many models KLOM is larger: what is brought from there is that of a perfect unlearner."""
+    perfect, retrained = pool(1, n_models=32), pool(4, n_models=32)
+    found = measures(Samples({"perfect": perfect}, retrained=retrained, original=pool(5, n_models=1)))
+    assert found[NULL][KLOM] == pytest.approx(found["perfect"][KLOM], rel=0.25)
+    half = families.klom(retrained.confidence[:16], retrained.confidence[16:])
+    assert np.percentile(half, 95) > 1.4 * found["perfect"][KLOM]

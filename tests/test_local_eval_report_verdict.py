@@ -92,7 +92,7 @@ def evidence(
         ({"predicted": 0.06, "above": 0.01}, False, "Do not upload: the starter's own fine-tuning scores more"),
         ({"predicted": 0.06, "above": 0.5}, True, "Upload"),
         ({"score": 0.0, "predicted": None}, False, "Do not upload: the score is 0"),
-        ({"score": 0.1, "predicted": None}, True, "Upload"),
+        ({"score": 0.1, "predicted": None}, None, "Undecided: what 512 models would get cannot be told from 64"),
         ({"n_models": 16}, None, "Undecided: 16 models are too few to tell"),
         ({"n_models": 4}, None, "Nothing can be said: 4 models are too few"),
     ],

@@ -16,6 +16,7 @@ from local_eval.audit.simulate import simulated_pools
 from local_eval.commands.options import LIKE
 from local_eval.metric import MetricSpec, grid_epsilon, points
 from local_eval.report import verdict
+from local_eval.report.kaggle import ATTAINABLE
 from local_eval.retrained import fill_retrained, original_pool, retrained_pool
 from local_eval.setting import Setting, open_workspace
 from local_eval.validity import NOT_VALIDATED, rank_correlation, validation_of
@@ -201,7 +202,7 @@ def test_the_forecast_is_the_regressions_with_the_interval_of_a_new_observation(
     ]
     assert 0.6 < np.mean(inside) <= 1
     assert found.forecast(0.0).value == found.forecast(1e-5).value  # below the least score all are alike
-    assert found.forecast(0.5).high <= 1
+    assert found.forecast(0.5).value == found.forecast(0.5).high == ATTAINABLE
 
 
 def test_the_verdict_says_what_the_setting_is_worth(monkeypatch, record):
@@ -215,6 +216,10 @@ def test_the_verdict_says_what_the_setting_is_worth(monkeypatch, record):
     monkeypatch.setattr(verdict, "validation_of", lambda its: validation_of(its, record))
     said = verdict._about_validity(evidence, "mine")
     assert "ranked 16 submissions as Kaggle did" in said and "on Kaggle (80% of new ones" in said
+    beyond = f"lies beyond the {validation_of(setting, record).local.max():.4f} of the best of them"
+    assert (beyond in said) == (expected_at_512(u, r) * 0.9 > validation_of(setting, record).local.max())
+    samples.methods["mine"].confidence = u + 9.0
+    assert "lies beyond" not in verdict._about_validity(evidence, "mine")
     evidence.workspace.setting = replace(setting, source="gtsrb:super")
     assert verdict._about_validity(evidence, "mine") == NOT_VALIDATED
 

@@ -83,7 +83,7 @@ def _log_variance(n: int) -> float:
 
 def _shrunk(values: np.ndarray, by_chance: float) -> np.ndarray:
     """Drawn to their mean until the variance that is chance has gone."""
-    some = typical(values)
+    some = values[typical(values)]
     variance = some.var(ddof=1) if len(values) > 1 else 0.0
     scale = np.sqrt(max(0.0, 1 - by_chance / variance)) if variance > 0 else 0.0
     return some.mean() + scale * (values - some.mean())

@@ -115,6 +115,21 @@ def score_interval(resamples: Resamples, accuracies: Accuracies, level: float = 
     return log_interval(quality * ratio, error, level, highest=ratio, n_parts=resamples.n_parts)
 
 
+def times_ratio(quality: Interval, accuracies: Accuracies) -> Interval:
+    """The score of an F above 0 that was not measured with these models: its error and the accuracies' are
+    independent."""
+    ratio, own = accuracies.ratio, ratio_variance(accuracies)
+    if ratio == 0:
+        return Interval(0.0, 0.0, 0.0, 0.0, quality.level)
+    wider = ndtri(0.5 + quality.level / 2) * np.sqrt(own)
+    low, high = (
+        ratio * quality.value * np.exp(sign * np.hypot(np.log(max(end, 1e-300) / quality.value), wider))
+        for sign, end in ((-1, quality.low), (1, quality.high))
+    )
+    error = ratio * np.hypot(quality.standard_error, quality.value * np.sqrt(own))
+    return Interval(ratio * quality.value, float(low), float(high), float(error), quality.level)
+
+
 def probability_above(
     first: Resamples,
     second: Resamples,

@@ -135,20 +135,19 @@ def _true_variances(unlearned: np.ndarray, retrained: np.ndarray, rng: np.random
     found = []
     for _ in range(n_splits):
         (u_1, u_2), (r_1, r_2) = (np.array_split(rng.permutation(x), 2) for x in (unlearned, retrained))
-        found.append(
-            [np.cov(a, b)[0, 1] for a, b in zip(_shift_and_ratio(u_1, r_1), _shift_and_ratio(u_2, r_2), strict=True)]
-        )
+        pairs = zip(_shift_and_ratio(u_1, r_1), _shift_and_ratio(u_2, r_2), strict=True)
+        found.append([np.cov(*np.stack(pair)[:, np.all([*map(typical, pair)], axis=0)])[0, 1] for pair in pairs])
     return np.mean(found, axis=0)
 
 
 def _shift_and_ratio(unlearned: np.ndarray, retrained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sd_u, sd_r = (np.maximum(x.std(axis=0, ddof=1), 1e-12) for x in (unlearned, retrained))
-    return typical((unlearned.mean(axis=0) - retrained.mean(axis=0)) / sd_r), typical(np.log(sd_u / sd_r))
+    return (unlearned.mean(axis=0) - retrained.mean(axis=0)) / sd_r, np.log(sd_u / sd_r)
 
 
 def shrunk(values: np.ndarray, true_variance: float) -> np.ndarray:
     """Drawn to their mean until their variance is the true one."""
-    some = typical(values)
+    some = values[typical(values)]
     variance = some.var(ddof=1)
     scale = np.sqrt(np.clip(true_variance / variance, 0, 1)) if variance > 0 else 0.0
     return some.mean() + scale * (values - some.mean())

@@ -117,12 +117,12 @@ def _parts(n_models: int, n_resamples: int, rng: np.random.Generator) -> np.ndar
 
 
 def typical(values: np.ndarray) -> np.ndarray:
-    """Values (n_examples,) without what no distribution of examples explains: one that is constant in a pool, or far
-    beyond all others, is brought to eight standard deviations from the median, so that it does not decide on the
-    mean and the variance of all. The standard deviation is that of a Gaussian with their median absolute deviation."""
-    middle = np.median(values)
-    reach = 8 * 1.4826 * np.median(np.abs(values - middle))
-    return np.clip(values, middle - reach, middle + reach) if reach > 0 else values
+    """Which values (n_examples,) lie within eight standard deviations of the median: an example that is constant in a
+    pool, or far beyond all others, shall not decide on the mean and the variance of all. The standard deviation is that
+    of a Gaussian with their median absolute deviation."""
+    away = np.abs(values - np.median(values))
+    reach = 8 * 1.4826 * np.median(away)
+    return (away <= reach) | (reach == 0)
 
 
 def variance_of_mean(

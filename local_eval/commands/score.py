@@ -20,6 +20,7 @@ from local_eval.report.assessment import (
     measure_lines,
     probability_lines,
 )
+from local_eval.report.facts import score_options
 from local_eval.report.notes import notes_on
 from local_eval.report.table import aligned, distance_table, row_records, table_of
 from local_eval.report.write import facts_of
@@ -58,6 +59,7 @@ def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     rows = evaluate(samples, spec, FORMS[args.attacks])
     distance = distances(samples)
     further = {"command": shared.command_line(args), "attacks": args.attacks}
+    further["score_options"] = score_options(spec, args.attacks)
     facts = facts_of(opened.workspace, rows, pools, distance, **further)
     lines = [*aligned(table_of(rows)), "", *aligned(distance_table(rows, distance)), ""]
     facts["notes"] = [*cut_notes(args, opened), *given_notes(opened, samples), *limit_notes(pools), *notes_on(rows)]
@@ -65,7 +67,7 @@ def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     assessments: dict[str, Assessment] = {}
     if not args.brief and n_models >= FEWEST and len(opened.workspace.splits.forget) > 1:
         scores = {row.name: row.score for row in rows if row.name in pools}
-        assessments, more_facts, more_lines = _assessed(samples, spec, scores, distance, not args.quiet)
+        assessments, more_facts, more_lines = _assessed(samples, spec, args.attacks, scores, distance, not args.quiet)
         facts |= more_facts
         lines += more_lines
     write_csv(args.csv, row_records(rows, assessments, args.attacks))
@@ -74,10 +76,15 @@ def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
 
 
 def _assessed(
-    samples: Samples, spec: MetricSpec, scores: dict[str, float], distance: Mapping[str, Distance], progress: bool
+    samples: Samples,
+    spec: MetricSpec,
+    attacks: str,
+    scores: dict[str, float],
+    distance: Mapping[str, Distance],
+    progress: bool,
 ) -> tuple[dict[str, Assessment], dict[str, Any], list[str]]:
     """Assessments, facts and lines of everything beyond the table."""
-    assessments, above = assess(samples, spec, progress=progress)
+    assessments, above = assess(samples, spec, attacks=attacks, progress=progress)
     measured = measures(samples, distance)
     ranks = agreement(scores, measured)
     lines = [line for assessment in assessments for line in ("", *assessment_lines(assessment))]

@@ -164,11 +164,11 @@ def notes_on(plan: Search, found: Sequence[Result], chosen: Result | None, check
         told = [f"{name} {'no model' if x is None else format(x, '.4f')}" for name, x in list(there.items())[2:]]
         told = f"on a forget set the search never saw, {there['n_models']} models: {', '.join(told)}"
         if tuned and None not in (*here.values(), *there.values()):
-            gains = [
-                row["best"] / row["as it stands"] if row["as it stands"] > 0 else math.inf for row in (here, there)
-            ]
-            told += f"; {gains[1]:.2f} times as good as it stands there, {gains[0]:.2f} times where it was searched"
-            told += ": overfitted to the first" if gains[1] <= 1 < gains[0] else ""
+            if min(row["as it stands"] for row in (here, there)) > 0:
+                gains = [row["best"] / row["as it stands"] for row in (here, there)]
+                told += f"; {gains[1]:.2f} times as good as it stands there, {gains[0]:.2f} times where it was searched"
+            better = [row["best"] > row["as it stands"] for row in (here, there)]
+            told += ": overfitted to the first" if better == [True, False] else ""
         notes.append(told)
     return notes
 

@@ -21,7 +21,8 @@ def interval_text(interval: Interval | None) -> str:
     """Four decimals, and more where a small value would keep fewer than two digits."""
     if interval is None:
         return "-"
-    digits = 4 if interval.value <= 0 else max(4, 1 - int(np.floor(np.log10(interval.value))))
+    seen = interval.value or interval.high
+    digits = 4 if seen <= 0 else max(4, 1 - int(np.floor(np.log10(seen))))
     return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 

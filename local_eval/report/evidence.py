@@ -95,7 +95,7 @@ def gather(
     if n_models is None and n < most:
         found["remark"] = f"Only {n} models of each kind are counted, as {fewest} has no more; others have {most}."
     if n >= FEWEST and len(workspace.splits.forget) > 1:
-        assessments, above = assess(samples, spec, progress=progress)
+        assessments, above = assess(samples, spec, attacks=attacks, progress=progress)
         measured = measures(samples, apart)
         found["assessments"] = {assessment.name: assessment for assessment in assessments}
         found |= {"above": above, "measured": measured}

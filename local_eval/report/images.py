@@ -38,7 +38,7 @@ def card(splits: Splits, samples: Samples, name: str, assessment: Assessment, ro
         "image": png_uri(splits.forget.images[row]),
         "alt": f"forgotten image {splits.forget.ids[row]}, {what}",
         "name": what,
-        "lines": [f"epsilon {epsilon:.2f}", f"at least {bound:.2f}", str(splits.forget.ids[row])],
+        "lines": [*_epsilons(epsilon, attack), f"at least {bound:.2f}", str(splits.forget.ids[row])],
         "picture": picture(
             plots.confidences(unlearned, retrained, attack),
             f"Histograms of the confidences of {len(unlearned)} unlearned and {len(retrained)} retrained models. "
@@ -46,6 +46,12 @@ def card(splits: Splits, samples: Samples, name: str, assessment: Assessment, ro
             caption,
         ),
     }
+
+
+def _epsilons(epsilon: float, attack: WindowAttack | None) -> list[str]:
+    """The score's, and where another attack than the score's own is drawn, that one's too."""
+    drawn = attack is not None and f"{attack.epsilon:.2f}" != f"{epsilon:.2f}"
+    return [f"epsilon {epsilon:.2f}", *([f"of the attack drawn {attack.epsilon:.2f}"] if drawn else [])]
 
 
 def attack_sentence(attack: WindowAttack | None, n_unlearned: int, n_retrained: int, too_tight: bool = False) -> str:

@@ -175,7 +175,7 @@ def _epsilons(evidence: Evidence, name: str, assessment: Assessment) -> list[dic
             f"Histogram of epsilon over {len(row.epsilon)} forgotten images in bins of {spec.bin_width:g}. "
             f"{beyond:.0%} lie beyond the last bin, of retrained models {chance:.0%}.",
             f"The score's own bins: the first gives an image 1 point, each further one half of it. {beyond:.0%} of the "
-            f"images lie beyond the last bin and give none; between retrained models (half against half) "
+            f"images lie beyond the last bin and give none; between retrained models "
             f"{chance:.0%} do.",
         ),
         picture(

@@ -186,6 +186,8 @@ def main_fault(assessment: Assessment, form: Form) -> str:
 
 
 def percent(share: float) -> str:
+    if 0 < share < 0.0005:
+        return "below 0.1%"
     return f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.1%}"
 
 
