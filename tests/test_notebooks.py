@@ -211,6 +211,55 @@ def test_the_description_for_the_upload(form, tmp_path):
     assert facts["dataset_sources"] == (["me/unlearning-submission-kit"] if form == "attached" else [])
 
 
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """The folder where Kaggle's client keeps what it knows of the user: nothing."""
+    monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
+    (tmp_path / "kaggle").mkdir()
+    return tmp_path / "kaggle"
+
+
+def owner_of(path):
+    return json.loads(path.with_name("kernel-metadata.json").read_text())["id"].partition("/")[0]
+
+
+def test_the_owner_is_whom_kaggles_client_goes_by(tmp_path, kaggle, monkeypatch, capsys):
+    (kaggle / "kaggle.json").write_text('{"username": "in-file", "key": "0"}')
+    assert owner_of(built(tmp_path)) == "in-file"
+    assert capsys.readouterr().out.endswith(f"; then kaggle kernels push -p {tmp_path / 'folder'}\n")
+    monkeypatch.setenv("KAGGLE_USERNAME", "in_variable")
+    assert owner_of(built(tmp_path)) == "in_variable"
+    assert owner_of(built(tmp_path, "--user", "me")) == "me"
+    assert json.loads(next(item.metadata for item in builder.kept() if item.metadata))["id"].startswith("your-name/")
+
+
+@pytest.mark.parametrize("form", ["notebook", "script", "attached"])
+@pytest.mark.parametrize("known", [None, "{", '["username"]', '{"key": "0"}'])
+def test_a_placeholder_as_owner_is_told(form, known, tmp_path, kaggle, capsys):
+    if known is not None:
+        (kaggle / "kaggle.json").write_text(known)
+    assert owner_of(built(tmp_path, "--form", form, suffix=FORMS[form])) == "your-name"
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "build it again with --user and your name on Kaggle instead of your-name; then kaggle " in said
+    assert said.endswith(f"; then kaggle kernels push -p {tmp_path / 'folder'}")
+
+
+def test_names_that_kaggle_has_not_are_refused(tmp_path, kaggle, monkeypatch, capsys):
+    def told(message, *options):
+        assert main(["--method", "finetune", "--out", str(tmp_path / "x.ipynb"), *options]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "x.ipynb").exists()
+
+    for name in ("", "me/x", "Jane Doe", "größe", "a\n"):
+        told("is no name on Kaggle: give yours", "--user", name)
+    monkeypatch.setenv("KAGGLE_USERNAME", "Jane Doe")
+    told("KAGGLE_USERNAME 'Jane Doe': is no name on Kaggle")
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    (kaggle / "kaggle.json").write_text('{"username": "Jane Doe"}')
+    told("kaggle.json: username 'Jane Doe': is no name on Kaggle")
+
+
 @pytest.mark.parametrize(
     ("name", "slug"),
     [
