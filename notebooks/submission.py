@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
         spec=f"{METHOD_FILE}:{function}" if function else METHOD_FILE,
         summary=module.summary or f"The function `{method.function.__name__}` of {path.name}.",
         settings=method.hyper,
-        text=_with_one_import(text),
+        text=_with_one_import(path.name, text),
         needs=tuple(item for item in module.imports.values() if item.in_kit),
     )
 
@@ -103,15 +104,23 @@ def _mixture(method: Mixture, sources: Sequence[Source]) -> Source:
     return Source(method.name, "", summary, method.hyper, "", needs, tuple(weights))
 
 
-def _with_one_import(text: str) -> str:
+def _with_one_import(file: str, text: str) -> str:
     """The text of a method's file with one import from the kit's one module instead of those from the kit, and without
-    what it does as a program."""
+    what it does as a program. InputError where more than that would go with their lines."""
     lines, tree = text.split("\n"), ast.parse(text)
     from_kit = [node for node in tree.body if isinstance(node, ast.ImportFrom) and Import(node.module, "").in_kit]
     names = {(alias.asname or alias.name, Import(KIT_MODULE, alias.name)) for node in from_kit for alias in node.names}
+    for node, after in pairwise(tree.body):
+        if node.end_lineno == after.lineno and (node in from_kit or after in from_kit):
+            raise InputError(f"{file}, line {after.lineno}: an import from the kit shares its line: give it one alone")
     for node in reversed(tree.body):
+        if is_main_block(node) and node.orelse:
+            raise InputError(
+                f'{file}, line {node.orelse[0].lineno}: the else of `if __name__ == "__main__"` does not travel: '
+                "write what it does without a condition"
+            )
         if node in from_kit or is_main_block(node):
-            lines[node.lineno - 1 : node.end_lineno] = import_lines(names) if node is from_kit[0] else []
+            lines[node.lineno - 1 : node.end_lineno] = import_lines(names) if node in from_kit[:1] else []
     return "\n".join(lines).strip() + "\n"
 
 

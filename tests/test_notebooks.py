@@ -336,6 +336,12 @@ def test_a_participants_file_becomes_a_submission(tmp_path, participant):
     assert run.endswith('submit("unlearning_method.py", **SETTINGS)')
 
 
+def test_a_file_that_takes_nothing_from_the_kit_may_be_a_program_too(tmp_path, participant):
+    text = "def unlearning(net, retain_loader, forget_loader, val_loader):\n    return net\n"
+    method = code_of(built(tmp_path, method=participant(f'{text}\nif __name__ == "__main__":\n    print(1)\n')))[1]
+    assert method == f"%%writefile unlearning_method.py\n{text}"
+
+
 def test_a_function_of_another_name_is_named_in_the_run_cell(tmp_path, participant):
     mine = participant(MINE.replace("def unlearning", "def forget"))
     run = code_of(built(tmp_path, method=f"{mine}:forget"))[2]
@@ -379,6 +385,17 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
             MINE.replace("    return", "    from kit.methods.shared.surgery import add_noise\n    return"),
             "inside a function: move it up",
         ),
+        (
+            MINE.replace("from kit", "from kit.plan import planned_steps; from kit") + "\nLR = 0.01\n",
+            "mine.py, line 3: an import from the kit shares its line: give it one alone",
+        ),
+        (MINE.replace("fine_tune\n", "fine_tune; import copy\n", 1), "line 3: an import from the kit shares its line"),
+        (MINE.replace("import torch\n", "import torch; ", 1), "line 2: an import from the kit shares its line"),
+        (
+            MINE + "else:\n    LR = 3\n",
+            'mine.py, line 15: the else of `if __name__ == "__main__"` does not travel: write what it does without',
+        ),
+        (MINE + "elif SCALE:\n    LR = 3\n", "line 14: the else of `if"),
     ],
 )
 def test_files_that_cannot_travel_are_refused(text, message, tmp_path, participant, capsys):
