@@ -4,9 +4,11 @@ import ast
 import json
 import math
 import re
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +31,7 @@ _ROOTS = {
     "method_from_file": Import("kit.methods", "method_from_file"),
     "mixture_of": Import("kit.methods", "mixture_of"),
 }
+_LEFT_BEHIND = ("data_stubs", "local_eval", "notebooks")  # what is installed with the kit and is not on Kaggle
 _SLUG_LENGTH = 50
 
 
@@ -79,10 +82,8 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
     path = Path(own or find_spec(method.function.__module__).origin)
     text = path.read_text(encoding="utf-8")
     module = parse_module(path.name, text)
-    for item in module.imports.values() if own else ():
-        beside = path.parent / (item.module.partition(".")[0] + ".py")
-        if beside.exists():
-            raise InputError(f"{path}: imports {beside.name}, which does not travel: put what it needs into one file")
+    if own:
+        _check_imports(path, text)
     return Source(
         name=method.name.replace(":", "_"),
         spec=f"{METHOD_FILE}:{function}" if function else METHOD_FILE,
@@ -91,6 +92,34 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
         text=_with_one_import(path.name, text),
         needs=tuple(item for item in module.imports.values() if item.in_kit),
     )
+
+
+def _check_imports(path: Path, text: str) -> None:
+    """InputError where a user's file imports, wherever in it, what is not on Kaggle."""
+    travels = [node for node in ast.parse(text).body if not is_main_block(node)]
+    nodes = (node for one in travels for node in ast.walk(one))
+    for node in (node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)):
+        whole = isinstance(node, ast.Import)
+        for name in [alias.name for alias in node.names] if whole else [node.module or ""]:
+            where = f"{path}, line {node.lineno}"
+            if whole and Import(name, "").in_kit:
+                raise InputError(f"{where}: an import of the kit inside a function: move it up as from {name} import")
+            if name and (beside := _beside(name.partition(".")[0], path.parent)):
+                raise InputError(f"{where}: imports {beside}, which does not travel: put what it needs into one file")
+
+
+def _beside(name: str, folder: Path) -> str | None:
+    """The file or folder of a module that only this machine has."""
+    if name in _LEFT_BEHIND:
+        return name
+    if name in sys.stdlib_module_names:
+        return None
+    if (folder / f"{name}.py").exists():
+        return f"{name}.py"
+    if not (folder / name).is_dir():
+        return None
+    installed = PathFinder.find_spec(name)  # a folder without __init__.py yields to a package that is installed
+    return None if installed and installed.origin and not (folder / name / "__init__.py").exists() else f"{name}/"
 
 
 def _mixture(method: Mixture, sources: Sequence[Source]) -> Source:

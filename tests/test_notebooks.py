@@ -336,6 +336,47 @@ def test_a_participants_file_becomes_a_submission(tmp_path, participant):
     assert run.endswith('submit("unlearning_method.py", **SETTINGS)')
 
 
+@pytest.fixture
+def beside(tmp_path):
+    """Modules beside a participant's file: helper.py, the packages whole/ and loose/, folders and files that bear
+    names of others."""
+    for name in ("helper.py", "copy.py", "whole/__init__.py", "loose/part.py", "torch/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "import torch, helper",
+            "mine.py, line 5: imports helper.py, which does not travel: put what it needs into one",
+        ),
+        ("from whole import x", "imports whole/, which"),
+        ("import loose.part", "imports loose/, which"),
+        ("try:\n        import helper\n    except ImportError:\n        pass", "line 6: imports helper.py, which"),
+        ("import kit.plan", "line 5: an import of the kit inside a function: move it up as from kit.plan import"),
+        ("import kit", "move it up as from kit import"),
+        ("from local_eval.models import tinyconv", "imports local_eval, which"),
+        ("from data_stubs import load", "imports data_stubs, which"),
+        ("import notebooks.percent as cells", "imports notebooks, which"),
+    ],
+)
+def test_what_does_not_travel_is_found_wherever_it_is_imported(line, message, beside, tmp_path, participant, capsys):
+    head = "import torch\n\n\ndef unlearning(net, retain_loader, forget_loader, val_loader):\n"
+    assert main(["--method", participant(f"{head}    {line}\n"), "--out", str(tmp_path / "x.ipynb")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_names_that_stand_beside_and_are_pythons_or_installed_travel(beside, tmp_path, participant):
+    text = MINE.replace("import torch\n", "import copy\nimport torch\nfrom torch import nn\n").replace(
+        '    print("not', '    import helper\n    print("not'
+    )
+    assert "import copy" in code_of(built(tmp_path, method=participant(text)))[1]
+
+
 def test_a_file_that_takes_nothing_from_the_kit_may_be_a_program_too(tmp_path, participant):
     text = "def unlearning(net, retain_loader, forget_loader, val_loader):\n    return net\n"
     method = code_of(built(tmp_path, method=participant(f'{text}\nif __name__ == "__main__":\n    print(1)\n')))[1]
