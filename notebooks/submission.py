@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import textwrap
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
@@ -32,6 +33,7 @@ _ROOTS = {
     "mixture_of": Import("kit.methods", "mixture_of"),
 }
 _LEFT_BEHIND = ("data_stubs", "local_eval", "notebooks")  # what is installed with the kit and is not on Kaggle
+_ENCODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-\w.]+")  # PEP 263
 _SLUG_LENGTH = 50
 
 
@@ -80,7 +82,7 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
         return _mixture(method, [source_of(name) for name, _ in read_mixture(spec)])
     own, _, function = str(own_methods().get(spec, spec)).partition(":") if method.file else ("", "", "")
     path = Path(own or find_spec(method.function.__module__).origin)
-    text = path.read_text(encoding="utf-8")
+    text = _text_of(path)
     module = parse_module(path.name, text)
     if own:
         _check_imports(path, text)
@@ -92,6 +94,13 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
         text=_with_one_import(path.name, text),
         needs=tuple(item for item in module.imports.values() if item.in_kit),
     )
+
+
+def _text_of(path: Path) -> str:
+    """The text of a Python file in whatever encoding; what declares one is left out: it travels as UTF-8."""
+    with tokenize.open(path) as file:
+        lines = file.read().split("\n")
+    return "\n".join(["" if _ENCODING.match(line) else line for line in lines[:2]] + lines[2:])
 
 
 def _check_imports(path: Path, text: str) -> None:

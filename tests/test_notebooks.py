@@ -377,6 +377,23 @@ def test_names_that_stand_beside_and_are_pythons_or_installed_travel(beside, tmp
     assert "import copy" in code_of(built(tmp_path, method=participant(text)))[1]
 
 
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [
+        ("", "utf-8-sig"),
+        ("# coding: latin-1\n", "latin-1"),
+        ("#!/usr/bin/python\n# -*- coding: cp1252 -*-\n", "cp1252"),
+    ],
+)
+def test_a_file_in_another_encoding_travels_as_utf_8(head, encoding, tmp_path, participant):
+    mine = participant("")
+    text = MINE.replace("Mine.", "Größe.")
+    (tmp_path / "mine.py").write_text(head + text, encoding=encoding)
+    method = code_of(built(tmp_path, method=mine))[1].partition("\n")[2]
+    assert method.removeprefix("#!/usr/bin/python\n\n").startswith('"""Größe."""\nimport torch\n')
+    assert "coding" not in method
+
+
 def test_a_file_that_takes_nothing_from_the_kit_may_be_a_program_too(tmp_path, participant):
     text = "def unlearning(net, retain_loader, forget_loader, val_loader):\n    return net\n"
     method = code_of(built(tmp_path, method=participant(f'{text}\nif __name__ == "__main__":\n    print(1)\n')))[1]
