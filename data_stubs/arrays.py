@@ -94,10 +94,12 @@ def source_of(
     everything = Part(images, labels, _ids("image", n_examples), groups)
     if test is None:
         free = np.setdiff1d(np.arange(n_examples), chosen)
-        if len(free) // HELD_OUT_PART < 2:
+        if (n_held_out := len(free) // HELD_OUT_PART) < 2:
             raise InputError(f"{name}: {len(free)} images are too few to hold out a fifth: give test images")
+        # What stays is drawn: a class of one image is to be trained on.
         rng = np.random.default_rng(HELD_OUT_SEED)
-        held = free[stratified_subset(labels[free], len(free) // HELD_OUT_PART, rng)]
+        stay = free[stratified_subset(labels[free], len(free) - n_held_out, rng)]
+        held = np.setdiff1d(free, stay)
         kept = np.setdiff1d(np.arange(n_examples), held)
         held_out, train = everything.take(held), everything.take(kept)
         chosen = np.searchsorted(kept, chosen)

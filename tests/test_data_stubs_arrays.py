@@ -33,6 +33,14 @@ def test_every_image_is_in_one_part_and_the_named_rows_are_forgotten():
     assert np.array_equal(from_arrays(images, labels, forget=mask).forget.ids, splits.forget.ids)
 
 
+def test_the_only_image_of_a_class_is_trained_on():
+    images, labels = example()
+    labels[[10, 20, 30]] = 3, 4, 5
+    splits = from_arrays(images, labels, forget=[21, 22])
+    assert set(splits.retain.labels) == {0, 1, 2, 3, 4, 5}
+    assert len(splits.validation) + len(splits.test) == 11
+
+
 def test_a_policy_and_test_images_of_ones_own():
     images, labels = example()
     splits = from_arrays(images, labels, forget="class:dog", test=example(10), class_names=["cat", "dog", "eel"])
