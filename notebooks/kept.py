@@ -224,7 +224,10 @@ def build_method(args: argparse.Namespace) -> int:
     if user == USER:
         steps.insert(0, f"build it again with --user and your name on Kaggle instead of {USER}")
     if args.form == "attached":
-        steps.insert(-1, f"kaggle datasets create -p {out.parent / 'kit'}, once")
+        kit = out.parent / "kit"
+        more = files[kit / f"{KIT_MODULE}.py"] != whole_kit_text()
+        again = f" (kaggle datasets version -p {kit} -m {name} where it exists: {name} needs more of the kit)"
+        steps.insert(-1, f"kaggle datasets create -p {kit}{again if more else ', once'}")
     else:
         steps.insert(0, f"python -m local_eval dry-run {out}")
     print("next: " + "; then ".join(steps))

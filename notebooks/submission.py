@@ -32,6 +32,7 @@ _ROOTS = {
     "method_from_file": Import("kit.methods", "method_from_file"),
     "mixture_of": Import("kit.methods", "mixture_of"),
 }
+_ADVISED = (Import("kit.tools.batches", "takes_pairs"),)  # by the kit, to a file of one's own, and no method needs it
 _LEFT_BEHIND = ("data_stubs", "local_eval", "notebooks")  # what is installed with the kit and is not on Kaggle
 _ENCODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-\w.]+")  # PEP 263
 _SLUG_LENGTH = 50
@@ -167,10 +168,12 @@ def kit_text(source: Source) -> str:
     return flatten([*map(_ROOTS.get, source.roots), *source.needs], f"what a submission of {source.name} needs")
 
 
-def whole_kit_text(source: Source) -> str:
-    """The same with what every method that comes with the kit needs."""
+def whole_kit_text(source: Source | None = None) -> str:
+    """The same with what every method that comes with the kit needs, and what one's own is advised to import; without a
+    source nothing else."""
     others = [item for name in method_names() for item in source_of(name).needs]
-    return flatten([*_ROOTS.values(), *source.needs, *others], "what any submission needs")
+    needs = source.needs if source else ()
+    return flatten([*_ROOTS.values(), *_ADVISED, *needs, *others], "what any submission needs")
 
 
 def notebook_cells(source: Source) -> list[Cell]:

@@ -293,6 +293,27 @@ def test_the_attached_form_comes_with_its_data_set(tmp_path, capsys):
     assert "def submit" not in "\n".join(lines)
 
 
+def test_a_kit_that_is_uploaded_already_has_what_another_method_is_advised_to_import(tmp_path, participant, capsys):
+    text = MINE.replace("import fine_tune\n", "import fine_tune\nfrom kit.tools.batches import takes_pairs\n")
+    text = text.replace("import torch\n", "import torch\nfrom kit.plan import planned_steps\n")
+    files = [
+        built(tmp_path / "kits", "--form", "attached"),
+        built(tmp_path, "--form", "attached", method=participant(text)),
+    ]
+    uploaded, needed = ((path.parent / "kit" / "unlearning_kit.py").read_text() for path in files)
+    assert "def takes_pairs(" in uploaded
+    assert needed == uploaded
+    assert "kaggle datasets version" not in capsys.readouterr().out
+
+
+def test_a_method_that_needs_more_of_the_kit_than_others_is_told_to_renew_it(tmp_path, participant, capsys):
+    text = MINE.replace("import fine_tune\n", "import fine_tune\nfrom kit.tools.folder import own_methods\n")
+    path = built(tmp_path, "--form", "attached", method=participant(text.replace("SCALE = 0.5", "SCALE = own_methods")))
+    kit = path.parent / "kit"
+    said = f"kaggle datasets create -p {kit} (kaggle datasets version -p {kit} -m mine where it exists: mine needs more"
+    assert said in capsys.readouterr().out
+
+
 def test_the_form_of_a_script_writes_both_modules_only_where_it_is_the_program(tmp_path):
     script = built(tmp_path, "--form", "script", "--set", "lr=0.5", suffix=".py").read_text()
     assert settings_of(script)["settings"] == {"lr": 0.5}
