@@ -9,10 +9,12 @@ import nbformat
 import pytest
 from nbformat.v4 import new_output
 
+from kit.errors import InputError
 from notebooks import kept as builder
 from notebooks.build import FORMS, main
 from notebooks.kept import Kept, build, differences, execute, kept, settled
 from notebooks.percent import cells_of, notebook_of, script_of
+from notebooks.starter import write_program
 from notebooks.submission import kernel_metadata
 
 KEPT = kept()
@@ -444,6 +446,8 @@ def test_imports_from_the_kit_become_one(tmp_path, participant):
         (["--method", "finetune", "--out", "x.py"], "a notebook is a .ipynb file"),
         (["--method", "no/such/file.py"], "no such file"),
         (["--method", "finetune", "--out", "/proc/no/x.ipynb"], "cannot be written"),
+        (["--method", "finetune", "--out", f"{__file__}/x.ipynb"], "cannot be written"),
+        (["--method", "finetune", "--out", f"{'x' * 300}.ipynb"], "x.ipynb: cannot be written (File name too long)"),
         (["nonsense"], "no such notebook here"),
         (["--out", "x.ipynb"], "goes with --method"),
     ],
@@ -453,6 +457,14 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_starter_is_written_into_a_new_folder_or_a_line_says_why_not(tmp_path):
+    assert write_program(tmp_path / "new" / "starter.ipynb").exists()
+    (tmp_path / "file").touch()
+    for name in ("file/starter.ipynb", f"{'x' * 300}.py"):
+        with pytest.raises(InputError, match=r"cannot be written \(.*\): choose another place"):
+            write_program(tmp_path / name)
 
 
 @pytest.mark.parametrize(
