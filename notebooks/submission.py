@@ -134,7 +134,15 @@ def _beside(name: str, folder: Path) -> str | None:
 
 def _mixture(method: Mixture, sources: Sequence[Source]) -> Source:
     """A mixture, each of its components in a file of its own name."""
-    files = [f"{part.name.partition(':')[0]}.py" for part in method.parts]
+    names = [part.name.partition(":")[0] for part in method.parts]
+    taken = {KIT_MODULE, *sys.stdlib_module_names}  # beside the run its files come before all others
+    for name in names:
+        if not re.fullmatch(r"\w[\w-]*", name) or name in taken:
+            raise InputError(
+                f"{method.name}: {name}.py cannot lie beside the notebook, which needs names of letters, digits, - and "
+                "_ that are no module's of the kit or of Python: give the file another"
+            )
+    files = [f"{name}.py" for name in names]
     specs = [":".join([file, *source.spec.split(":")[1:]]) for file, source in zip(files, sources, strict=True)]
     parts = tuple(replace(source, spec=spec) for source, spec in zip(sources, specs, strict=True))
     summary = "\n\n".join(f"- `{part.name}`: {part.summary}" for part in parts)

@@ -423,6 +423,23 @@ def test_a_file_that_takes_nothing_from_the_kit_may_be_a_program_too(tmp_path, p
     assert method == f"%%writefile unlearning_method.py\n{text}"
 
 
+PLANNED = "def unlearning(net, retain_loader, forget_loader, val_loader, *, seed, plan=None):\n    return net\n"
+
+
+@pytest.mark.parametrize("name", ["my method", "unlearning_kit", "copy", "-p", "$HOME"])
+def test_parts_of_a_mixture_whose_names_a_notebook_cannot_write_are_refused(name, tmp_path, participant, capsys):
+    mixture = f"mixture({participant(PLANNED, f'{name}.py')}=1, finetune=2)"
+    assert main(["--method", mixture, "--out", str(tmp_path / "x.ipynb")]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}.py cannot lie beside the notebook" in error
+    assert error.count("\n") == 1
+
+
+def test_parts_of_a_mixture_bear_the_names_of_their_files(tmp_path, participant):
+    cells = code_of(built(tmp_path, method=f"mixture({participant(PLANNED, 'my-method.py')}=1, finetune=2)"))
+    assert [cell.partition("\n")[0] for cell in cells[1:3]] == ["%%writefile my-method.py", "%%writefile finetune.py"]
+
+
 def test_a_function_of_another_name_is_named_in_the_run_cell(tmp_path, participant):
     mine = participant(MINE.replace("def unlearning", "def forget"))
     run = code_of(built(tmp_path, method=f"{mine}:forget"))[2]
