@@ -149,7 +149,8 @@ def load_source(
     elif name.partition("@")[0] == "image-folder" and path:
         from data_stubs import image_folder
 
-        whole = image_folder.load_source(Path(path), cache_dir, size=image_folder.size_of(name), progress=progress)
+        size = image_folder.size_of(name)
+        whole = image_folder.load_source(Path(path).expanduser(), cache_dir, size=size, progress=progress)
     elif name == "arrays" and path:
         whole = arrays.from_file(Path(path))
     elif is_file_spec(source):
