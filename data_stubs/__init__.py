@@ -149,7 +149,8 @@ def load_source(
     elif name.partition("@")[0] == "image-folder" and path:
         from data_stubs import image_folder
 
-        whole = image_folder.load_source(Path(path), cache_dir, size=image_folder.size_of(name), progress=progress)
+        size = image_folder.size_of(name)
+        whole = image_folder.load_source(Path(path).expanduser(), cache_dir, size=size, progress=progress)
     elif name == "arrays" and path:
         whole = arrays.from_file(Path(path))
     elif is_file_spec(source):
@@ -173,11 +174,14 @@ def _own_source(source: str) -> Source:
     made = call_own(spec, "data source", function, *([] if spec.argument is None else [spec.argument]))
     if isinstance(made, Source):
         return made
-    if isinstance(made, Dataset):
-        images, labels = arrays.read_dataset(made, str(spec))
-        return arrays.source_of(images, labels, class_names=getattr(made, "classes", None), name=spec.function)
-    if isinstance(made, tuple) and len(made) == 2:
-        return arrays.source_of(*made, name=spec.function)
+    try:
+        if isinstance(made, Dataset):
+            images, labels = arrays.read_dataset(made, spec.function)
+            return arrays.source_of(images, labels, class_names=getattr(made, "classes", None), name=spec.function)
+        if isinstance(made, tuple) and len(made) == 2:
+            return arrays.source_of(*made, name=spec.function)
+    except InputError as error:  # it begins with the function's name, or with no name
+        raise InputError(f"data source {spec}: {str(error).removeprefix(f'{spec.function}: ')}") from error
     found = type(made).__name__
     raise InputError(f"data source {spec}: gave {found}: expected a Source, (images, labels) or a torch Dataset")
 

@@ -2,15 +2,17 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import Dataset, IterableDataset
 
 from data_stubs.parts import HELD_OUT_SEED, Part, Source, halve_held_out, stratified_subset
 from data_stubs.splits import GIVEN, Splits, split_forget
-from kit.errors import InputError, first_line
+from kit.errors import InputError, first_line, printable
 
 HELD_OUT_PART = 5  # one image in so many is held out where no test images are given
 FORGET = "random:0.02"
@@ -92,10 +94,12 @@ def source_of(
     everything = Part(images, labels, _ids("image", n_examples), groups)
     if test is None:
         free = np.setdiff1d(np.arange(n_examples), chosen)
-        if len(free) // HELD_OUT_PART < 2:
+        if (n_held_out := len(free) // HELD_OUT_PART) < 2:
             raise InputError(f"{name}: {len(free)} images are too few to hold out a fifth: give test images")
+        # What stays is drawn: a class of one image is to be trained on.
         rng = np.random.default_rng(HELD_OUT_SEED)
-        held = free[stratified_subset(labels[free], len(free) // HELD_OUT_PART, rng)]
+        stay = free[stratified_subset(labels[free], len(free) - n_held_out, rng)]
+        held = np.setdiff1d(free, stay)
         kept = np.setdiff1d(np.arange(n_examples), held)
         held_out, train = everything.take(held), everything.take(kept)
         chosen = np.searchsorted(kept, chosen)
@@ -107,8 +111,10 @@ def source_of(
         their_groups = first + np.arange(len(test_labels), dtype=np.int64)
         train, held_out = everything, Part(test_images, test_labels, _ids("test", len(test_labels)), their_groups)
     largest = int(max(train.labels.max(), held_out.labels.max()))
-    names = tuple(str(label) for label in range(largest + 1)) if class_names is None else tuple(map(str, class_names))
-    return Source(name, train, *halve_held_out(held_out), names, chosen if named else None)
+    names = range(largest + 1) if class_names is None else class_names
+    if isinstance(names, str) or not np.iterable(names):
+        raise InputError(f"{name}: class names are {names!r}: expected the name of each class, as in ['cat', 'dog']")
+    return Source(name, train, *halve_held_out(held_out), tuple(map(str, names)), chosen if named else None)
 
 
 def from_file(path: Path) -> Source:
@@ -136,32 +142,48 @@ def from_file(path: Path) -> Source:
 
 
 def read_dataset(dataset: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of all items of a torch Dataset."""
+    """Images and labels of all items of a torch Dataset. InputError names the first item that cannot be used."""
+    try:
+        n_examples = None if isinstance(dataset, IterableDataset) else len(dataset)
+    except Exception:  # whatever a foreign data set raises
+        n_examples = None
+    if n_examples is None:
+        raise InputError(f"{what}: {type(dataset).__name__} has no items by number: give it __len__ and __getitem__")
     images, labels = [], []
-    for row in range(len(dataset)):
-        item = dataset[row]
+    for row in range(n_examples):
+        try:
+            item = dataset[row]
+        except Exception as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"{what}: item {row} cannot be read ({reason}): mend its __getitem__") from error
         if isinstance(item, Mapping):
             image, label = item.get("image"), item.get("label", item.get("age_group"))
+            if image is None or label is None:
+                absent, held = "image" if image is None else "label", ", ".join(map(str, item))
+                raise InputError(f"{what}: item {row} has no {absent}: it holds {held or 'nothing'}")
         else:
             if not isinstance(item, tuple | list) or len(item) < 2:
                 raise InputError(f"{what}: item {row} is of type {type(item).__name__}: expected (image, label)")
             image, label = item[:2]
-        image = np.asarray(image)
+        image, label = _array(image, f"{what}: item {row}: image"), _array(label, f"{what}: item {row}: label")
+        if label.size != 1 or not _whole(label):
+            found = printable(repr(label.item()), 80) if label.size == 1 else f"{label.dtype} {label.shape}"
+            raise InputError(f"{what}: item {row} has the label {found}: expected the number of its class, from 0")
         if images and image.shape != images[0].shape:
             sizes = f"{_shape(images[0])} and item {row} of {_shape(image)}"
             raise InputError(
                 f"{what}: has images of {sizes}: bring all to one size, as with transforms.Resize((32, 32))"
             )
         images.append(image)
-        labels.append(label)
+        labels.append(int(label.item()))
     if not images:
         raise InputError(f"{what}: has no examples")
-    return np.stack(images), np.asarray([int(label) for label in labels])
+    return np.stack(images), np.asarray(labels)
 
 
 def as_images(images: Any, name: str) -> np.ndarray:
     """uint8 (n_examples, channels, height, width) of what `from_arrays` takes."""
-    images = np.asarray(images)
+    images = _array(images, f"{name}: images")
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4:
@@ -185,10 +207,36 @@ def as_images(images: Any, name: str) -> np.ndarray:
 
 def as_labels(labels: Any, what: str) -> np.ndarray:
     """int64 (n_examples,)"""
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iuf" or not (labels == np.rint(labels)).all():
+    labels = _array(labels, what)
+    if labels.ndim != 1 or not _whole(labels):
         raise InputError(f"{what} are {labels.dtype} {labels.shape}: expected whole numbers, one for each image")
     return labels.astype(np.int64)
+
+
+def _array(values: Any, what: str) -> np.ndarray:
+    """An array of what a user gives: tensors on any device, with gradients or not, or a list of such."""
+    try:
+        if isinstance(values, list | tuple):
+            return np.asarray([_plain(value) for value in values])
+        return np.asarray(_plain(values))
+    except Exception as error:  # numpy and torch raise several kinds
+        shapes = []
+        with suppress(Exception):
+            shapes = [np.shape(_plain(value)) for value in values]
+        other = next((row for row, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if other is None:
+            raise InputError(f"{what} cannot be read as an array ({first_line(error)})") from error
+        raise InputError(
+            f"{what} are of several sizes, {shapes[0]} and, item {other}, {shapes[other]}: bring all to one size"
+        ) from error
+
+
+def _whole(values: np.ndarray) -> bool:
+    return values.dtype.kind in "biuf" and bool((np.isfinite(values) & (values == np.rint(values))).all())
+
+
+def _plain(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
 
 
 def _rows(forget: Any, n_examples: int, name: str) -> np.ndarray:

@@ -54,6 +54,9 @@ def load_source(
         raise InputError(f"gtsrb:{variant}: is unknown: write gtsrb, gtsrb:super, gtsrb:ten or gtsrb:super,{OFFICIAL}")
     root = _root(Path(data_root) if data_root is not None else default_cache(), official)
     paths = sorted((root / "Training").glob("*/*.ppm"))
+    known = {f"{number:05d}" for number in range(N_CLASSES)}
+    if strange := next((path.parent for path in paths if path.parent.name not in known), None):
+        raise InputError(f"{strange}: is no class of GTSRB, 00000 to {N_CLASSES - 1:05d}: move it out of Training")
     names = [f"{path.parent.name}/{path.stem}" for path in paths]
     images = _decoded(paths, cache_dir, progress)
     classes = np.array([int(name[:5]) for name in names])
@@ -129,10 +132,10 @@ def _official_test(
     table = root.parent / "GT-final_test.csv"
     try:
         rows = list(csv.DictReader(table.read_text().splitlines(), delimiter=";"))
-        rows = [(row["Filename"], range(N_CLASSES)[int(row["ClassId"])]) for row in rows]
+        rows = [(row["Filename"], range(N_CLASSES).index(int(row["ClassId"]))) for row in rows]
         if not rows:
             raise ValueError("it has no rows")
-    except (OSError, KeyError, IndexError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:  # TypeError: a row is too short
         raise InputError(f"{table}: is not GTSRB's table of test labels ({error}): download it again") from error
     labels = _labels(categories, np.array([number for _, number in rows]))
     kept = np.flatnonzero(labels >= 0)

@@ -180,8 +180,11 @@ def load(folder: Path, *, checked: bool = False) -> Splits:
 
 def replace_folder(complete: Path, folder: Path, aside: Path) -> None:
     """Rename `complete` to `folder`, an older one being moved into `aside` (on the same file system) first."""
-    if folder.exists():
-        folder.replace(aside / "replaced")
+    try:
+        if folder.exists():
+            folder.replace(aside / "replaced")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be replaced ({error.strerror}): choose another folder") from error
     try:
         complete.replace(folder)
     except OSError as error:

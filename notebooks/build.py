@@ -1,6 +1,6 @@
 """Build notebooks: a method as a submission for Kaggle, and the notebooks that are kept here.
 
-python -m notebooks.build --method finetune --set lr=0.002 --out mine/finetune.ipynb [--form FORM]
+python -m notebooks.build --method finetune --set lr=0.002 --user NAME --out mine/finetune.ipynb [--form FORM]
 python -m notebooks.build              build and execute every notebook kept here
 python -m notebooks.build --sources    write their sources anew and keep the outputs: seconds
 python -m notebooks.build --check      exit code 1 where a source differs from a rebuild
@@ -18,7 +18,7 @@ from kit.tools.cli import Parser, later
 from kit.tools.cli import run as run_command
 
 FORMS = {"notebook": ".ipynb", "attached": ".ipynb", "script": ".py", "cell": ".py"}
-USER = "your-name"
+USER = "your-name"  # where none is known
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--form", choices=FORMS, default="notebook", help="what is built (notebook)")
     parser.add_argument("--out", type=Path, help="file to write (below runs/submissions; a cell is printed)")
-    parser.add_argument("--user", default=USER, help=f"your name on Kaggle, for kernel-metadata.json ({USER})")
+    parser.add_argument("--user", metavar="NAME", help="your name on Kaggle (KAGGLE_USERNAME, or that in kaggle.json)")
     parser.set_defaults(command=later("notebooks.kept", "command"), own_process=argv is None)
     parser.set_defaults(options=parser._option_string_actions)
     return run_command(parser, argv)

@@ -1,8 +1,12 @@
 """The notebooks that are kept here, and a method as files for Kaggle: what `python -m notebooks.build` does."""
 
 import argparse
+import json
+import os
+import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +156,8 @@ def write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
@@ -175,6 +180,27 @@ def files_of(source: Source, form: str, out: Path, user: str) -> dict[Path, str]
     return {out: text, out.with_name(METADATA_NAME): kernel_metadata(source.name, out.name, user, data_set), **beside}
 
 
+def user_of(given: str | None) -> str:
+    """The name on Kaggle: the one given, else that which Kaggle's own client goes by, else a placeholder. InputError
+    for what is no such name."""
+    folder = Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle").expanduser()
+    what, name = "--user", given
+    if name is None:
+        what, name = "KAGGLE_USERNAME", os.environ.get("KAGGLE_USERNAME") or None
+    if name is None:
+        what, name = f"{folder / 'kaggle.json'}: username", _name_in(folder / "kaggle.json")
+    if not re.fullmatch("[A-Za-z0-9_-]+", name):
+        raise InputError(f"{what} {name!r}: is no name on Kaggle: give yours, as in the address kaggle.com/NAME")
+    return name
+
+
+def _name_in(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["username"])
+    except (OSError, ValueError, KeyError, TypeError):  # whether a client can use it is the client's to say
+        return USER
+
+
 def _notebook_text(cells: Sequence[Cell]) -> str:
     return nbformat.writes(notebook_of(cells)) + "\n"
 
@@ -189,14 +215,24 @@ def build_method(args: argparse.Namespace) -> int:
     out = args.out or Path("runs/submissions") / name / (name + suffix)
     if out.suffix != suffix:
         raise InputError(f"--out {out}: a {args.form} is a {suffix} file")
-    files = files_of(source, args.form, out, args.user)
+    user = user_of(args.user)
+    files = files_of(source, args.form, out, user)
     for path, text in files.items():
         write(path, text)
     print("wrote " + ", ".join(map(str, files)))
+    if args.form == "cell":
+        return 0
+    steps = [f"kaggle kernels push -p {out.parent}"]
+    if user == USER:
+        steps.insert(0, f"build it again with --user and your name on Kaggle instead of {USER}")
     if args.form == "attached":
-        print(f"next: kaggle datasets create -p {out.parent / 'kit'}, once; then kaggle kernels push -p {out.parent}")
-    elif args.form != "cell":
-        print(f"next: python -m local_eval dry-run {out}; then kaggle kernels push -p {out.parent}")
+        kit = out.parent / "kit"
+        more = files[kit / f"{KIT_MODULE}.py"] != whole_kit_text()
+        again = f" (kaggle datasets version -p {kit} -m {name} where it exists: {name} needs more of the kit)"
+        steps.insert(-1, f"kaggle datasets create -p {kit}{again if more else ', once'}")
+    else:
+        steps.insert(0, f"python -m local_eval dry-run {out}")
+    print("next: " + "; then ".join(steps))
     return 0
 
 

@@ -120,7 +120,12 @@ def write_program(path: Path, cells: tuple[str, ...] = STARTER) -> Path:
     pairs = [("markdown", "# A competition notebook"), *(("code", cell) for cell in cells)]
     if path.suffix not in (".py", ".ipynb"):
         raise InputError(f"{path}: is neither .ipynb nor .py: give the name of a notebook or a script")
-    path.write_text(script_of(pairs) if path.suffix == ".py" else nbformat.writes(notebook_of(pairs)) + "\n")
+    text = script_of(pairs) if path.suffix == ".py" else nbformat.writes(notebook_of(pairs)) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}): choose another place") from error
     return path
 
 

@@ -4,10 +4,14 @@ import ast
 import json
 import math
 import re
+import sys
 import textwrap
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,9 @@ _ROOTS = {
     "method_from_file": Import("kit.methods", "method_from_file"),
     "mixture_of": Import("kit.methods", "mixture_of"),
 }
+_ADVISED = (Import("kit.tools.batches", "takes_pairs"),)  # by the kit, to a file of one's own, and no method needs it
+_LEFT_BEHIND = ("data_stubs", "local_eval", "notebooks")  # what is installed with the kit and is not on Kaggle
+_ENCODING = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*[-\w.]+")  # PEP 263
 _SLUG_LENGTH = 50
 
 
@@ -76,25 +83,66 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
         return _mixture(method, [source_of(name) for name, _ in read_mixture(spec)])
     own, _, function = str(own_methods().get(spec, spec)).partition(":") if method.file else ("", "", "")
     path = Path(own or find_spec(method.function.__module__).origin)
-    text = path.read_text(encoding="utf-8")
+    text = _text_of(path)
     module = parse_module(path.name, text)
-    for item in module.imports.values() if own else ():
-        beside = path.parent / (item.module.partition(".")[0] + ".py")
-        if beside.exists():
-            raise InputError(f"{path}: imports {beside.name}, which does not travel: put what it needs into one file")
+    if own:
+        _check_imports(path, text)
     return Source(
         name=method.name.replace(":", "_"),
         spec=f"{METHOD_FILE}:{function}" if function else METHOD_FILE,
         summary=module.summary or f"The function `{method.function.__name__}` of {path.name}.",
         settings=method.hyper,
-        text=_with_one_import(text),
+        text=_with_one_import(path.name, text),
         needs=tuple(item for item in module.imports.values() if item.in_kit),
     )
 
 
+def _text_of(path: Path) -> str:
+    """The text of a Python file in whatever encoding; what declares one is left out: it travels as UTF-8."""
+    with tokenize.open(path) as file:
+        lines = file.read().split("\n")
+    return "\n".join(["" if _ENCODING.match(line) else line for line in lines[:2]] + lines[2:])
+
+
+def _check_imports(path: Path, text: str) -> None:
+    """InputError where a user's file imports, wherever in it, what is not on Kaggle."""
+    travels = [node for node in ast.parse(text).body if not is_main_block(node)]
+    nodes = (node for one in travels for node in ast.walk(one))
+    for node in (node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)):
+        whole = isinstance(node, ast.Import)
+        for name in [alias.name for alias in node.names] if whole else [node.module or ""]:
+            where = f"{path}, line {node.lineno}"
+            if whole and Import(name, "").in_kit:
+                raise InputError(f"{where}: an import of the kit inside a function: move it up as from {name} import")
+            if name and (beside := _beside(name.partition(".")[0], path.parent)):
+                raise InputError(f"{where}: imports {beside}, which does not travel: put what it needs into one file")
+
+
+def _beside(name: str, folder: Path) -> str | None:
+    """The file or folder of a module that only this machine has."""
+    if name in _LEFT_BEHIND:
+        return name
+    if name in sys.stdlib_module_names:
+        return None
+    if (folder / f"{name}.py").exists():
+        return f"{name}.py"
+    if not (folder / name).is_dir():
+        return None
+    installed = PathFinder.find_spec(name)  # a folder without __init__.py yields to a package that is installed
+    return None if installed and installed.origin and not (folder / name / "__init__.py").exists() else f"{name}/"
+
+
 def _mixture(method: Mixture, sources: Sequence[Source]) -> Source:
     """A mixture, each of its components in a file of its own name."""
-    files = [f"{part.name.partition(':')[0]}.py" for part in method.parts]
+    names = [part.name.partition(":")[0] for part in method.parts]
+    taken = {KIT_MODULE, *sys.stdlib_module_names}  # beside the run its files come before all others
+    for name in names:
+        if not re.fullmatch(r"\w[\w-]*", name) or name in taken:
+            raise InputError(
+                f"{method.name}: {name}.py cannot lie beside the notebook, which needs names of letters, digits, - and "
+                "_ that are no module's of the kit or of Python: give the file another"
+            )
+    files = [f"{name}.py" for name in names]
     specs = [":".join([file, *source.spec.split(":")[1:]]) for file, source in zip(files, sources, strict=True)]
     parts = tuple(replace(source, spec=spec) for source, spec in zip(sources, specs, strict=True))
     summary = "\n\n".join(f"- `{part.name}`: {part.summary}" for part in parts)
@@ -103,15 +151,23 @@ def _mixture(method: Mixture, sources: Sequence[Source]) -> Source:
     return Source(method.name, "", summary, method.hyper, "", needs, tuple(weights))
 
 
-def _with_one_import(text: str) -> str:
+def _with_one_import(file: str, text: str) -> str:
     """The text of a method's file with one import from the kit's one module instead of those from the kit, and without
-    what it does as a program."""
+    what it does as a program. InputError where more than that would go with their lines."""
     lines, tree = text.split("\n"), ast.parse(text)
     from_kit = [node for node in tree.body if isinstance(node, ast.ImportFrom) and Import(node.module, "").in_kit]
     names = {(alias.asname or alias.name, Import(KIT_MODULE, alias.name)) for node in from_kit for alias in node.names}
+    for node, after in pairwise(tree.body):
+        if node.end_lineno == after.lineno and (node in from_kit or after in from_kit):
+            raise InputError(f"{file}, line {after.lineno}: an import from the kit shares its line: give it one alone")
     for node in reversed(tree.body):
+        if is_main_block(node) and node.orelse:
+            raise InputError(
+                f'{file}, line {node.orelse[0].lineno}: the else of `if __name__ == "__main__"` does not travel: '
+                "write what it does without a condition"
+            )
         if node in from_kit or is_main_block(node):
-            lines[node.lineno - 1 : node.end_lineno] = import_lines(names) if node is from_kit[0] else []
+            lines[node.lineno - 1 : node.end_lineno] = import_lines(names) if node in from_kit[:1] else []
     return "\n".join(lines).strip() + "\n"
 
 
@@ -120,10 +176,12 @@ def kit_text(source: Source) -> str:
     return flatten([*map(_ROOTS.get, source.roots), *source.needs], f"what a submission of {source.name} needs")
 
 
-def whole_kit_text(source: Source) -> str:
-    """The same with what every method that comes with the kit needs."""
+def whole_kit_text(source: Source | None = None) -> str:
+    """The same with what every method that comes with the kit needs, and what one's own is advised to import; without a
+    source nothing else."""
     others = [item for name in method_names() for item in source_of(name).needs]
-    return flatten([*_ROOTS.values(), *source.needs, *others], "what any submission needs")
+    needs = source.needs if source else ()
+    return flatten([*_ROOTS.values(), *_ADVISED, *needs, *others], "what any submission needs")
 
 
 def notebook_cells(source: Source) -> list[Cell]:

@@ -33,6 +33,14 @@ def test_every_image_is_in_one_part_and_the_named_rows_are_forgotten():
     assert np.array_equal(from_arrays(images, labels, forget=mask).forget.ids, splits.forget.ids)
 
 
+def test_the_only_image_of_a_class_is_trained_on():
+    images, labels = example()
+    labels[[10, 20, 30]] = 3, 4, 5
+    splits = from_arrays(images, labels, forget=[21, 22])
+    assert set(splits.retain.labels) == {0, 1, 2, 3, 4, 5}
+    assert len(splits.validation) + len(splits.test) == 11
+
+
 def test_a_policy_and_test_images_of_ones_own():
     images, labels = example()
     splits = from_arrays(images, labels, forget="class:dog", test=example(10), class_names=["cat", "dog", "eel"])
@@ -65,6 +73,15 @@ def test_numbers_within_one_channels_last_and_grey_images_are_taken():
         ({"labels": np.full(60, 0.5)}, "expected whole numbers"),
         ({"labels": np.full(60, -1)}, "labels hold -1"),
         ({"labels": [["a"]] * 60}, "expected whole numbers"),
+        ({"labels": np.full(60, np.inf)}, "expected whole numbers"),
+        ({"labels": [0, [1]]}, "labels are of several sizes"),
+        (
+            {"images": [np.zeros((3, 8, 8 - row // 40)) for row in range(60)]},
+            r"images are of several sizes, \(3, 8, 8\) and, item 40, \(3, 8, 7\): bring all to one size",
+        ),
+        ({"images": [[[0], [0, 1]]] * 60}, "images cannot be read as an array"),
+        ({"class_names": 4}, r"class names are 4: expected the name of each class, as in \['cat', 'dog'\]"),
+        ({"class_names": "cat"}, "class names are 'cat': expected the name of each class"),
         ({"forget": [60]}, "forget holds row 60: there are 60 images"),
         ({"forget": [1, 1]}, "names a row twice"),
         ({"forget": []}, "no example would be forgotten"),
@@ -112,6 +129,75 @@ def test_a_data_set_gives_what_its_arrays_give(form):
 def test_a_data_set_without_labels_is_one_line():
     with pytest.raises(InputError, match=r"item 0 is of type int: expected \(image, label\)"):
         from_dataset([1, 2])
+
+
+def test_tensors_with_gradients_are_taken():
+    images, labels = example()
+    tensor = (torch.tensor(images) / 255).requires_grad_()
+    for given in (tensor, list(tensor)):
+        assert np.array_equal(images_of(from_arrays(given, labels, forget=[1]))["image-000009"], images[9])
+    pairs = list(zip(tensor, torch.tensor(labels, dtype=torch.float32).requires_grad_(), strict=True))
+    assert np.array_equal(images_of(from_dataset(pairs, forget=[1]))["image-000009"], images[9])
+
+
+OWN = """
+import numpy as np
+from torch.utils.data import Dataset, IterableDataset
+
+class Items(Dataset):
+    def __init__(self, item, n=40):
+        self.item, self.n = item, n
+    def __len__(self):
+        return self.n
+    def __getitem__(self, row):
+        image = np.zeros((3, 8, 8), np.uint8)
+        return self.item(image, row % 2 if row < 3 else 2)
+
+def no_label(): return Items(lambda image, row: {"image": image, **({} if row == 2 else {"label": row})})
+def no_image(): return Items(lambda image, row: {"picture": image})
+def text(): return Items(lambda image, row: (image, ["ant", "bee", 2][row] if row < 2 else row))
+def one_hot(): return Items(lambda image, row: (image, np.eye(4)[row]))
+def half(): return Items(lambda image, row: (image, row + 0.5))
+def nothing(): return Items(lambda image, row: (image, None))
+def fails(): return Items(lambda image, row: (image, {0: 0, 1: 1}[row]))
+def no_length(): return Items(None, None)
+class Stream(IterableDataset):
+    def __len__(self): return 3
+    def __iter__(self): return iter(())
+def names():
+    made = Items(lambda image, row: (image, row))
+    made.classes = 4
+    return made
+def unequal(): return [np.zeros((3, 8 + row // 30, 8)) for row in range(40)], np.arange(40) % 2
+def words(): return np.zeros((40, 3, 8, 8)), ["ant", "bee"] * 20
+def negative(): return np.zeros((40, 3, 8, 8)), np.arange(40) - 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_label", "item 3 has no label: it holds image"),
+        ("no_image", "item 0 has no image: it holds picture"),
+        ("text", "item 0 has the label 'ant': expected the number of its class, from 0"),
+        ("one_hot", "item 0 has the label float64 (4,): expected the number of its class, from 0"),
+        ("half", "item 0 has the label 0.5: expected the number"),
+        ("nothing", "item 0 has the label None: expected the number"),
+        ("fails", "item 3 cannot be read (KeyError: 2): mend its __getitem__"),
+        ("no_length", "Items has no items by number: give it __len__ and __getitem__"),
+        ("Stream", "Stream has no items by number: give it __len__ and __getitem__"),
+        ("names", "class names are 4: expected the name of each class"),
+        ("unequal", "images are of several sizes, (3, 8, 8) and, item 30, (3, 9, 8): bring all to one size"),
+        ("words", "labels are <U3 (40,): expected whole numbers, one for each image"),
+        ("negative", "labels hold -1: expected class numbers from 0"),
+    ],
+)
+def test_mistakes_of_an_own_source_name_its_file_and_what_is_wrong(function, message, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(InputError) as error:
+        data_stubs.load(f"{tmp_path}/own.py:{function}", forget="random:2")
+    assert str(error.value).startswith(f"data source {tmp_path}/own.py:{function}: {message}")
+    assert "\n" not in str(error.value)
 
 
 def test_data_sets_of_tensors_and_bad_ones():

@@ -86,10 +86,19 @@ def test_the_official_test_set_where_it_is_there(root, tmp_path):
     (folder / "00001.ppm").unlink()
     with pytest.raises(InputError, match=r"00001\.ppm: image is missing"):
         load_source("gtsrb:super,official", data_root=root, cache_dir=tmp_path, progress=False)
-    for text in ("nothing", "Filename;ClassId\n00000.ppm;43", "Filename;ClassId\n00000.ppm;stop"):
+    for text in ("nothing", *(f"Filename;ClassId\n00000.ppm{rest}" for rest in (";43", ";-1", ";stop", ""))):
         table.write_text(text)
         with pytest.raises(InputError, match="is not GTSRB's table of test labels"):
             load_source("gtsrb:super,official", data_root=root, cache_dir=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("name", ["backup", "00050", "0"])
+def test_another_folder_among_the_classes_is_one_line(tmp_path, name):
+    folder = tmp_path / "gtsrb" / "GTSRB" / "Training" / name
+    folder.mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(folder / "00000_00000.ppm")
+    with pytest.raises(InputError, match=rf"/{name}: is no class of GTSRB, 00000 to 00042: move it out of Training"):
+        load_source("gtsrb", data_root=tmp_path, cache_dir=tmp_path / "cache", progress=False)
 
 
 @pytest.mark.parametrize(

@@ -319,3 +319,10 @@ def test_default_cache_folder(files, tmp_path, monkeypatch):
     assert len(list((tmp_path / "xdg/unlearning-kit").iterdir())) == 2
     shutil.rmtree(tmp_path / "xdg")
     assert fingerprint(load(f"image-folder:{path}", forget="random:1")) == fingerprint(one)
+
+
+def test_a_path_may_begin_at_home(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "pictures", files)
+    splits = load("image-folder:~/pictures", forget="random:2", cache_dir=tmp_path / "cache", progress=False)
+    assert splits.class_names == ("ant", "cat")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,14 @@ def test_a_tree_is_replaced_and_other_folders_are_refused(splits, state, tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is no folder"):
         write_empty_tree(tmp_path / "file")
+
+
+def test_the_folder_one_is_in_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"^\.: cannot be replaced \(.*\): choose another folder$"):
+        write_empty_tree(Path())
+    assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("stopped"), OSError(28, "No space left on device")])

@@ -9,10 +9,12 @@ import nbformat
 import pytest
 from nbformat.v4 import new_output
 
+from kit.errors import InputError
 from notebooks import kept as builder
 from notebooks.build import FORMS, main
 from notebooks.kept import Kept, build, differences, execute, kept, settled
 from notebooks.percent import cells_of, notebook_of, script_of
+from notebooks.starter import write_program
 from notebooks.submission import kernel_metadata
 
 KEPT = kept()
@@ -211,6 +213,55 @@ def test_the_description_for_the_upload(form, tmp_path):
     assert facts["dataset_sources"] == (["me/unlearning-submission-kit"] if form == "attached" else [])
 
 
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """The folder where Kaggle's client keeps what it knows of the user: nothing."""
+    monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
+    (tmp_path / "kaggle").mkdir()
+    return tmp_path / "kaggle"
+
+
+def owner_of(path):
+    return json.loads(path.with_name("kernel-metadata.json").read_text())["id"].partition("/")[0]
+
+
+def test_the_owner_is_whom_kaggles_client_goes_by(tmp_path, kaggle, monkeypatch, capsys):
+    (kaggle / "kaggle.json").write_text('{"username": "in-file", "key": "0"}')
+    assert owner_of(built(tmp_path)) == "in-file"
+    assert capsys.readouterr().out.endswith(f"; then kaggle kernels push -p {tmp_path / 'folder'}\n")
+    monkeypatch.setenv("KAGGLE_USERNAME", "in_variable")
+    assert owner_of(built(tmp_path)) == "in_variable"
+    assert owner_of(built(tmp_path, "--user", "me")) == "me"
+    assert json.loads(next(item.metadata for item in builder.kept() if item.metadata))["id"].startswith("your-name/")
+
+
+@pytest.mark.parametrize("form", ["notebook", "script", "attached"])
+@pytest.mark.parametrize("known", [None, "{", '["username"]', '{"key": "0"}'])
+def test_a_placeholder_as_owner_is_told(form, known, tmp_path, kaggle, capsys):
+    if known is not None:
+        (kaggle / "kaggle.json").write_text(known)
+    assert owner_of(built(tmp_path, "--form", form, suffix=FORMS[form])) == "your-name"
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "build it again with --user and your name on Kaggle instead of your-name; then kaggle " in said
+    assert said.endswith(f"; then kaggle kernels push -p {tmp_path / 'folder'}")
+
+
+def test_names_that_kaggle_has_not_are_refused(tmp_path, kaggle, monkeypatch, capsys):
+    def told(message, *options):
+        assert main(["--method", "finetune", "--out", str(tmp_path / "x.ipynb"), *options]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "x.ipynb").exists()
+
+    for name in ("", "me/x", "Jane Doe", "größe", "a\n"):
+        told("is no name on Kaggle: give yours", "--user", name)
+    monkeypatch.setenv("KAGGLE_USERNAME", "Jane Doe")
+    told("KAGGLE_USERNAME 'Jane Doe': is no name on Kaggle")
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    (kaggle / "kaggle.json").write_text('{"username": "Jane Doe"}')
+    told("kaggle.json: username 'Jane Doe': is no name on Kaggle")
+
+
 @pytest.mark.parametrize(
     ("name", "slug"),
     [
@@ -242,6 +293,27 @@ def test_the_attached_form_comes_with_its_data_set(tmp_path, capsys):
     lines = [line for text in code_of(path) for line in text.splitlines()]
     assert len(lines) < 65
     assert "def submit" not in "\n".join(lines)
+
+
+def test_a_kit_that_is_uploaded_already_has_what_another_method_is_advised_to_import(tmp_path, participant, capsys):
+    text = MINE.replace("import fine_tune\n", "import fine_tune\nfrom kit.tools.batches import takes_pairs\n")
+    text = text.replace("import torch\n", "import torch\nfrom kit.plan import planned_steps\n")
+    files = [
+        built(tmp_path / "kits", "--form", "attached"),
+        built(tmp_path, "--form", "attached", method=participant(text)),
+    ]
+    uploaded, needed = ((path.parent / "kit" / "unlearning_kit.py").read_text() for path in files)
+    assert "def takes_pairs(" in uploaded
+    assert needed == uploaded
+    assert "kaggle datasets version" not in capsys.readouterr().out
+
+
+def test_a_method_that_needs_more_of_the_kit_than_others_is_told_to_renew_it(tmp_path, participant, capsys):
+    text = MINE.replace("import fine_tune\n", "import fine_tune\nfrom kit.tools.folder import own_methods\n")
+    path = built(tmp_path, "--form", "attached", method=participant(text.replace("SCALE = 0.5", "SCALE = own_methods")))
+    kit = path.parent / "kit"
+    said = f"kaggle datasets create -p {kit} (kaggle datasets version -p {kit} -m mine where it exists: mine needs more"
+    assert said in capsys.readouterr().out
 
 
 def test_the_form_of_a_script_writes_both_modules_only_where_it_is_the_program(tmp_path):
@@ -287,6 +359,87 @@ def test_a_participants_file_becomes_a_submission(tmp_path, participant):
     assert run.endswith('submit("unlearning_method.py", **SETTINGS)')
 
 
+@pytest.fixture
+def beside(tmp_path):
+    """Modules beside a participant's file: helper.py, the packages whole/ and loose/, folders and files that bear
+    names of others."""
+    for name in ("helper.py", "copy.py", "whole/__init__.py", "loose/part.py", "torch/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "import torch, helper",
+            "mine.py, line 5: imports helper.py, which does not travel: put what it needs into one",
+        ),
+        ("from whole import x", "imports whole/, which"),
+        ("import loose.part", "imports loose/, which"),
+        ("try:\n        import helper\n    except ImportError:\n        pass", "line 6: imports helper.py, which"),
+        ("import kit.plan", "line 5: an import of the kit inside a function: move it up as from kit.plan import"),
+        ("import kit", "move it up as from kit import"),
+        ("from local_eval.models import tinyconv", "imports local_eval, which"),
+        ("from data_stubs import load", "imports data_stubs, which"),
+        ("import notebooks.percent as cells", "imports notebooks, which"),
+    ],
+)
+def test_what_does_not_travel_is_found_wherever_it_is_imported(line, message, beside, tmp_path, participant, capsys):
+    head = "import torch\n\n\ndef unlearning(net, retain_loader, forget_loader, val_loader):\n"
+    assert main(["--method", participant(f"{head}    {line}\n"), "--out", str(tmp_path / "x.ipynb")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_names_that_stand_beside_and_are_pythons_or_installed_travel(beside, tmp_path, participant):
+    text = MINE.replace("import torch\n", "import copy\nimport torch\nfrom torch import nn\n").replace(
+        '    print("not', '    import helper\n    print("not'
+    )
+    assert "import copy" in code_of(built(tmp_path, method=participant(text)))[1]
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [
+        ("", "utf-8-sig"),
+        ("# coding: latin-1\n", "latin-1"),
+        ("#!/usr/bin/python\n# -*- coding: cp1252 -*-\n", "cp1252"),
+    ],
+)
+def test_a_file_in_another_encoding_travels_as_utf_8(head, encoding, tmp_path, participant):
+    mine = participant("")
+    text = MINE.replace("Mine.", "Größe.")
+    (tmp_path / "mine.py").write_text(head + text, encoding=encoding)
+    method = code_of(built(tmp_path, method=mine))[1].partition("\n")[2]
+    assert method.removeprefix("#!/usr/bin/python\n\n").startswith('"""Größe."""\nimport torch\n')
+    assert "coding" not in method
+
+
+def test_a_file_that_takes_nothing_from_the_kit_may_be_a_program_too(tmp_path, participant):
+    text = "def unlearning(net, retain_loader, forget_loader, val_loader):\n    return net\n"
+    method = code_of(built(tmp_path, method=participant(f'{text}\nif __name__ == "__main__":\n    print(1)\n')))[1]
+    assert method == f"%%writefile unlearning_method.py\n{text}"
+
+
+PLANNED = "def unlearning(net, retain_loader, forget_loader, val_loader, *, seed, plan=None):\n    return net\n"
+
+
+@pytest.mark.parametrize("name", ["my method", "unlearning_kit", "copy", "-p", "$HOME"])
+def test_parts_of_a_mixture_whose_names_a_notebook_cannot_write_are_refused(name, tmp_path, participant, capsys):
+    mixture = f"mixture({participant(PLANNED, f'{name}.py')}=1, finetune=2)"
+    assert main(["--method", mixture, "--out", str(tmp_path / "x.ipynb")]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}.py cannot lie beside the notebook" in error
+    assert error.count("\n") == 1
+
+
+def test_parts_of_a_mixture_bear_the_names_of_their_files(tmp_path, participant):
+    cells = code_of(built(tmp_path, method=f"mixture({participant(PLANNED, 'my-method.py')}=1, finetune=2)"))
+    assert [cell.partition("\n")[0] for cell in cells[1:3]] == ["%%writefile my-method.py", "%%writefile finetune.py"]
+
+
 def test_a_function_of_another_name_is_named_in_the_run_cell(tmp_path, participant):
     mine = participant(MINE.replace("def unlearning", "def forget"))
     run = code_of(built(tmp_path, method=f"{mine}:forget"))[2]
@@ -310,6 +463,8 @@ def test_imports_from_the_kit_become_one(tmp_path, participant):
         (["--method", "finetune", "--out", "x.py"], "a notebook is a .ipynb file"),
         (["--method", "no/such/file.py"], "no such file"),
         (["--method", "finetune", "--out", "/proc/no/x.ipynb"], "cannot be written"),
+        (["--method", "finetune", "--out", f"{__file__}/x.ipynb"], "cannot be written"),
+        (["--method", "finetune", "--out", f"{'x' * 300}.ipynb"], "x.ipynb: cannot be written (File name too long)"),
         (["nonsense"], "no such notebook here"),
         (["--out", "x.ipynb"], "goes with --method"),
     ],
@@ -321,6 +476,14 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_the_starter_is_written_into_a_new_folder_or_a_line_says_why_not(tmp_path):
+    assert write_program(tmp_path / "new" / "starter.ipynb").exists()
+    (tmp_path / "file").touch()
+    for name in ("file/starter.ipynb", f"{'x' * 300}.py"):
+        with pytest.raises(InputError, match=r"cannot be written \(.*\): choose another place"):
+            write_program(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -330,6 +493,17 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
             MINE.replace("    return", "    from kit.methods.shared.surgery import add_noise\n    return"),
             "inside a function: move it up",
         ),
+        (
+            MINE.replace("from kit", "from kit.plan import planned_steps; from kit") + "\nLR = 0.01\n",
+            "mine.py, line 3: an import from the kit shares its line: give it one alone",
+        ),
+        (MINE.replace("fine_tune\n", "fine_tune; import copy\n", 1), "line 3: an import from the kit shares its line"),
+        (MINE.replace("import torch\n", "import torch; ", 1), "line 2: an import from the kit shares its line"),
+        (
+            MINE + "else:\n    LR = 3\n",
+            'mine.py, line 15: the else of `if __name__ == "__main__"` does not travel: write what it does without',
+        ),
+        (MINE + "elif SCALE:\n    LR = 3\n", "line 14: the else of `if"),
     ],
 )
 def test_files_that_cannot_travel_are_refused(text, message, tmp_path, participant, capsys):
