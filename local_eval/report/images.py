@@ -38,7 +38,7 @@ def card(splits: Splits, samples: Samples, name: str, assessment: Assessment, ro
         "image": png_uri(splits.forget.images[row]),
         "alt": f"forgotten image {splits.forget.ids[row]}, {what}",
         "name": what,
-        "lines": [*_epsilons(epsilon, attack), f"at least {bound:.2f}", str(splits.forget.ids[row])],
+        "lines": [f"epsilon {epsilon:.2f}", f"at least {bound:.2f}", str(splits.forget.ids[row])],
         "picture": picture(
             plots.confidences(unlearned, retrained, attack),
             f"Histograms of the confidences of {len(unlearned)} unlearned and {len(retrained)} retrained models. "
@@ -48,14 +48,9 @@ def card(splits: Splits, samples: Samples, name: str, assessment: Assessment, ro
     }
 
 
-def _epsilons(epsilon: float, attack: WindowAttack | None) -> list[str]:
-    """The score's, and where another attack than the score's own is drawn, that one's too."""
-    drawn = attack is not None and f"{attack.epsilon:.2f}" != f"{epsilon:.2f}"
-    return [f"epsilon {epsilon:.2f}", *([f"of the attack drawn {attack.epsilon:.2f}"] if drawn else [])]
-
-
 def attack_sentence(attack: WindowAttack | None, n_unlearned: int, n_retrained: int, too_tight: bool = False) -> str:
-    """What the best attack on an image predicts, and how often it is right."""
+    """What the best attack on an image predicts, how often it is right, and its epsilon, which is above the score's
+    where that is of the grid."""
     if attack is None:
         return "Every attack has one error rate of exactly 0 and is discarded: epsilon counts as the largest."
     inside, other = ("unlearned", "retrained") if attack.inside_is_unlearned else ("retrained", "unlearned")
@@ -70,7 +65,8 @@ def attack_sentence(attack: WindowAttack | None, n_unlearned: int, n_retrained: 
         where = f"from {attack.lo:.2f} to {attack.hi:.2f}"
     hits, wrong = round((1 - attack.fnr) * n_inside), round(attack.fpr * n_other)
     tight = " One spreads a hundred times as wide as the other: epsilon is the largest at once." if too_tight else ""
-    return f"“{inside}” {where}: {hits} of {n_inside} {inside} and {wrong} of {n_other} {other} models.{tight}"
+    counts = f"{hits} of {n_inside} {inside} and {wrong} of {n_other} {other} models"
+    return f"“{inside}” {where}: {counts} (epsilon {attack.epsilon:.2f}).{tight}"
 
 
 def saliency_rows(part: Part, splits: Splits, rows: list[int], nets: Nets) -> list[dict]:
