@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from local_eval.audit import diagnose
+from local_eval.audit.simulate import simulated_pools
 from local_eval.metric import MetricSpec, best_attack, exact_epsilon
 from local_eval.report import plots
+from local_eval.report.images import attack_sentence
 from local_eval.report.plots.style import DARK, LIGHT, MARKERS, ROLES, new_figure
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
@@ -163,3 +165,13 @@ def test_the_histogram_has_the_bins_of_the_score():
     for value in epsilon:
         expected[min(int(value / 0.5), n_bins)] += 1 / len(epsilon)
     np.testing.assert_allclose(shares[: n_bins + 1], expected)
+
+
+def test_a_card_tells_what_the_attack_that_it_draws_gets():
+    u, r = (column[:, 0] for column in simulated_pools(32, 1, np.random.default_rng(0), shift=1.0))
+    attack = best_attack(u, r)
+    said = attack_sentence(attack, 32, 32)
+    inside = [int(((x >= attack.lo) & (x <= attack.hi)).sum()) for x in (u, r)]
+    hits, wrong = inside if attack.inside_is_unlearned else inside[::-1]
+    assert f": {hits} of 32 " in said and f" and {wrong} of 32 " in said
+    assert said.endswith(f"models (epsilon {attack.epsilon:.2f}).")
