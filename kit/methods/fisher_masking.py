@@ -24,7 +24,7 @@ from kit.fisher.diagonal import diagonal
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
-RANGES = {"share": (0.001, 0.3), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-2)}
+RANGES = {"share": (0.001, 0.3), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
 
 
 def unlearn(

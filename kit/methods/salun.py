@@ -25,7 +25,7 @@ from kit.methods.shared.surgery import n_classes, smallest
 from kit.plan import Plan, planned_phases
 from kit.training import cross_entropy, cycle, fine_tune, unpack
 
-RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
+RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 15.0), "lr": (1e-4, 1e-1)}
 
 
 def unlearn(

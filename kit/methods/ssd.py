@@ -27,7 +27,7 @@ from kit.fisher.diagonal import Named, diagonal, squared_batch_means
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
-RANGES = {"alpha": (1.0, 50.0), "dampening": (0.1, 1.0), "epochs": (0.0, 2.0)}
+RANGES = {"alpha": (0.5, 50.0), "dampening": (0.1, 1.0), "epochs": (0.0, 2.0)}
 
 
 def unlearn(

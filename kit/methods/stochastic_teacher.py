@@ -27,7 +27,7 @@ from kit.methods.shared.surgery import reset_parameters
 from kit.plan import Plan, planned_phases
 from kit.training import cross_entropy, fine_tune
 
-RANGES = {"forget_epochs": (0.2, 2.0), "forget_lr": (1e-3, 1e-1), "alpha": (0.1, 0.9), "lr": (1e-4, 1e-2)}
+RANGES = {"forget_epochs": (0.2, 2.0), "forget_lr": (1e-3, 1e-1), "alpha": (0.1, 0.9), "lr": (1e-4, 1e-1)}
 
 
 def unlearn(
