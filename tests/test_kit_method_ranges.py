@@ -14,9 +14,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 def outside(name, values):
     """Those of the values, by hyper-parameter, that are outside the ranges of the method."""
     ranges = getattr(import_module(f"kit.methods.{name}"), "RANGES", {})
-    return {
-        key: (values[key], span) for key, span in ranges.items() if key in values and not inside(values[key], span)
-    }
+    return {key: (values[key], span) for key, span in ranges.items() if key in values and not inside(values[key], span)}
 
 
 def inside(value, span):

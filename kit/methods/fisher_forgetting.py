@@ -60,9 +60,11 @@ def unlearn(
     information; exact ones take longer.
     """
     torch.manual_seed(seed)
-    n_fisher, n_repair = planned_phases(plan, fisher_epochs * len(retain_loader), epochs * len(retain_loader))
+    n_fisher, n_repair = planned_phases(
+        plan, fisher_epochs * len(retain_loader), epochs * len(retain_loader), least=(1,)
+    )
     last = _last_layer(net, retain_loader, forget_class)
-    batches = islice(cycle(retain_loader), max(1, n_fisher))
+    batches = islice(cycle(retain_loader), n_fisher)
     if exact:
         fisher = diagonal(net, batches, every_label)
     else:

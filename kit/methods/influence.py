@@ -57,10 +57,12 @@ def unlearn(
     n_retain, k = len(retain_loader.dataset), len(forget_loader.dataset)
     n_gradients = max(1, min(n_gradients, n_retain // size))
     n_wanted = 3 * n_gradients * size * len(retain_loader) / n_retain
-    n_fisher, n_forget, n_repair = planned_phases(plan, n_wanted, len(forget_loader), epochs * len(retain_loader))
+    n_fisher, n_forget, n_repair = planned_phases(
+        plan, n_wanted, len(forget_loader), epochs * len(retain_loader), least=(1, 1)
+    )
     n_gradients = max(1, int(n_gradients * min(1.0, n_fisher / n_wanted)))
     images, labels = _drawn(net, retain_loader, n_gradients * size)
-    forget = _mean_gradient(net, inputs(net, islice(cycle(forget_loader), max(1, n_forget))))
+    forget = _mean_gradient(net, inputs(net, islice(cycle(forget_loader), n_forget)))
     retain = _mean_gradient(net, zip(images.split(64), labels.split(64), strict=True))
     vectors = {name: (forget[name] - retain[name])[None] for name in forget}
     step = streamed_inverse_product(net, images, labels, vectors, damping, size=size)

@@ -49,9 +49,9 @@ def unlearn(
     """
     torch.manual_seed(seed)
     n_both = len(retain_loader) + len(forget_loader)
-    n_gradient, n_steps = planned_phases(plan, len(forget_loader), epochs * n_both)
+    n_gradient, n_steps = planned_phases(plan, len(forget_loader), epochs * n_both, least=(1,))
     net.eval()
-    for batch in islice(cycle(forget_loader), max(1, n_gradient)):
+    for batch in islice(cycle(forget_loader), n_gradient):
         cross_entropy(net, *unpack(batch, device_of(net))).backward()
     moving = [parameter for parameter in net.parameters() if parameter.grad is not None]
     held = smallest(torch.cat([parameter.grad.abs().flatten() for parameter in moving]), 1 - share)

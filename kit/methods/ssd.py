@@ -56,11 +56,11 @@ def unlearn(
     """
     torch.manual_seed(seed)
     n_forget, n_retain, n_repair = planned_phases(
-        plan, len(forget_loader), fisher_epochs * len(retain_loader), epochs * len(retain_loader)
+        plan, len(forget_loader), fisher_epochs * len(retain_loader), epochs * len(retain_loader), least=(1, 1)
     )
     importance = diagonal if per_sample else squared_batch_means
-    forget = importance(net, islice(cycle(forget_loader), max(1, n_forget)))
-    other = importance(net, islice(cycle(retain_loader), max(1, n_retain)))
+    forget = importance(net, islice(cycle(forget_loader), n_forget))
+    other = importance(net, islice(cycle(retain_loader), n_retain))
     if whole_set:
         n_examples = len(retain_loader.dataset) + len(forget_loader.dataset)
         share = len(forget_loader.dataset) / n_examples

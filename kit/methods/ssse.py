@@ -57,10 +57,12 @@ def unlearn(
     n, k = len(retain_loader.dataset) + len(forget_loader.dataset), len(forget_loader.dataset)
     n_gradients = max(1, min(n_gradients, n // size))
     n_wanted = 2 * n_gradients * size * (len(retain_loader) + len(forget_loader)) / n
-    n_fisher, n_forget, n_repair = planned_phases(plan, n_wanted, len(forget_loader), epochs * len(retain_loader))
+    n_fisher, n_forget, n_repair = planned_phases(
+        plan, n_wanted, len(forget_loader), epochs * len(retain_loader), least=(1, 1)
+    )
     n_gradients = max(1, int(n_gradients * min(1.0, n_fisher / n_wanted)))
     images, labels = _drawn(net, retain_loader, forget_loader, n_gradients * size)
-    batches = list(inputs(net, islice(cycle(forget_loader), max(1, n_forget))))
+    batches = list(inputs(net, islice(cycle(forget_loader), n_forget)))
     share = k / sum(len(labels) for _, labels in batches)
     vectors = {name: share * total[None] for name, total in gradient_sum(net, batches).items()}
     step = streamed_inverse_product(net, images, labels, vectors, damping, size=size, block=block or None)
