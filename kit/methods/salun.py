@@ -21,7 +21,7 @@ from torch import nn
 
 from kit.device import device_of
 from kit.methods.shared.data import interleaved, other_labels, relabelled
-from kit.methods.shared.surgery import n_classes, smallest
+from kit.methods.shared.surgery import n_classes, one_image, smallest
 from kit.plan import Plan, planned_phases
 from kit.training import cross_entropy, cycle, fine_tune, unpack
 
@@ -64,7 +64,7 @@ def unlearn(
             decayed = parameter.grad + weight_decay * parameter  # here: the optimiser's would move all weights
             parameter.grad.copy_(mask.view(parameter.shape) * decayed)
 
-    classes = n_classes(net)
+    classes = n_classes(net, one_image(net, retain_loader))
     wrong = relabelled(forget_loader, device_of(net), lambda images, labels: other_labels(labels, classes))
     return fine_tune(
         net,

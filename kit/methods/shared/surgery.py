@@ -5,8 +5,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from kit.device import device_of
 from kit.errors import InputError
+from kit.fisher.layers import head
+from kit.fisher.per_sample import evaluating
+from kit.training import unpack
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -26,26 +31,41 @@ def first_layer(net: nn.Module) -> nn.Module:
     return next((layer for layer in found if isinstance(layer, _CONVOLUTIONS)), next(iter(found)))
 
 
-def last_layer(net: nn.Module) -> nn.Module:
-    """fc of a ResNet; of other nets the last convolution or linear layer."""
-    return list(layers(net).values())[-1]
+def last_layer(net: nn.Module, images: Tensor) -> nn.Module:
+    """The convolution or linear layer that gives the logits, wherever it is registered: fc of a ResNet; where none
+    does, the one registered last. images: what the net computes on, of which the first is enough."""
+    found = list(layers(net).values())[::-1]  # of two that share the weight the later one
+    with evaluating(net), torch.random.fork_rng(devices=[]):  # nothing is drawn that the method would have drawn
+        names = head(net, images[:1].to(next(net.parameters()).dtype))
+    nearest = {id(net.get_parameter(name)) for name in names}
+    return next((layer for layer in found if any(id(p) in nearest for p in layer.parameters())), found[0])
 
 
-def n_classes(net: nn.Module) -> int:
+def one_image(net: nn.Module, loader: DataLoader) -> Tensor:
+    """The first image of the loader's data set, (1, C, H, W), on the net's device; no batch is drawn for it."""
+    with torch.random.fork_rng(devices=[]):  # of a data set that draws
+        return unpack(loader.collate_fn([loader.dataset[0]]), device_of(net))[0]
+
+
+def n_classes(net: nn.Module, images: Tensor) -> int:
     """Rows of the last layer's weight."""
-    return len(last_layer(net).weight)
+    return len(last_layer(net, images).weight)
 
 
-def names_of_last(net: nn.Module, k: int) -> set[str]:
+def names_of_last(net: nn.Module, k: int, images: Tensor) -> set[str]:
     """Names of the parameters from the k-th last convolution or linear layer on, normalisation between them included;
-    of all where there are fewer layers."""
-    names, found = [name for name, _ in net.named_parameters()], list(layers(net))
+    of all where there are fewer layers. The last is the one that gives the logits, the others are in the net's order;
+    a parameter that two layers share counts where it is registered first."""
     if k < 1:
         raise InputError(f"k is {k}: expected a number of layers, 1 or more")
+    last, names = last_layer(net, images), {id(p): name for name, p in net.named_parameters()}
+    found = [*(layer for layer in layers(net).values() if layer is not last), last]
     if k > len(found):
-        return set(names)
-    start = next(index for index, name in enumerate(names) if name.startswith(f"{found[-k]}."))
-    return set(names[start:])
+        return set(names.values())
+    end = {id(p) for p in last.parameters()}
+    order = [*(key for key in names if key not in end), *(key for key in names if key in end)]
+    start = min(order.index(id(p)) for p in found[-k].parameters())
+    return {names[key] for key in order[start:]}
 
 
 def convolutions(net: nn.Module) -> list[nn.Conv2d]:
