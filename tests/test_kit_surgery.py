@@ -184,6 +184,34 @@ def test_kernels_that_are_not_square_stay():
     assert torch.equal(net[1].weight, other)
 
 
+class SharedKernel(nn.Module):
+    """Two convolutions that have one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(3, 3, 3, padding=1, bias=False) for _ in range(3))
+        self.second.weight, self.fc = self.first.weight, nn.Linear(3, 10)
+
+    def forward(self, images):
+        return self.fc(self.third(self.second(self.first(images / 255).relu()).relu()).mean((2, 3)))
+
+
+def test_convolutions_that_share_a_weight_are_changed_once():
+    torch.manual_seed(0)
+    net = SharedKernel()
+    before = net.first.weight.detach().clone()
+    assert len(convolutions(net)) == 2
+    transpose_kernels(net)
+    assert torch.equal(net.first.weight, before.transpose(2, 3))
+    parts = [dataset(n, seed) for n, seed in ((24, 1), (9, 2), (9, 3))]
+    loaders = make_loaders(*parts, batch_size=8, loader=TensorLoader)
+    for name, share in (("kookmin", 0.3), ("sebastian", 0.99)):
+        found = get_method(name, [f"share={share}"])(copy.deepcopy(net), loaders, seed=1, plan=Plan(0))
+        n_changed = sum((a != b).sum().item() for a, b in zip(found.parameters(), net.parameters(), strict=True))
+        n = sum(p.numel() for p in net.parameters())
+        assert n_changed == (2 * round(0.3 * 81) if name == "kookmin" else pytest.approx(n, abs=0.02 * n + 10))
+
+
 def test_rounding_leaves_what_float16_cannot_hold(resnet):
     net = tinyconv()
     net.stages[0][2].running_var.fill_(1e6)

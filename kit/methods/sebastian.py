@@ -62,7 +62,7 @@ def unlearn(
 
 def redraw_smallest(net: nn.Module, share: float) -> None:
     """Draw the share `share` of the layers' weights anew in place; biases among them become 0."""
-    parameters = [parameter for layer in layers(net).values() for parameter in layer.parameters(recurse=False)]
+    parameters = list(dict.fromkeys(p for layer in layers(net).values() for p in layer.parameters(recurse=False)))
     magnitudes = torch.cat([parameter.detach().abs().flatten() for parameter in parameters])
     masks = smallest(magnitudes, share).split([parameter.numel() for parameter in parameters])
     for parameter, mask in zip(parameters, masks, strict=True):

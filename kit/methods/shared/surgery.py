@@ -69,8 +69,9 @@ def names_of_last(net: nn.Module, k: int, images: Tensor) -> set[str]:
 
 
 def convolutions(net: nn.Module) -> list[nn.Conv2d]:
-    """Every nn.Conv2d, those of shortcuts too. InputError where there are none."""
+    """Every nn.Conv2d, those of shortcuts too; of those that share a weight one. InputError where there are none."""
     found = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    found = list({id(module._parameters.get("weight", module)): module for module in found}.values())
     if not found:
         raise InputError(
             f"{type(net).__name__} has no nn.Conv2d, whose weights this method changes: choose another method"
