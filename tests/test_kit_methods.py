@@ -69,6 +69,17 @@ def test_same_seed_same_bits_and_other_seeds_other_bits(name, device, model):
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGING if name != MIXTURE])
+def test_gradients_that_a_net_already_has_count_for_nothing(name, model, loaders):
+    states = []
+    for used in (False, True):
+        net = copy.deepcopy(model).eval()
+        if used:
+            (100 * net(loaders.retain.dataset.images[:4].float()).square().sum()).backward()
+        states.append(get_method(name)(net, loaders, seed=7, plan=Plan(6)).state_dict())
+    assert state_hash(states[0]) == state_hash(states[1])
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGING if name != MIXTURE])
 def test_a_direct_call_depends_on_its_seed_alone(name, model, loaders):
     states = []
     for noise in (1, 2):

@@ -52,6 +52,7 @@ def unlearn(
     n_repair += n_gradient - 2 * n_each
     weights = [conv.weight for conv in convolutions(net)]
     n_examples = len(forget_loader.dataset)
+    net.zero_grad()
     _add_gradients(net, retain_loader, n_each, n_examples, 1.0)
     _add_gradients(net, forget_loader, n_each, n_examples, -1.0)
     changed = [weight for weight in weights if weight.grad is not None]

@@ -51,6 +51,7 @@ def unlearn(
     n_both = len(retain_loader) + len(forget_loader)
     n_gradient, n_steps = planned_phases(plan, len(forget_loader), epochs * n_both, least=(1,))
     net.eval()
+    net.zero_grad()
     for batch in islice(cycle(forget_loader), n_gradient):
         cross_entropy(net, *unpack(batch, device_of(net))).backward()
     moving = [parameter for parameter in net.parameters() if parameter.grad is not None]
