@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from kit.fisher.diagonal import gradient_sum, inputs
 from kit.fisher.streamed import streamed_inverse_product
+from kit.methods.shared.surgery import check_at_least
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
@@ -53,6 +54,7 @@ def unlearn(
     block: diagonal blocks of so many parameters (70000 in the paper), 0 for all in one. A planned step is an optimiser
     step or a batch sent through the net for a gradient; F's examples go through it twice.
     """
+    check_at_least(1, size=size)
     torch.manual_seed(seed)
     n, k = len(retain_loader.dataset) + len(forget_loader.dataset), len(forget_loader.dataset)
     n_gradients = max(1, min(n_gradients, n // size))
@@ -62,7 +64,8 @@ def unlearn(
     )
     n_gradients = max(1, int(n_gradients * min(1.0, n_fisher / n_wanted)))
     images, labels = _drawn(net, retain_loader, forget_loader, n_gradients * size)
-    batches = list(inputs(net, islice(cycle(forget_loader), n_forget)))
+    # One pass at most: more add nothing, and the list is held in memory.
+    batches = list(inputs(net, islice(cycle(forget_loader), min(n_forget, len(forget_loader)))))
     share = k / sum(len(labels) for _, labels in batches)
     vectors = {name: share * total[None] for name, total in gradient_sum(net, batches).items()}
     step = streamed_inverse_product(net, images, labels, vectors, damping, size=size, block=block or None)

@@ -121,6 +121,13 @@ def smallest(values: Tensor, share: float) -> Tensor:
     return mask.view(values.shape)
 
 
+def check_at_least(least: int, **values: float) -> None:
+    """InputError for a hyper-parameter, given by its name, below `least`."""
+    for name, value in values.items():
+        if not value >= least:
+            raise InputError(f"{name} is {value}: expected {least} or more")
+
+
 def _check_share(share: float) -> None:
     if not 0 <= share <= 1:
         raise InputError(f"share is {share}: expected a share of the weights from 0 to 1")
