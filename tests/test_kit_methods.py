@@ -57,6 +57,15 @@ def test_it_keeps_names_shapes_and_types_and_leaves_nothing_behind(name, device,
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != MIXTURE])
+def test_what_requires_no_gradient_is_left_as_it_is(name, model, loaders):
+    for parameter in (*model.stages[0].parameters(), *model.stages[1][0].parameters(), model.fc.bias):
+        parameter.requires_grad_(False)
+    net = get_method(name)(copy.deepcopy(model), loaders, seed=7, plan=Plan(6))
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad or torch.equal(net.get_parameter(key), parameter), key
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CHANGING)
 def test_same_seed_same_bits_and_other_seeds_other_bits(name, device, model):

@@ -45,8 +45,9 @@ def unlearn(
     """
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * retain_share * len(retain_loader))
-    good, bad = frozen_copy(net), copy.deepcopy(net).requires_grad_(False)
-    reset_parameters(bad)
+    good, bad = frozen_copy(net), copy.deepcopy(net)
+    reset_parameters(bad.requires_grad_(True))  # all of it is untrained, what is frozen in the net too
+    bad.requires_grad_(False)
     bad.train()  # an untrained net has no statistics of its own: it takes each batch's
     n_forget, n_retain = len(forget_loader.dataset), retain_share * len(retain_loader.dataset)
     share, batches = n_forget / max(1.0, n_forget + n_retain), cycle(forget_loader, net)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.methods.shared.surgery import in_shortcut, last_layer, layers, one_image
+from kit.methods.shared.surgery import in_shortcut, last_layer, layers, one_image, reset_layer
 from kit.methods.shared.teaching import frozen_copy
 from kit.plan import Plan, planned_phases
 from kit.training import fine_tune
@@ -61,7 +61,7 @@ def unlearn(
     imitate = partial(_distance_in_logits, teacher=frozen_copy(net), noise=noise)
     for index, n_steps in enumerate(planned_phases(plan, *wanted)):
         for drawn in torch.randperm(len(choice))[: n_layers + growth * index].tolist():
-            choice[drawn].reset_parameters()
+            reset_layer(choice[drawn])
         fine_tune(net, retain_loader, n_steps, objective=imitate, **recovery)
     return net
 

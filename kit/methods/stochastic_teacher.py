@@ -49,7 +49,8 @@ def unlearn(
     torch.manual_seed(seed)
     n_impair, n_repair = planned_phases(plan, forget_epochs * len(forget_loader), epochs * len(retain_loader))
     original, teacher = _frozen(net).eval(), _frozen(net)
-    reset_parameters(teacher)
+    reset_parameters(teacher.requires_grad_(True))  # all of it is untrained, what is frozen in the net too
+    teacher.requires_grad_(False)
     teacher.train()  # an untrained net has no statistics of its own: it takes each batch's
 
     def impair(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ def match_held_out(
         scale = _where(lambda scale: _sureness(mixed(scale, sigma)) < sure, scale / 2, scale * 2)
     noise = _drawn(head, rms)
     for parameter, drawn in zip(head.parameters(), noise.parameters(), strict=True):
-        parameter.mul_(scale).add_(sigma * drawn.to(parameter))
+        if parameter.requires_grad:
+            parameter.mul_(scale).add_(sigma * drawn.to(parameter))
     return scale, sigma
 
 
