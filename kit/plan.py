@@ -4,7 +4,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -46,16 +46,29 @@ def planned_steps(plan: Plan | None, wanted: float) -> int:
     return (plan or Plan()).steps(wanted)
 
 
-def planned_phases(plan: Plan | None, *wanted: float) -> list[int]:
+def planned_phases(plan: Plan | None, *wanted: float, least: Sequence[int] = ()) -> list[int]:
     """The steps that `plan` grants, shared between a method's phases in the proportion of the wanted ones.
+
+    least: steps without which a phase gives nothing, of the first phases; a phase that would get fewer takes them from
+    the one with the most to spare, and only where the grant is smaller than all of these beyond the grant.
 
     >>> planned_phases(Plan(6), 2, 10)
     [1, 5]
+    >>> planned_phases(Plan(2), 2, 10, least=(1, 1))
+    [1, 1]
     """
-    whole = [max(0, math.ceil(steps)) for steps in wanted]
+    floors = [*least, *[0] * (len(wanted) - len(least))]
+    whole = [max(floor, math.ceil(steps)) for floor, steps in zip(floors, wanted, strict=True)]
     granted, total = planned_steps(plan, sum(whole)), max(1, sum(whole))
     ends = [granted * sum(whole[: phase + 1]) // total for phase in range(len(whole))]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    phases = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    for phase, floor in enumerate(floors):
+        for _ in range(floor - phases[phase]):
+            phases[phase] += 1
+            spare = [steps - low for steps, low in zip(phases, floors, strict=True)]
+            if max(spare) > 0:
+                phases[spare.index(max(spare))] -= 1
+    return phases
 
 
 @dataclass(frozen=True)

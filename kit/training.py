@@ -39,18 +39,23 @@ def cycle(loader: Iterable[Any], trained: nn.Module | None = None) -> Iterator[A
     trained: the net that they train. Where it has BatchNorm, which fails on maps of one pixel as of a ResNet-18 on
     32x32 images, a batch of one image is passed over if the loader has larger ones.
     """
-    modules = () if trained is None else trained.modules()
-    least, largest = 1 + any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules), 0
+    normalised = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in (trained or nn.Identity()).modules())
+    least = 2 if normalised and getattr(loader, "batch_size", None) != 1 else 1
+    larger, alone = False, []  # batches of one image wait until a larger one is met
     while True:
         empty = True
         for batch in loader:
             empty = False
-            n_images = len(batch["age_group"] if isinstance(batch, Mapping) else tuple(batch)[1])
-            largest = max(largest, n_images)
-            if n_images >= min(least, largest):
+            if len(batch["age_group"] if isinstance(batch, Mapping) else tuple(batch)[1]) >= least:
+                larger, alone = True, []
                 yield batch
+            elif not larger:
+                alone.append(batch)
         if empty:
             raise InputError("a data loader gave no batch: the data set behind it is empty")
+        if not larger:
+            least = 1
+            yield from alone
 
 
 def fused(kind: type[torch.optim.Optimizer], params: Iterable[Tensor], lr: float, **options: Any) -> Any:
@@ -90,7 +95,7 @@ def train(
         for group, lr in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = lr * schedule(step / n_steps)
         with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            loss = objective(net, images, labels)
+            loss = _loss_of(objective, net, images, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if before_step is not None:
@@ -99,6 +104,18 @@ def train(
     for group, lr in zip(optimizer.param_groups, base, strict=True):
         group["lr"] = lr
     return net
+
+
+def _loss_of(objective: Objective, net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    try:
+        return objective(net, images, labels)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "a batch of one image, and BatchNorm cannot train on maps of one pixel with it: give the loader a larger "
+            "batch size, or its data set more than one image"
+        ) from error
 
 
 def fine_tune(

@@ -20,6 +20,7 @@ from tests.conftest import dataset
 from tests.test_kit_winners import assert_same, batch_of, changed, kl, optimizer_of, step, unlearned
 
 SEED = 7
+IMAGES = torch.zeros(2, 3, 32, 32)
 
 
 @pytest.fixture
@@ -185,11 +186,11 @@ LAST_TWO = {"fc.weight", "fc.bias", "layer4.1.conv2.weight", "layer4.1.bn2.weigh
 
 
 def test_names_of_the_last_layers(resnet):
-    assert names_of_last(resnet, 1) == {"fc.weight", "fc.bias"}
-    assert names_of_last(resnet, 2) == LAST_TWO
-    assert names_of_last(resnet, 99) == {name for name, _ in resnet.named_parameters()}
+    assert names_of_last(resnet, 1, IMAGES) == {"fc.weight", "fc.bias"}
+    assert names_of_last(resnet, 2, IMAGES) == LAST_TWO
+    assert names_of_last(resnet, 99, IMAGES) == {name for name, _ in resnet.named_parameters()}
     with pytest.raises(InputError, match="k is 0"):
-        names_of_last(resnet, 0)
+        names_of_last(resnet, 0, IMAGES)
 
 
 @pytest.mark.parametrize("name", ["cf_k", "eu_k"])

@@ -36,7 +36,7 @@ def pair(request):
     labels = held_out_logits(truth, [(IMAGES, None)]).argmax(1)
     net, other = (copy.deepcopy(truth) for _ in range(2))
     for near, factor in ((net, 3.0), (other, 9.0)):
-        head = last_layer(near)
+        head = last_layer(near, IMAGES)
         with torch.no_grad():
             head.weight.add_(0.5 * head.weight.std() * torch.randn(head.weight.shape)).mul_(factor)
     batches = [(IMAGES[i : i + 100], labels[i : i + 100]) for i in range(0, 400, 100)]

@@ -12,7 +12,7 @@ from torch import nn
 from kit.competition import ExampleDataset, TensorLoader, make_loaders
 from kit.errors import InputError
 from kit.fisher.layers import head
-from kit.methods import get_method
+from kit.methods import get_method, influence, ssse
 from kit.plan import Plan
 from tests.conftest import dataset
 from tests.reference_fisher import dense_inverse_product, golatkar_diagonal, loop_diagonal, loop_gradients, matrix_of
@@ -263,6 +263,20 @@ def test_ssse_raises_the_forget_loss_more_than_the_retain_loss(model, loaders):
     assert rises[0] > 3 * abs(rises[1])
 
 
+@pytest.mark.parametrize("method", [ssse, influence])
+def test_a_plan_to_fill_reads_the_forget_set_once(method, model, loaders, monkeypatch):
+    seen, whole = [], method.gradient_sum
+
+    def counted(net, batches):
+        batches = list(batches)
+        seen.append(sum(len(labels) for _, labels in batches))
+        return whole(net, batches)
+
+    monkeypatch.setattr(method, "gradient_sum", counted)
+    unlearned(method.__name__.rpartition(".")[2], model, loaders, plan=Plan(500, fill=True))
+    assert seen[0] == 16
+
+
 def loss_of(net, loader):
     images, labels = examples(loader)
     with torch.no_grad():
@@ -320,5 +334,18 @@ def test_mistakes_are_told(model, loaders):
     )
     with pytest.raises(InputError, match="no layer of the net has a row for each class"):
         unlearned("fisher_forgetting", headless.append(nn.Flatten()), loaders, "forget_class=1")
+    with pytest.raises(InputError, match=r"forget_class is 3\.0: the net has the classes 0 to 9, whole numbers"):
+        get_method("fisher_forgetting").function(copy.deepcopy(model), *loaders, seed=SEED, forget_class=3.0)
+    with pytest.raises(InputError, match=r"forget_class is 1\.0: .* whole numbers"):
+        unlearned("fisher_forgetting", model, loaders, "forget_class=1.0")
+    for name, setting, said in [
+        ("ssse", "size=0", "size is 0: expected 1 or more"),
+        ("influence", "size=0", "size is 0: expected 1 or more"),
+        ("seif", "epochs=0", "epochs is 0: expected 1 or more"),
+        ("random_mask", "lr=0", r"lr is 0\.0: expected a positive learning rate"),
+        ("fanchuan", "contrast_lr=0", r"contrast_lr is 0\.0: expected a positive learning rate"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            unlearned(name, model, loaders, setting)
     with pytest.raises(InputError, match="damping is 0"):
         unlearned("ssse", model, loaders, "damping=0")

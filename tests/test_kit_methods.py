@@ -57,6 +57,15 @@ def test_it_keeps_names_shapes_and_types_and_leaves_nothing_behind(name, device,
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != MIXTURE])
+def test_what_requires_no_gradient_is_left_as_it_is(name, model, loaders):
+    for parameter in (*model.stages[0].parameters(), *model.stages[1][0].parameters(), model.fc.bias):
+        parameter.requires_grad_(False)
+    net = get_method(name)(copy.deepcopy(model), loaders, seed=7, plan=Plan(6))
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad or torch.equal(net.get_parameter(key), parameter), key
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CHANGING)
 def test_same_seed_same_bits_and_other_seeds_other_bits(name, device, model):
@@ -66,6 +75,17 @@ def test_same_seed_same_bits_and_other_seeds_other_bits(name, device, model):
         assert hash_of(name, model, loaders, plan=Plan(9)) == first
     assert hash_of(name, model, loaders, seed=2, plan=Plan(9)) != first
     assert first != state_hash(model.state_dict())
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGING if name != MIXTURE])
+def test_gradients_that_a_net_already_has_count_for_nothing(name, model, loaders):
+    states = []
+    for used in (False, True):
+        net = copy.deepcopy(model).eval()
+        if used:
+            (100 * net(loaders.retain.dataset.images[:4].float()).square().sum()).backward()
+        states.append(get_method(name)(net, loaders, seed=7, plan=Plan(6)).state_dict())
+    assert state_hash(states[0]) == state_hash(states[1])
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGING if name != MIXTURE])

@@ -270,3 +270,20 @@ def test_a_module_that_cannot_draw_its_parameters_is_told():
 )
 def test_phases_share_the_granted_steps_in_proportion(plan, wanted, shared):
     assert planned_phases(plan, *wanted) == shared
+
+
+@pytest.mark.parametrize(
+    ("plan", "wanted", "least", "shared"),
+    [
+        (None, (8, 300), (1, 1), [8, 300]),
+        (None, (0, 300), (1,), [1, 300]),
+        (Plan(6), (8, 300), (1,), [1, 5]),
+        (Plan(2), (8, 300), (2,), [2, 0]),
+        (Plan(3), (1, 2, 300), (1, 1), [1, 1, 1]),
+        (Plan(1), (8, 300), (1, 1), [1, 1]),
+        (Plan(0), (8, 300), (1,), [1, 0]),
+        (Plan(100), (50, 150), (1, 1), [25, 75]),
+    ],
+)
+def test_phases_that_need_steps_get_them_within_the_grant_where_it_has_room(plan, wanted, least, shared):
+    assert planned_phases(plan, *wanted, least=least) == shared

@@ -1,5 +1,6 @@
 """Checkpoints under a limit: the cost that is measured, the plan made from it, and a machine that changes its speed."""
 
+import copy
 import heapq
 import random
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 
 from kit.budget import TimeBudget
+from kit.competition import ExampleDataset, TensorLoader, make_loaders
 from kit.errors import InputError
 from kit.ledger import Ledger
-from kit.methods import method_of
-from kit.plan import measure_cost
+from kit.methods import get_method, method_names, method_of
+from kit.plan import Plan, measure_cost
 from kit.schedule import Run, Scheduler
 from kit.tools.cli import process_age_s
+from tests.conftest import dataset
 from tests.test_kit_emit import ledger_of, members, run
 
 
@@ -79,6 +82,34 @@ def test_a_disturbed_measurement_never_makes_steps_free(clock, model, loaders):
 
     cost, _ = measure_cost(method_of(disturbed), model, loaders, seed=0, fill=True)
     assert cost.step_s == pytest.approx((1.0 + 6 * 0.5) / 6)
+
+
+# Batches of a step, at most, where it is not one.
+PER_STEP = {"bad_teacher": 2, "neggrad_plus": 2, "fanchuan": 2, "ssse": 1.5, "influence": 1.5}
+ONCE = {"calibrated_restart": 3, "pseudo_label": 10, "random_labels": 10, "salun": 10, "fisher_forgetting": 1}
+ONCE |= {"ssse": 2, "influence": 3}  # batches that a method reads or sends through beside its steps
+
+
+@pytest.mark.filterwarnings("ignore:ssd")
+@pytest.mark.parametrize("name", [name for name in method_names() if get_method(name).anytime])
+def test_a_method_takes_the_steps_it_is_granted_and_costs_what_was_measured(name, clock, model, monkeypatch):
+    """The clock counts batches: those read, or those sent through the net where these are the planned steps."""
+    parts = [dataset(n, seed) for n, seed in ((1600, 1), (80, 2), (24, 3))]
+    loaders, read = make_loaders(*parts, batch_size=8, loader=TensorLoader), []
+    method = get_method(name, ["size=1"] if name == "ssse" else [])
+    if name in ("ssse", "influence"):
+        model.fc.register_forward_hook(lambda module, args, output: read.append(len(output) / 8))
+    else:
+        batch = ExampleDataset.batch
+        monkeypatch.setattr(ExampleDataset, "batch", lambda data, index: read.append(1) or batch(data, index))
+    monkeypatch.setattr("time.perf_counter", lambda: float(sum(read)))
+    cost, wanted = measure_cost(method, model, loaders, seed=0)
+    slack = 2 + ONCE.get(name, 0) / 2  # forget batches of other labels are read once and then come at random
+    for n_steps in (2, 6, 40):
+        read.clear()
+        method(copy.deepcopy(model), loaders, seed=0, plan=Plan(n_steps))
+        assert sum(read) <= PER_STEP.get(name, 1) * n_steps + ONCE.get(name, 0)
+        assert 0.9 * sum(read) - slack <= cost.seconds(min(n_steps, wanted)) <= 1.2 * sum(read) + slack
 
 
 def test_wanted_steps_are_taken_when_they_fit(clock, model, loaders, tmp_path):

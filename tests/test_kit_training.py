@@ -46,6 +46,17 @@ def test_batches_of_one_are_used_where_there_are_no_others():
     assert sizes(1, 64, 2) == [1, 1]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_batch_of_one_is_passed_over_whenever_it_comes(seed):
+    torch.manual_seed(seed)
+    loaders = TensorLoader(dataset(8, 0), batch_size=4), TensorLoader(dataset(1, 1), batch_size=4)
+    batches = cycle(interleaved(*loaders), Seen(True))
+    assert [len(next(batches)["age_group"]) for _ in range(5)] == [4] * 5
+    ones = [(torch.zeros(1, 3, 4, 4), torch.zeros(1))] * 3
+    batches = cycle(ones, Seen(True))
+    assert [len(next(batches)[1]) for _ in range(7)] == [1] * 7
+
+
 def test_cycling_leaves_nothing_out():
     batches = cycle(TensorLoader(dataset(9, 0), batch_size=4))
     assert [len(next(batches)["age_group"]) for _ in range(5)] == [4, 4, 1, 4, 4]
@@ -71,6 +82,9 @@ def test_a_net_whose_last_map_is_one_pixel_trains_on_any_number_of_examples():
         net(torch.zeros(1, 3, 16, 16))
     fine_tune(net, TensorLoader(dataset(9, 0), batch_size=4, shuffle=True), 6, lr=0.01)
     assert all(torch.isfinite(p).all() for p in net.parameters())
+    for loader in (TensorLoader(dataset(9, 0), batch_size=1), TensorLoader(dataset(1, 0), batch_size=4)):
+        with pytest.raises(InputError, match=r"a batch of one image, and BatchNorm .*: give the loader a larger batch"):
+            fine_tune(net, loader, 2)
 
 
 def rates_of(schedule, n_steps, lr=0.1):
@@ -171,7 +185,7 @@ def test_loaders_of_another_batch_size_and_counts_of_classes(make):
 
 def test_interleaved_batches_are_each_sources_once_an_epoch_in_random_order():
     torch.manual_seed(0)
-    batches = interleaved(["a1", "a2", "a3"], ["b1", "b2"])
+    batches = cycle(interleaved(["a1", "a2", "a3"], ["b1", "b2"]))
     epochs = [[next(batches) for _ in range(5)] for _ in range(6)]
     assert all(sorted(epoch) == ["a1", "a2", "a3", "b1", "b2"] for epoch in epochs)
     assert all([one for one in epoch if one[0] == "a"] == ["a1", "a2", "a3"] for epoch in epochs)

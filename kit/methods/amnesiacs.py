@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.methods.shared.schedules import constant, cosine_per_epoch
-from kit.methods.shared.surgery import first_layer, last_layer
+from kit.methods.shared.surgery import first_layer, last_layer, one_image, reset_layer
 from kit.methods.shared.teaching import frozen_copy, kl_divergence
 from kit.plan import Plan, planned_phases
 from kit.training import fine_tune
@@ -50,8 +50,9 @@ def unlearn(
     torch.manual_seed(seed)
     n_warm_up, n_repair = planned_phases(plan, warm_up_epochs * len(val_loader), epochs * len(retain_loader))
     taught = {"teacher": frozen_copy(net), "temperature": temperature}
-    for layer in {first_layer(net): None, last_layer(net): None}:  # one and the same in a net of a single layer
-        layer.reset_parameters()
+    ends = (first_layer(net), last_layer(net, one_image(net, retain_loader)))
+    for layer in dict.fromkeys(ends):  # one and the same in a net of a single layer
+        reset_layer(layer)
     imitate, repair = partial(_imitate, **taught), partial(_repair, **taught)
     fine_tune(net, val_loader, n_warm_up, lr=warm_up_lr, schedule=constant, objective=imitate, **recovery)
     falling = cosine_per_epoch(epochs)

@@ -5,9 +5,9 @@ freshly initialised and p* the original's. Source: Chundawat, Tarun, Mandal and 
 Induce Forgetting?", eq. 2 (temperature 1, one epoch). Each step takes a batch of both sets, weighted by their sizes.
 
 Hyper-parameters:
-  retain_share: share of the retain set that is trained on
+  retain_share: length of an epoch, as a share of the retain set
   temperature: divides the logits of teachers and student
-  epochs: passes over that share
+  epochs: so many times that share
 """
 
 import copy
@@ -38,11 +38,16 @@ def unlearn(
     epochs: float = 1.0,
     **recovery: Any,
 ) -> nn.Module:
-    """Train for `epochs` epochs of the share `retain_share` of the retain set, drawn anew by each seed."""
+    """Train for `epochs` times as many steps as the share `retain_share` of the retain set has batches.
+
+    They run through the whole set in an order of each seed's: with epochs * retain_share at 1 or more all of it is
+    seen, and up to that no image twice.
+    """
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * retain_share * len(retain_loader))
-    good, bad = frozen_copy(net), copy.deepcopy(net).requires_grad_(False)
-    reset_parameters(bad)
+    good, bad = frozen_copy(net), copy.deepcopy(net)
+    reset_parameters(bad.requires_grad_(True))  # all of it is untrained, what is frozen in the net too
+    bad.requires_grad_(False)
     bad.train()  # an untrained net has no statistics of its own: it takes each batch's
     n_forget, n_retain = len(forget_loader.dataset), retain_share * len(retain_loader.dataset)
     share, batches = n_forget / max(1.0, n_forget + n_retain), cycle(forget_loader, net)

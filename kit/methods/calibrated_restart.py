@@ -33,7 +33,7 @@ from kit.device import device_of
 from kit.methods.shared.calibration import balanced_as, held_out_logits, match_held_out
 from kit.methods.shared.data import class_counts
 from kit.methods.shared.schedules import one_cycle
-from kit.methods.shared.surgery import n_classes, redraw
+from kit.methods.shared.surgery import n_classes, one_image, redraw
 from kit.methods.shared.teaching import frozen_copy, kl_divergence
 from kit.plan import Plan, planned_phases
 from kit.training import fused, train, unpack
@@ -61,7 +61,8 @@ def unlearn(
     """Restart, learn for `epochs` epochs at `lr` along one cycle (up in the first 15% of the steps), calibrate."""
     torch.manual_seed(seed)
     (n_steps,) = planned_phases(plan, epochs * len(retain_loader))
-    counts = F.pad(class_counts(retain_loader).cpu(), (0, n_classes(net)))[: n_classes(net)]
+    classes = n_classes(net, one_image(net, retain_loader))
+    counts = F.pad(class_counts(retain_loader).cpu(), (0, classes))[:classes]
     held_out = [unpack(batch, device_of(net)) for batch in val_loader] if match else []
     before = held_out_logits(net, held_out) if match else None
     teacher = frozen_copy(net) if teaching else None

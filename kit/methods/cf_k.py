@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kit.methods.shared.surgery import names_of_last, training_only
+from kit.methods.shared.surgery import names_of_last, one_image, training_only
 from kit.plan import Plan, planned_steps
 from kit.training import fine_tune
 
@@ -39,5 +39,5 @@ def unlearn(
     """Train the last `k` layers, all where there are fewer, for `epochs` epochs."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(retain_loader))
-    with training_only(net, names_of_last(net, k)):
+    with training_only(net, names_of_last(net, k, one_image(net, retain_loader))):
         return fine_tune(net, retain_loader, n_steps, lr=lr, **recovery)

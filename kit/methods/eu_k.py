@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from kit.methods.shared.schedules import one_cycle
-from kit.methods.shared.surgery import names_of_last, reset_parameters, training_only
+from kit.methods.shared.surgery import names_of_last, one_image, reset_parameters, training_only
 from kit.plan import Plan, planned_steps
 from kit.training import fine_tune
 
@@ -42,7 +42,7 @@ def unlearn(
     learning rate being `lr`."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(retain_loader))
-    names = names_of_last(net, k)
+    names = names_of_last(net, k, one_image(net, retain_loader))
     reset_parameters(net, names)
     with training_only(net, names):
         return fine_tune(net, retain_loader, n_steps, lr=lr, schedule=one_cycle(warm_up=0.2), **recovery)

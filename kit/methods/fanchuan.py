@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.errors import InputError
 from kit.methods.shared.data import rebatched
 from kit.methods.shared.schedules import constant, cosine_to, part
 from kit.methods.shared.teaching import contrast
@@ -64,6 +65,8 @@ def unlearn(
     reverse_kl: weight of KL(p || u) in the first pass, 0.85 for the symmetrised variant. retain_batch: batch size of
     the retain set in both passes; the forget set comes in its loader's own.
     """
+    if not contrast_lr > 0:
+        raise InputError(f"contrast_lr is {contrast_lr}: expected a positive learning rate")
     torch.manual_seed(seed)
     retain_loader = rebatched(retain_loader, retain_batch)
     n_first, *passes = planned_phases(plan, len(forget_loader), *(len(forget_loader), len(retain_loader)) * rounds)

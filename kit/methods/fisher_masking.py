@@ -24,7 +24,7 @@ from kit.fisher.diagonal import diagonal
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
-RANGES = {"share": (0.001, 0.3), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-2)}
+RANGES = {"share": (0.001, 0.3), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
 
 
 def unlearn(
@@ -49,10 +49,10 @@ def unlearn(
         raise InputError(f"share is {share}: expected a share of the weights from 0 to 1")
     torch.manual_seed(seed)
     n_forget, n_retain, n_repair = planned_phases(
-        plan, len(forget_loader), fisher_epochs * len(retain_loader), epochs * len(retain_loader)
+        plan, len(forget_loader), fisher_epochs * len(retain_loader), epochs * len(retain_loader), least=(1, 1)
     )
-    forget = diagonal(net, islice(cycle(forget_loader), max(1, n_forget)))
-    retain = diagonal(net, islice(cycle(retain_loader), max(1, n_retain)))
+    forget = diagonal(net, islice(cycle(forget_loader), n_forget))
+    retain = diagonal(net, islice(cycle(retain_loader), n_retain))
     weights = {name: p for name, p in net.named_parameters() if name in forget and p.ndim > 1}
     excess = {name: _excess(forget[name] - retain[name], per_kernel) for name in weights}
     _zero_largest(weights, excess, share)

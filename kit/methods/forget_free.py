@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.methods.shared.surgery import in_shortcut, layers
+from kit.methods.shared.surgery import in_shortcut, last_layer, layers, one_image, reset_layer
 from kit.methods.shared.teaching import frozen_copy
 from kit.plan import Plan, planned_phases
 from kit.training import fine_tune
@@ -52,7 +52,8 @@ def unlearn(
     first `first_epochs`."""
     torch.manual_seed(seed)
     wanted = [epochs_ * len(retain_loader) for epochs_ in (first_epochs, *[epochs] * (cycles - 1))]
-    *choice, _ = [layer for name, layer in layers(net).items() if not in_shortcut(name)]
+    last = last_layer(net, one_image(net, retain_loader))
+    choice = [layer for name, layer in layers(net).items() if not in_shortcut(name) and layer is not last]
     if not choice:
         raise InputError(
             f"{type(net).__name__} has no layer but its last, and this method redraws others: choose another method"
@@ -60,7 +61,7 @@ def unlearn(
     imitate = partial(_distance_in_logits, teacher=frozen_copy(net), noise=noise)
     for index, n_steps in enumerate(planned_phases(plan, *wanted)):
         for drawn in torch.randperm(len(choice))[: n_layers + growth * index].tolist():
-            choice[drawn].reset_parameters()
+            reset_layer(choice[drawn])
         fine_tune(net, retain_loader, n_steps, objective=imitate, **recovery)
     return net
 

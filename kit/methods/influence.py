@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from kit.fisher.diagonal import gradient_sum, inputs
 from kit.fisher.streamed import streamed_inverse_product
+from kit.methods.shared.surgery import check_at_least
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
@@ -53,14 +54,17 @@ def unlearn(
     damping: the default leaves a ResNet-18 trained with weight decay whole, a tenth of it breaks it; convex problems
     take far less.
     """
+    check_at_least(1, size=size)
     torch.manual_seed(seed)
     n_retain, k = len(retain_loader.dataset), len(forget_loader.dataset)
     n_gradients = max(1, min(n_gradients, n_retain // size))
     n_wanted = 3 * n_gradients * size * len(retain_loader) / n_retain
-    n_fisher, n_forget, n_repair = planned_phases(plan, n_wanted, len(forget_loader), epochs * len(retain_loader))
+    n_fisher, n_forget, n_repair = planned_phases(
+        plan, n_wanted, len(forget_loader), epochs * len(retain_loader), least=(1, 1)
+    )
     n_gradients = max(1, int(n_gradients * min(1.0, n_fisher / n_wanted)))
     images, labels = _drawn(net, retain_loader, n_gradients * size)
-    forget = _mean_gradient(net, inputs(net, islice(cycle(forget_loader), max(1, n_forget))))
+    forget = _mean_gradient(net, inputs(net, islice(cycle(forget_loader), min(n_forget, len(forget_loader)))))
     retain = _mean_gradient(net, zip(images.split(64), labels.split(64), strict=True))
     vectors = {name: (forget[name] - retain[name])[None] for name in forget}
     step = streamed_inverse_product(net, images, labels, vectors, damping, size=size)

@@ -47,13 +47,14 @@ def unlearn(
     A planned step is an optimiser step or a batch of G.
     """
     torch.manual_seed(seed)
-    n_retain, n_forget, n_repair = planned_phases(
-        plan, len(forget_loader), len(forget_loader), epochs * len(retain_loader)
-    )
+    n_gradient, n_repair = planned_phases(plan, 2 * len(forget_loader), epochs * len(retain_loader), least=(2,))
+    n_each = min(n_gradient // 2, len(forget_loader))  # of as many batches of both sets, or G would not be a difference
+    n_repair += n_gradient - 2 * n_each
     weights = [conv.weight for conv in convolutions(net)]
     n_examples = len(forget_loader.dataset)
-    _add_gradients(net, retain_loader, max(1, n_retain), n_examples, 1.0)
-    _add_gradients(net, forget_loader, max(1, n_forget), n_examples, -1.0)
+    net.zero_grad()
+    _add_gradients(net, retain_loader, n_each, n_examples, 1.0)
+    _add_gradients(net, forget_loader, n_each, n_examples, -1.0)
     changed = [weight for weight in weights if weight.grad is not None]
     masks = [smallest(weight.grad.abs(), share) for weight in changed]
     net.zero_grad()

@@ -19,7 +19,7 @@ from kit.methods.shared.schedules import per_epoch
 from kit.plan import Plan, planned_steps
 from kit.training import cross_entropy, fine_tune
 
-RANGES = {"alpha": (1e-5, 1e-2), "epochs": (1, 5), "lr": (1e-3, 1e-1)}
+RANGES = {"alpha": (1e-5, 1e-2), "epochs": (1, 15), "lr": (1e-3, 1e-1)}
 
 
 def unlearn(

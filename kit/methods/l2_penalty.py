@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kit.plan import Plan, planned_steps
 from kit.training import Objective, cross_entropy, fine_tune
 
-RANGES = {"to_zero": (1e-3, 1.0), "to_original": (0.0, 0.5), "epochs": (1.0, 4.0), "lr": (1e-4, 1e-2)}
+RANGES = {"to_zero": (1e-3, 1.0), "to_original": (0.0, 0.5), "epochs": (1.0, 4.0), "lr": (1e-4, 1e-1)}
 
 
 def unlearn(

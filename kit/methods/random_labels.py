@@ -16,7 +16,7 @@ from torch import nn
 
 from kit.device import device_of
 from kit.methods.shared.data import interleaved, other_labels, relabelled
-from kit.methods.shared.surgery import n_classes
+from kit.methods.shared.surgery import n_classes, one_image
 from kit.plan import Plan, planned_steps
 from kit.training import fine_tune
 
@@ -37,6 +37,6 @@ def unlearn(
     """Train for `epochs` epochs of both sets, whose batches come in random order."""
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * (len(retain_loader) + len(forget_loader)))
-    classes = n_classes(net)
+    classes = n_classes(net, one_image(net, retain_loader))
     wrong = relabelled(forget_loader, device_of(net), lambda images, labels: other_labels(labels, classes))
     return fine_tune(net, interleaved(retain_loader, wrong), n_steps, **recovery)

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from kit.errors import InputError
 from kit.methods.shared.schedules import cosine_to
 from kit.methods.shared.surgery import norm_names, zero_at_random
 from kit.plan import Plan, planned_steps
@@ -42,6 +43,8 @@ def unlearn(
     bfloat16: bool = False,
 ) -> nn.Module:
     """Zero the share `share`, then minimise the cross-entropy of the retain set for `epochs` epochs of Adam."""
+    if not lr > 0:
+        raise InputError(f"lr is {lr}: expected a positive learning rate")
     torch.manual_seed(seed)
     n_steps = planned_steps(plan, epochs * len(retain_loader))
     kept = norm_names(net)

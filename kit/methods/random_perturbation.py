@@ -20,7 +20,7 @@ from kit.methods.shared.surgery import add_noise
 from kit.plan import Plan, planned_steps
 from kit.training import fine_tune
 
-RANGES = {"beta": (0.05, 1.0), "epochs": (1.0, 4.0), "lr": (1e-4, 1e-2)}
+RANGES = {"beta": (0.05, 1.0), "epochs": (1.0, 4.0), "lr": (1e-4, 1e-1)}
 
 
 def unlearn(

@@ -21,11 +21,11 @@ from torch import nn
 
 from kit.device import device_of
 from kit.methods.shared.data import interleaved, other_labels, relabelled
-from kit.methods.shared.surgery import n_classes, smallest
+from kit.methods.shared.surgery import n_classes, one_image, smallest
 from kit.plan import Plan, planned_phases
 from kit.training import cross_entropy, cycle, fine_tune, unpack
 
-RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 5.0), "lr": (1e-4, 1e-1)}
+RANGES = {"share": (0.05, 0.9), "epochs": (1.0, 15.0), "lr": (1e-4, 1e-1)}
 
 
 def unlearn(
@@ -49,9 +49,10 @@ def unlearn(
     """
     torch.manual_seed(seed)
     n_both = len(retain_loader) + len(forget_loader)
-    n_gradient, n_steps = planned_phases(plan, len(forget_loader), epochs * n_both)
+    n_gradient, n_steps = planned_phases(plan, len(forget_loader), epochs * n_both, least=(1,))
     net.eval()
-    for batch in islice(cycle(forget_loader), max(1, n_gradient)):
+    net.zero_grad()
+    for batch in islice(cycle(forget_loader), n_gradient):
         cross_entropy(net, *unpack(batch, device_of(net))).backward()
     moving = [parameter for parameter in net.parameters() if parameter.grad is not None]
     held = smallest(torch.cat([parameter.grad.abs().flatten() for parameter in moving]), 1 - share)
@@ -64,7 +65,7 @@ def unlearn(
             decayed = parameter.grad + weight_decay * parameter  # here: the optimiser's would move all weights
             parameter.grad.copy_(mask.view(parameter.shape) * decayed)
 
-    classes = n_classes(net)
+    classes = n_classes(net, one_image(net, retain_loader))
     wrong = relabelled(forget_loader, device_of(net), lambda images, labels: other_labels(labels, classes))
     return fine_tune(
         net,

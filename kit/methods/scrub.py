@@ -48,7 +48,8 @@ def unlearn(
     **recovery: Any,
 ) -> nn.Module:
     """`epochs` minimising epochs, their rate `lr` falling along a cosine once an epoch, before the first
-    `max_epochs` of them a maximising one at `max_lr`."""
+    `max_epochs` of them a maximising one at `max_lr`. Each epoch of either kind has an SGD of its own, so that no
+    momentum goes from one to the next."""
     torch.manual_seed(seed)
     teacher, falling = frozen_copy(net), cosine_per_epoch(epochs)
     wanted = [(len(forget_loader) * (epoch < max_epochs), len(retain_loader)) for epoch in range(epochs)]

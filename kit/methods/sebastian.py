@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from kit.device import device_of
 from kit.methods.shared.data import class_counts
 from kit.methods.shared.schedules import constant
-from kit.methods.shared.surgery import layers, replace_where, round_to, smallest
+from kit.methods.shared.surgery import layers, replace_where, round_to, smallest, trained
 from kit.methods.shared.teaching import frozen_copy
 from kit.plan import Plan, planned_steps
 from kit.training import fine_tune
@@ -62,7 +62,8 @@ def unlearn(
 
 def redraw_smallest(net: nn.Module, share: float) -> None:
     """Draw the share `share` of the layers' weights anew in place; biases among them become 0."""
-    parameters = [parameter for layer in layers(net).values() for parameter in layer.parameters(recurse=False)]
+    found = trained(p for layer in layers(net).values() for p in layer.parameters(recurse=False))
+    parameters = list(dict.fromkeys(found))
     magnitudes = torch.cat([parameter.detach().abs().flatten() for parameter in parameters])
     masks = smallest(magnitudes, share).split([parameter.numel() for parameter in parameters])
     for parameter, mask in zip(parameters, masks, strict=True):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.methods.shared.schedules import cosine_per_epoch, part
-from kit.methods.shared.surgery import add_normal, first_layer
+from kit.methods.shared.surgery import add_normal, check_at_least, first_layer
 from kit.plan import Plan, planned_phases
 from kit.training import cross_entropy, fused, train
 
@@ -49,6 +49,7 @@ def unlearn(
 ) -> nn.Module:
     """Add noise of the standard deviation `noise` to the first convolution (without any, the first linear layer),
     train for `epochs` epochs, before the last of them with `late_noise`. other_weight: of the classes but class 0."""
+    check_at_least(1, epochs=epochs)
     torch.manual_seed(seed)
     n_steps, n_last = planned_phases(plan, (epochs - 1) * len(retain_loader), len(retain_loader))
     noisy = list(first_layer(net).parameters())

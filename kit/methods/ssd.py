@@ -27,7 +27,7 @@ from kit.fisher.diagonal import Named, diagonal, squared_batch_means
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
-RANGES = {"alpha": (1.0, 50.0), "dampening": (0.1, 1.0), "epochs": (0.0, 2.0)}
+RANGES = {"alpha": (0.5, 50.0), "dampening": (0.1, 1.0), "epochs": (0.0, 2.0)}
 
 
 def unlearn(
@@ -56,11 +56,11 @@ def unlearn(
     """
     torch.manual_seed(seed)
     n_forget, n_retain, n_repair = planned_phases(
-        plan, len(forget_loader), fisher_epochs * len(retain_loader), epochs * len(retain_loader)
+        plan, len(forget_loader), fisher_epochs * len(retain_loader), epochs * len(retain_loader), least=(1, 1)
     )
     importance = diagonal if per_sample else squared_batch_means
-    forget = importance(net, islice(cycle(forget_loader), max(1, n_forget)))
-    other = importance(net, islice(cycle(retain_loader), max(1, n_retain)))
+    forget = importance(net, islice(cycle(forget_loader), n_forget))
+    other = importance(net, islice(cycle(retain_loader), n_retain))
     if whole_set:
         n_examples = len(retain_loader.dataset) + len(forget_loader.dataset)
         share = len(forget_loader.dataset) / n_examples

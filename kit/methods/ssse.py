@@ -3,8 +3,9 @@
 w = w* + eps / (n - k) F^-1 sum over the forget set of grad l_i(w*), F = damping I + (1/m) sum_j g_j g_j^T over m
 gradients of the whole training set; n its size, k the forget set's. Source: Peste, Alistarh and Lampert 2021, "SSSE:
 Efficiently Erasing Samples from Trained Machine Learning Models", eqs. 2 to 4 (damping 1e-4 in the convex case; for
-networks blocks of 70,000 parameters and gradients of mini-batches of 10; eps found by the similarity ratio). The
-paper's recursion for F^-1 is replaced by `kit.fisher.streamed`, which gives the same step.
+networks blocks of 70,000 parameters and gradients of mini-batches of 10; eps found by the similarity ratio). An eps of
+1 is right in the convex case; networks take about a hundredth of it and less, and are destroyed by 1. The paper's
+recursion for F^-1 is replaced by `kit.fisher.streamed`, which gives the same step.
 
 Hyper-parameters:
   eps: times the step
@@ -24,10 +25,11 @@ from torch import Tensor, nn
 
 from kit.fisher.diagonal import gradient_sum, inputs
 from kit.fisher.streamed import streamed_inverse_product
+from kit.methods.shared.surgery import check_at_least
 from kit.plan import Plan, planned_phases
 from kit.training import cycle, fine_tune
 
-RANGES = {"eps": (0.1, 30.0), "damping": (1e-5, 1e-1), "epochs": (0.0, 2.0)}
+RANGES = {"eps": (1e-4, 1.0), "damping": (1e-5, 1e-1), "epochs": (0.0, 2.0)}
 
 
 def unlearn(
@@ -38,7 +40,7 @@ def unlearn(
     *,
     seed: int,
     plan: Plan | None = None,
-    eps: float = 1.0,
+    eps: float = 0.005,
     damping: float = 1e-4,
     n_gradients: int = 500,
     size: int = 10,
@@ -52,14 +54,18 @@ def unlearn(
     block: diagonal blocks of so many parameters (70000 in the paper), 0 for all in one. A planned step is an optimiser
     step or a batch sent through the net for a gradient; F's examples go through it twice.
     """
+    check_at_least(1, size=size)
     torch.manual_seed(seed)
     n, k = len(retain_loader.dataset) + len(forget_loader.dataset), len(forget_loader.dataset)
     n_gradients = max(1, min(n_gradients, n // size))
     n_wanted = 2 * n_gradients * size * (len(retain_loader) + len(forget_loader)) / n
-    n_fisher, n_forget, n_repair = planned_phases(plan, n_wanted, len(forget_loader), epochs * len(retain_loader))
+    n_fisher, n_forget, n_repair = planned_phases(
+        plan, n_wanted, len(forget_loader), epochs * len(retain_loader), least=(1, 1)
+    )
     n_gradients = max(1, int(n_gradients * min(1.0, n_fisher / n_wanted)))
     images, labels = _drawn(net, retain_loader, forget_loader, n_gradients * size)
-    batches = list(inputs(net, islice(cycle(forget_loader), max(1, n_forget))))
+    # One pass at most: more add nothing, and the list is held in memory.
+    batches = list(inputs(net, islice(cycle(forget_loader), min(n_forget, len(forget_loader)))))
     share = k / sum(len(labels) for _, labels in batches)
     vectors = {name: share * total[None] for name, total in gradient_sum(net, batches).items()}
     step = streamed_inverse_product(net, images, labels, vectors, damping, size=size, block=block or None)

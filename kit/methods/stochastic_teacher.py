@@ -27,7 +27,7 @@ from kit.methods.shared.surgery import reset_parameters
 from kit.plan import Plan, planned_phases
 from kit.training import cross_entropy, fine_tune
 
-RANGES = {"forget_epochs": (0.2, 2.0), "forget_lr": (1e-3, 1e-1), "alpha": (0.1, 0.9), "lr": (1e-4, 1e-2)}
+RANGES = {"forget_epochs": (0.2, 2.0), "forget_lr": (1e-3, 1e-1), "alpha": (0.1, 0.9), "lr": (1e-4, 1e-1)}
 
 
 def unlearn(
@@ -49,7 +49,8 @@ def unlearn(
     torch.manual_seed(seed)
     n_impair, n_repair = planned_phases(plan, forget_epochs * len(forget_loader), epochs * len(retain_loader))
     original, teacher = _frozen(net).eval(), _frozen(net)
-    reset_parameters(teacher)
+    reset_parameters(teacher.requires_grad_(True))  # all of it is untrained, what is frozen in the net too
+    teacher.requires_grad_(False)
     teacher.train()  # an untrained net has no statistics of its own: it takes each batch's
 
     def impair(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from kit.methods.shared.schedules import constant
-from kit.methods.shared.surgery import add_normal, last_layer, norm_names, training_only
+from kit.methods.shared.surgery import add_normal, last_layer, norm_names, one_image, reset_layer, training_only
 from kit.plan import Plan, planned_phases
 from kit.training import fine_tune
 
@@ -49,7 +49,7 @@ def unlearn(
     """Train `n_tensors` tensors for each of `partial_epochs` epochs, then all for `epochs`, the last at `last_lr`."""
     torch.manual_seed(seed)
     steps = planned_phases(plan, *[len(retain_loader)] * (partial_epochs + epochs))
-    last_layer(net).reset_parameters()
+    reset_layer(last_layer(net, one_image(net, retain_loader)))
     parameters = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
     norms = norm_names(net) & set(parameters)
     ordinary = [name for name in parameters if name not in norms]

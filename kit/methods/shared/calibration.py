@@ -49,7 +49,7 @@ def match_held_out(
     Gives the scale and the noise's standard deviation, in units of the weights' root mean square. Raises InputError
     where the logits are not what a linear last layer gives.
     """
-    head = last_layer(net)
+    head = last_layer(net, batches[0][0])
     features, factor = _features(net, head, batches)
     chosen = torch.multinomial(weights, _N_EXAMPLES, replacement=True)
     labels = torch.cat([labels for _, labels in batches]).cpu()[chosen]
@@ -74,7 +74,8 @@ def match_held_out(
         scale = _where(lambda scale: _sureness(mixed(scale, sigma)) < sure, scale / 2, scale * 2)
     noise = _drawn(head, rms)
     for parameter, drawn in zip(head.parameters(), noise.parameters(), strict=True):
-        parameter.mul_(scale).add_(sigma * drawn.to(parameter))
+        if parameter.requires_grad:
+            parameter.mul_(scale).add_(sigma * drawn.to(parameter))
     return scale, sigma
 
 

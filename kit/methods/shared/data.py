@@ -17,14 +17,18 @@ def rebatched(loader: DataLoader, batch_size: int) -> DataLoader:
     return kind(loader.dataset, batch_size=batch_size, shuffle=True, collate_fn=loader.collate_fn)
 
 
-def interleaved(*sources: Any) -> Iterator[Any]:
-    """Endless batches: in each epoch every batch of every source, loader or list, in random order."""
-    while True:
-        turns = torch.tensor([turn for turn, source in enumerate(sources) for _ in range(len(source))])
+class interleaved:
+    """In each iteration every batch of every source, loader or list, in random order."""
+
+    def __init__(self, *sources: Any):
+        self.sources = sources
+
+    def __iter__(self) -> Iterator[Any]:
+        turns = torch.tensor([turn for turn, source in enumerate(self.sources) for _ in range(len(source))])
         begun: dict[int, Iterator[Any]] = {}
         for turn in turns[torch.randperm(len(turns))].tolist():
             if turn not in begun:
-                begun[turn] = iter(sources[turn])
+                begun[turn] = iter(self.sources[turn])
             yield next(begun[turn])
 
 

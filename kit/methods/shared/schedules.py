@@ -33,5 +33,9 @@ def part(schedule: Schedule, start: float, end: float) -> Schedule:
 
 
 def one_cycle(warm_up: float) -> Schedule:
-    """From 0 to 1 over the share `warm_up` of the steps, then linearly back to 0."""
+    """From 0 to 1 over the share `warm_up` of the steps, then linearly back to 0.
+
+    The first step is at 0 and changes no weight, so that a plan of a single step trains nothing: recorded results rest
+    on these values, and in longer plans the step hardly matters.
+    """
     return lambda progress: progress / warm_up if progress < warm_up else (1 - progress) / (1 - warm_up)
