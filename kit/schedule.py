@@ -23,7 +23,7 @@ from kit.plan import MARGIN, StepCost, mean_cost, plan_steps
 
 _KNOWN = 3  # checkpoints that tell the machine's speed
 _LOSSES = 3  # of one checkpoint by processes that died
-_CLOSING = 6.0  # seconds to read, pack and check a checkpoint, as a multiple of those to write it, and to spare
+_CLOSING = 4.0  # seconds to pack a checkpoint and to read it again, as a multiple of those to keep it, and to spare
 _BEGINNING_S = 600.0  # at least: what a process may take before its first job
 _LONGEST_S = 60.0  # and ten times the usual: what a checkpoint may take however much time is left
 SLOWER = "the machine became slower"
