@@ -56,9 +56,9 @@ def unlearn(
     power: the noise's standard deviation is sqrt(alpha) F^-power: 0.5, or 0.25 as in the paper's derivation.
     forget_class: the last layer forgets this class altogether (mean 0, v 1e-4 before the factor ten). exact: every
     gradient of every label; False estimates the same F at the cost of one training epoch for each of `fisher_epochs`.
-    Of few batches the estimate is coarse and 1 / F on average too large: 4.6 times with one batch, 2.4 with two, 1.3
-    with seven. More signs a batch would cost as much as more batches, which a plan of so few steps does not grant:
-    take exact ones there. bfloat16 applies to the estimate and to fine-tuning. A planned step is an optimiser step or a
+    Of few batches the estimate is coarse and 1 / F on average too large, several times with one batch and still plainly
+    with seven. More signs a batch would cost as much as more batches, which a plan of so few steps does not grant: take
+    exact ones there. bfloat16 applies to the estimate and to fine-tuning. A planned step is an optimiser step or a
     batch of Fisher information; exact ones take longer.
     """
     torch.manual_seed(seed)
