@@ -298,7 +298,7 @@ def test_a_function_that_slows_down_has_checkpoints_made_by_the_stand_in(model, 
     assert budget.elapsed_s() <= 100
     made = [line.get("recipe") for line in lines]
     assert made[:7] == [None] * 7, "by the method as long as there is time for it"
-    assert made[-3:] == ["short_fine_tuning"] * 3
+    assert made[7] == made[-1] == "short_fine_tuning"
     assert set(result.reasons) == {"the machine became slower"}
 
 
