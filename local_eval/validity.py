@@ -5,7 +5,7 @@ nothing is known beyond that.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from local_eval.audit.expected import expected_at_512
 from local_eval.audit.intervals import Interval
+from local_eval.evaluate import Row, Samples
+from local_eval.report.assessment import interval_text
 from local_eval.report.kaggle import ATTAINABLE
 from local_eval.setting import Setting
 
@@ -39,17 +42,22 @@ _LEAST = 1e-4  # scores below are told from each other neither here nor there
 
 @dataclass(frozen=True)
 class Validation:
-    """How a kind of setting ranked known submissions.
+    """How a kind of setting, or several together, ranked known submissions.
 
-    spearman: rank correlation of the score expected at 512 models with Kaggle's over n_points submissions, with its 95%
-    interval; local, kaggle (n_points,): those scores.
+    spearman: rank correlation of the score expected at 512 models with Kaggle's over the submissions of `names`, with
+    its 95% interval; local, kaggle (n_points,): those scores.
     """
 
-    n_points: int
-    spearman: float
-    interval: tuple[float, float]
+    names: tuple[str, ...]
     local: np.ndarray
     kaggle: np.ndarray
+    spearman: float
+    interval: tuple[float, float]
+    what: str = "This kind of setting"
+
+    @property
+    def n_points(self) -> int:
+        return len(self.names)
 
     @property
     def predicts(self) -> bool:
@@ -63,10 +71,22 @@ class Validation:
             f"a Spearman correlation of {self.spearman:.2f} (95% interval {low:.2f} to {high:.2f}; docs/validity.md)"
         )
         if self.predicts:
-            return f"This kind of setting ranked {self.n_points} submissions as Kaggle did with {found}."
+            return f"{self.what} ranked {self.n_points} submissions as Kaggle did with {found}."
         return (
-            f"This kind of setting does not predict Kaggle's order yet: over {self.n_points} submissions the scores "
+            f"{self.what} does not predict Kaggle's order yet: over {self.n_points} submissions the scores "
             f"expected at 512 models have {found}."
+        )
+
+    def about(self, local: float) -> str:
+        """What a score of `local` expected at 512 models says of Kaggle's."""
+        if not self.predicts:
+            return self.sentence
+        forecast, most, beyond = self.forecast(local), self.local.max(), ""
+        if local > most:
+            beyond = f"; {local:.4f} here lies beyond the {most:.4f} of the best of them"
+        return (
+            f"{self.sentence} By it, a submission like this one gets {interval_text(forecast)} on Kaggle "
+            f"({forecast.level:.0%} of new ones lie in there{beyond})."
         )
 
     def forecast(self, local: float, level: float = 0.8) -> Interval:
@@ -86,19 +106,46 @@ class Validation:
 
 
 def validation_of(setting: Setting, record: Path = RECORD) -> Validation | None:
-    """What the record's entries for settings like this one say together; None where there are none.
+    """What the record's entries for settings like this one say together; None where there are none."""
+    points = recorded_points(setting, record)
+    local, kaggle = (np.array([point[name] for point in points.values()]) for name in (MEASURE, "kaggle"))
+    return Validation(tuple(points), local, kaggle, *rank_correlation(kaggle, local)) if points else None
 
-    A submission that several of them have counts once, as the first has it.
+
+def recorded_points(setting: Setting, record: Path = RECORD) -> dict[str, dict]:
+    """The submissions that were run again in settings like this one, by name, with all that was measured.
+
+    One that several entries have counts once, as the first has it.
     """
     fields, points = asdict(setting), {}
     for entry in _entries(record).values():
-        if all(entry["setting"].get(name) == fields[name] for name in _SAME):
+        if "setting" in entry and all(entry["setting"].get(name) == fields[name] for name in _SAME):
             points = entry["points"] | points
-    if not points:
+    return points
+
+
+def validation_together(settings: Sequence[Setting], record: Path = RECORD) -> Validation | None:
+    """Of several stand-ins at once, over the submissions that all of them have: by the geometric mean of what they
+    expect, as what one has wrong, its few subjects and its one original, is not wrong in the others. None where one of
+    them was not recorded."""
+    each = [recorded_points(setting, record) for setting in settings]
+    names = tuple(name for name in each[0] if all(name in points for points in each))
+    if not names:
         return None
-    local, kaggle = (np.array([point[name] for point in points.values()]) for name in (MEASURE, "kaggle"))
-    spearman, interval = rank_correlation(kaggle, local)
-    return Validation(len(points), spearman, interval, local, kaggle)
+    local = np.array([geometric_mean([points[name][MEASURE] for points in each]) for name in names])
+    kaggle = np.array([each[0][name]["kaggle"] for name in names])
+    return Validation(names, local, kaggle, *rank_correlation(kaggle, local), what="These stand-ins together")
+
+
+def geometric_mean(scores: Sequence[float]) -> float:
+    """Of scores, those that are nothing taken as the least that is told apart."""
+    return float(np.exp(np.mean(np.log(np.maximum(scores, _LEAST)))))
+
+
+def expected_score(samples: Samples, row: Row) -> float:
+    """The score expected at 512 models of a row's method: what is forecast from."""
+    quality = expected_at_512(samples.methods[row.name].confidence, samples.retrained.confidence)
+    return quality * row.retain_ratio * row.test_ratio
 
 
 def rank_correlation(

@@ -1,6 +1,7 @@
 """What a local score means for Kaggle's: the table behind the expected score, correlations, forecast, the record."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,17 +10,38 @@ import pytest
 from scipy import stats
 
 from benchmarks.validity.points import FEW, known_points
-from benchmarks.validity.replay import DIRECTIONS, STAND_INS, correlations, lines_of, plot, replay, take_models
+from benchmarks.validity.replay import (
+    DIRECTIONS,
+    STAND_INS,
+    correlations,
+    lines_of,
+    plot,
+    replay,
+    take_models,
+    together,
+)
+from kit.methods import get_method
+from local_eval.__main__ import main
 from local_eval.audit import expected, quality_interval
 from local_eval.audit.expected import expected_at_512, points_at, resample_expected
 from local_eval.audit.simulate import simulated_pools
+from local_eval.commands import forecast, options
 from local_eval.commands.options import LIKE
+from local_eval.evaluate import evaluate, read_samples
 from local_eval.metric import MetricSpec, grid_epsilon, points
 from local_eval.report import verdict
 from local_eval.report.kaggle import ATTAINABLE
 from local_eval.retrained import fill_retrained, original_pool, retrained_pool
 from local_eval.setting import Setting, open_workspace
-from local_eval.validity import NOT_VALIDATED, rank_correlation, validation_of
+from local_eval.unlearned import unlearned_pool
+from local_eval.validity import (
+    NOT_VALIDATED,
+    expected_score,
+    geometric_mean,
+    rank_correlation,
+    validation_of,
+    validation_together,
+)
 
 # -- the score expected at 512 models ----------------------------------------------------------------------------------
 
@@ -185,7 +207,7 @@ def test_a_setting_of_the_recorded_kind_is_validated_and_no_other(record, tmp_pa
     assert found.n_points == 16 and found.spearman > 0.9
     low, high = found.interval
     assert f"{found.spearman:.2f} (95% interval {low:.2f} to {high:.2f}" in found.sentence
-    for other in ({"passes": 1}, {"source": "gtsrb:super"}, {"architecture": "resnet18"}, {"epochs": 3}):
+    for other in ({"passes": 1}, {"source": "gtsrb:ten"}, {"architecture": "resnet18"}, {"epochs": 3}):
         assert validation_of(replace(setting, **other), record) is None
     assert validation_of(setting, tmp_path / "nothing.json") is None
 
@@ -210,7 +232,7 @@ def test_the_verdict_says_what_the_setting_is_worth(monkeypatch, record):
     rng = np.random.default_rng(0)
     u, r = simulated_pools(32, 60, rng, common=0.05)
     samples = SimpleNamespace(methods={"mine": SimpleNamespace(confidence=u)}, retrained=SimpleNamespace(confidence=r))
-    row = SimpleNamespace(retain_ratio=1.0, test_ratio=0.9)
+    row = SimpleNamespace(name="mine", retain_ratio=1.0, test_ratio=0.9)
     setting = Setting(**LIKE["competition"])
     evidence = SimpleNamespace(workspace=SimpleNamespace(setting=setting), samples=samples, rows={"mine": row})
     monkeypatch.setattr(verdict, "validation_of", lambda its: validation_of(its, record))
@@ -253,3 +275,81 @@ def test_a_correlation_that_may_be_none_carries_no_forecast(record):
     record.write_text(json.dumps(facts))
     found = validation_of(Setting(**LIKE["competition"]), record)
     assert not found.predicts and "does not predict Kaggle's order yet" in found.sentence
+
+
+# -- several stand-ins together ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(record):
+    """The record of two stand-ins, the second of which knows no submission 0 and one more, 16; and their settings."""
+    facts = json.loads(record.read_text())["results"]
+    first, rng = facts["competition"], np.random.default_rng(1)
+    points = {
+        str(i): {
+            "expected at 512": float(rng.random() / 100),
+            "kaggle": first["points"].get(str(i), {}).get("kaggle", 1),
+        }
+        for i in range(1, 17)
+    }
+    second = {"setting": first["setting"] | {"source": "gtsrb:super"}, "points": points}
+    record.write_text(json.dumps({"results": {**facts, "clean labels": second, "together": {"points": {}}}}))
+    return [Setting(**LIKE[name]) for name in ("competition", "competition-clean")]
+
+
+def test_stand_ins_together_are_asked_by_their_geometric_mean(record, two):
+    found, each = validation_together(two, record), [validation_of(setting, record) for setting in two]
+    assert {*found.names} == {*each[0].names} & {*each[1].names} and found.n_points == 15
+    of = [dict(zip(one.names, np.maximum(one.local, 1e-4), strict=True)) for one in each]
+    assert found.local == pytest.approx([np.sqrt(of[0][name] * of[1][name]) for name in found.names])
+    assert found.spearman == pytest.approx(stats.spearmanr(found.local, found.kaggle).statistic)
+    assert "These stand-ins together" in found.about(0.001)
+    assert validation_together([two[0], replace(two[1], passes=1)], record) is None
+    assert geometric_mean([0.0, 1e-2]) == pytest.approx(1e-3)
+
+
+def test_the_record_of_both_has_every_submission_once(replayed, tmp_path):
+    entries = {
+        name: replayed | {"setting": LIKE[like] | {"n_train": None, "epochs": None}}
+        for name, like in (("a", "competition"), ("b", "competition-clean"))
+    }
+    path = tmp_path / "validity.json"
+    path.write_text(json.dumps({"results": entries}))
+    found = together(path)
+    assert found["points"].keys() == replayed["points"].keys() and found["all"]["score"]["n_points"] == 5
+    for name, point in found["points"].items():
+        assert point["score"] == pytest.approx(max(1e-4, replayed["points"][name]["score"]))
+    assert any("0.001, 64, 4" in line for line in lines_of(found))
+    assert plot(found, tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_a_forecast_makes_what_is_missing_on_every_stand_in(monkeypatch, record, two, tmp_path, capsys):
+    small = {"source": "digits", "n_train": 300, "forget": "random:30", "architecture": "tinyconv", "epochs": 1.0}
+    likes = {"competition": small, "competition-clean": small | {"data_seed": 1}}
+    monkeypatch.setattr(options, "LIKE", likes)
+    monkeypatch.setattr(forecast, "validation_together", lambda settings: validation_together(two, record))
+    where = ["--slots", "1", "--work-dir", str(tmp_path / "runs")]
+    words = ["forecast", "--method", "finetune", *where]
+    assert main([*words, "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    each = [row["expected"] for row in found["stand_ins"].values()]
+    assert [*found["stand_ins"]] == [*likes] and each[0] != each[1]
+    assert found["expected"] == pytest.approx(geometric_mean(each))
+    for row, setting in zip(found["stand_ins"].values(), likes.values(), strict=True):
+        workspace = open_workspace(Setting(**setting), tmp_path / "runs")
+        samples = read_samples(workspace, {"finetune": unlearned_pool(workspace, get_method("finetune"))}, 8)
+        assert row["expected"] == pytest.approx(expected_score(samples, evaluate(samples)[0]))
+    assert main([*words, "--quiet"]) == 0  # from what is there
+    out, err = capsys.readouterr()
+    assert "reusing 8 models of finetune" in err
+    assert "not measured" in out and re.search(rf"together +{found['expected']:.4f}", out)
+    assert main([*words, "--n-models", "7"]) == 2
+    assert "--n-models 7" in capsys.readouterr().err
+
+
+def test_a_forecast_without_a_record_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(forecast, "validation_together", lambda settings: None)
+    measured = Setting("digits"), {"expected": 0.01, "retain": 1.0, "test": 0.9}
+    monkeypatch.setattr(forecast, "_measured", lambda args, method: measured)
+    assert main(["forecast", "--work-dir", str(tmp_path)]) == 0
+    assert NOT_VALIDATED in capsys.readouterr().out

@@ -3,6 +3,7 @@
 python -m benchmarks.validity.replay competition --data-root FOLDER    what `--like competition` stands for; hours
 python -m benchmarks.validity.replay "clean labels" --few              one thing changed, for the ablation
 python -m benchmarks.validity.replay cifar10 --data-root FOLDER        the usual stand-in, for contrast
+python -m benchmarks.validity.replay together                          all settings of `--like` at once, from the record
 
 Models are kept below --work-dir: what is interrupted goes on, and more --n-models add to what is there. Writes
 results/validity.json, an entry a stand-in, and results/validity_NAME.png.
@@ -31,7 +32,7 @@ from local_eval.published import use_published
 from local_eval.retrained import fill_retrained, original_pool, retrained_pool
 from local_eval.setting import Setting, Workspace, open_workspace
 from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
-from local_eval.validity import rank_correlation
+from local_eval.validity import MEASURE, RECORD, geometric_mean, rank_correlation, recorded_points
 
 # Each changes one thing of the first.
 STAND_INS = {
@@ -51,11 +52,12 @@ CIFAR10 = {"source": "cifar10", "n_train": 10_000, "forget": "random:500"}  # as
 KINDS = ("fine-tuning", "method")
 STARTER = "0.001, 64, 1"
 PUBLIC_MIA = "starting kit's MIA"
+TOGETHER = "together"
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stand_in", choices=[*STAND_INS, "cifar10"])
+    parser.add_argument("stand_in", choices=[*STAND_INS, "cifar10", TOGETHER])
     parser.add_argument("--source", help="of cifar10, where it comes from another place: image-folder:PATH")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--work-dir", type=Path, default=Path("runs"))
@@ -65,6 +67,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--few", action="store_true", help="eight of the sweep's points, for the ablation")
     parser.add_argument("--methods", action="store_true", help="the prize winners and others beside the starter alone")
     options = parser.parse_args(argv[1:])
+    if options.stand_in == TOGETHER:
+        write(TOGETHER, together(), argv)
+        return
     fields = CIFAR10 if options.stand_in == "cifar10" else LIKE["competition"] | STAND_INS[options.stand_in]
     fields = fields | ({"source": options.source} if options.source else {})
     workspace = open_workspace(Setting(**fields), options.work_dir, data_root=options.data_root)
@@ -80,11 +85,26 @@ def main(argv: list[str]) -> None:
     fill_retrained(workspace, n_retrained)
     found = replay(workspace, points, options.n_models)
     found["setting"] = found["setting"] | ({"source": "cifar10 as image folder"} if options.source else {})
+    write(options.stand_in + ", methods" * options.methods, found, argv, options.source)
+
+
+def write(name: str, found: dict, argv: Sequence[str], source: str | None = None) -> None:
     for line in lines_of(found):
         print(line)
-    name = options.stand_in + ", methods" * options.methods
-    print(record_entry("validity", name, found, argv, options.source))
+    print(record_entry("validity", name, found, argv, source))
     print(plot(found, RESULTS / f"validity_{name.replace(', ', '_').replace(' ', '_')}.png"))
+
+
+def together(record: Path = RECORD) -> dict:
+    """The points that all settings of --like have, by the geometric means of their scores there."""
+    each = [recorded_points(Setting(**setting), record) for setting in LIKE.values()]
+    points = {
+        name: {"kaggle": point["kaggle"], "kind": point["kind"]}
+        | {measure: geometric_mean([points[name][measure] for points in each]) for measure in (MEASURE, "score")}
+        for name, point in each[0].items()
+        if all(name in points for points in each)
+    }
+    return {"stand_ins": [*LIKE], "points": points, **correlations_of(points)}
 
 
 def take_models(base: Workspace, workspace: Workspace, n_models: int) -> None:
@@ -197,16 +217,18 @@ def correlations(found: Mapping[str, Mapping[str, float]]) -> dict[str, dict]:
 
 
 def lines_of(found: Mapping) -> list[str]:
-    lines = [
-        f"original: retain {found['original']['retain']:.2%}, test {found['original']['test']:.2%}; retrained: "
-        f"forget {found['retrained']['forget']:.2%}, test {found['retrained']['test']:.2%}; null {found['null']:.3f}",
-        f"{'point':24s} kaggle  expected  score   shift  spread",
-    ]
-    for name, row in sorted(found["points"].items(), key=lambda item: -item[1]["kaggle"]):
-        values = (row["kaggle"], row["expected at 512"], row["score"], row["shift"], row["spread"])
-        lines.append(
-            f"{name:24s} {values[0]:.4f}  {values[1]:.4f}    {values[2]:.4f}  {values[3]:5.2f}  {values[4]:5.2f}"
+    rows = sorted(found["points"].items(), key=lambda item: -item[1]["kaggle"])
+    shown = [name for name in ("kaggle", MEASURE, "score", "shift", "spread") if name in rows[0][1]]
+    lines = ["  ".join([f"{'point':40s}", *shown])]
+    if "original" in found:
+        original, retrained = found["original"], found["retrained"]
+        lines.insert(
+            0,
+            f"original: retain {original['retain']:.2%}, test {original['test']:.2%}; retrained: forget "
+            f"{retrained['forget']:.2%}, test {retrained['test']:.2%}; null {found['null']:.3f}",
         )
+    for name, row in rows:
+        lines.append("  ".join([f"{name:40s}", *(f"{row[key]:{len(key)}.4f}" for key in shown)]))
     for group in (*KINDS, "all"):
         for measure, row in (found[group] or {}).items():
             low, high = row["interval"]
@@ -245,9 +267,9 @@ def plot(found: Mapping, path: Path) -> Path:
         )
         axes.set(xlabel=title, title=f"Spearman {rank['spearman']:.2f} [{low:.2f}, {high:.2f}]")
         axes.grid(alpha=0.3)
-        axes.margins(x=0.22)
+        axes.margins(x=0.32)
     panels[0].set_ylabel("score on Kaggle")
-    panels[0].legend(loc="lower right", frameon=False)
+    panels[0].legend(loc="lower right", framealpha=0.95)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path

@@ -10,7 +10,7 @@ from pathlib import Path
 from kit import __version__
 from kit.tools.cli import Parser, described, later, positive_int
 
-LIKE = ("competition",)
+LIKE = ("competition", "competition-clean")
 SOURCES = (
     "cifar10",
     "gtsrb[:super|:ten]",
@@ -165,6 +165,17 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, metavar="FILE.html", help="where the page goes (the setting's folder)")
     open_option(sub)
 
+    about = "Kaggle's score of a method, from all settings that stand for Kaggle's together"
+    sub = command("forecast", about, "--method fanchuan --n-models 8 --data-root FOLDER")
+    sub.set_defaults(setting=None, size=None, engine="processes", limit=None)
+    method_options(sub)
+    n_models_option(sub, default=8)
+    data_options(sub)
+    sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept (runs)")
+    device_options(sub)
+    fresh_option(sub)
+    label_option(sub)
+
     about = "the settings below --work-dir, and their pools: method, models, score, date"
     sub = command("list", about, "--work-dir runs", "listing.list_pools")
     sub.add_argument("--work-dir", type=Path, default=Path("runs"), help="where models and pools are kept (runs)")
@@ -193,7 +204,7 @@ def setting_options(sub: argparse.ArgumentParser, *, trained: bool = True) -> No
     )
     if trained:
         group.add_argument(
-            "--like", choices=LIKE, help="the setting that stands for Kaggle's; options below change it (none)"
+            "--like", choices=LIKE, help="a setting that stands for Kaggle's; options below change it (none)"
         )
     group.add_argument("--source", help=f"{', '.join(SOURCES)}; :noise=0.04 behind it flips labels (synthetic)")
     group.add_argument(

@@ -6,7 +6,6 @@ import numpy as np
 
 from kit.competition import N_CHECKPOINTS
 from local_eval.assess import FEWEST, Assessment, Form
-from local_eval.audit.expected import expected_at_512
 from local_eval.audit.intervals import Interval
 from local_eval.audit.predict import RANKABLE
 from local_eval.evaluate import DO_NOTHING
@@ -15,8 +14,9 @@ from local_eval.report.assessment import interval_text, sure
 from local_eval.report.evidence import Evidence
 from local_eval.report.next_step import next_command
 from local_eval.report.notes import TIME_LIMIT, time_sentence
-from local_eval.validity import NOT_VALIDATED, validation_of
+from local_eval.validity import NOT_VALIDATED, expected_score, validation_of
 
+TOGETHER = "All settings of --like together ranked them better: python -m local_eval forecast with this method."
 _SURE = 0.95
 _ACCURACY_LOST = 0.05  # of the score: below this the accuracies are not worth a line
 _MEMORISES = 0.06  # generalisation gap from which scores are no longer like the competition's
@@ -153,19 +153,10 @@ def _about_validity(evidence: Evidence, name: str) -> str:
     validation = validation_of(evidence.workspace.setting)
     if validation is None:
         return NOT_VALIDATED
-    if evidence.samples is None or not validation.predicts:
+    if evidence.samples is None:
         return validation.sentence
-    samples, row = evidence.samples, evidence.rows[name]
-    local = expected_at_512(samples.methods[name].confidence, samples.retrained.confidence)
-    local *= row.retain_ratio * row.test_ratio
-    forecast = validation.forecast(local)
-    beyond = ""
-    if local > validation.local.max():
-        beyond = f"; {local:.4f} here lies beyond the {validation.local.max():.4f} of the best of them"
-    return (
-        f"{validation.sentence} By it, a submission like this one gets {interval_text(forecast)} on Kaggle "
-        f"({forecast.level:.0%} of new ones lie in there{beyond})."
-    )
+    said = validation.about(expected_score(evidence.samples, evidence.rows[name]))
+    return f"{said} {TOGETHER}"
 
 
 def main_fault(assessment: Assessment, form: Form) -> str:

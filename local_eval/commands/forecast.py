@@ -1,0 +1,74 @@
+"""The command forecast: a method on every setting that stands for Kaggle's, and what they say together."""
+
+import argparse
+import sys
+from dataclasses import asdict
+
+from kit.methods import Method
+from kit.tools.cli import answer
+from local_eval.assess import FEWEST
+from local_eval.commands import options as shared
+from local_eval.commands.pools import begun, note_retrained
+from local_eval.evaluate import evaluate, read_samples
+from local_eval.report.table import aligned
+from local_eval.retrained import fill_retrained
+from local_eval.setting import Setting
+from local_eval.unlearned import fill_unlearned
+from local_eval.validity import (
+    NOT_VALIDATED,
+    Validation,
+    expected_score,
+    geometric_mean,
+    validation_of,
+    validation_together,
+)
+
+HEADER = ("stand-in", "expected at 512", "retain", "test", "rank correlation with Kaggle")
+
+
+def forecast(args: argparse.Namespace) -> int:
+    shared.at_least(args.n_models, FEWEST)
+    method, settings, rows = shared.method_of(args), [], {}
+    for name in shared.LIKE:
+        setting, rows[name] = _measured(argparse.Namespace(**vars(args) | {"like": name}), method)
+        settings.append(setting)
+    local, together = geometric_mean([row["expected"] for row in rows.values()]), validation_together(settings)
+    table = [HEADER]
+    for setting, (name, row) in zip(settings, rows.items(), strict=True):
+        facts = f"{row['expected']:.4f}", f"{row['retain']:.1%}", f"{row['test']:.1%}"
+        table.append((name, *facts, _correlation(validation_of(setting))))
+    table.append(("together", f"{local:.4f}", "", "", _correlation(together)))
+    said, found = (
+        NOT_VALIDATED,
+        {"method": method.name, "n_models": args.n_models, "stand_ins": rows, "expected": local},
+    )
+    if together is not None:
+        said = together.about(local)
+        low, high = together.interval
+        found["spearman"] = {"value": together.spearman, "low": low, "high": high, "n_points": together.n_points}
+        found["kaggle"] = asdict(together.forecast(local)) if together.predicts else None
+    answer(args, found, [*(line.rstrip() for line in aligned(table)), "", said])
+    return 0
+
+
+def _measured(args: argparse.Namespace, method: Method) -> tuple[Setting, dict[str, float]]:
+    """One stand-in: what is missing is made, as by `run`."""
+    if not (args.quiet or args.json):
+        print(f"--like {args.like}:", file=sys.stderr)
+    workspace = shared.workspace_of(args)
+    note_retrained(workspace, args.n_models)
+    begun(args, workspace, method)
+    common = {"devices": shared.devices_for(args, workspace, args.n_models), "progress": not args.quiet}
+    fill_retrained(workspace, args.n_models, **common)
+    pool = fill_unlearned(workspace, method, args.n_models, seed=args.seed, **common)
+    samples = read_samples(workspace, {method.name: pool}, args.n_models)
+    row = next(row for row in evaluate(samples) if row.name == method.name)
+    expected = expected_score(samples, row)
+    return workspace.setting, {"expected": expected, "retain": row.retain_accuracy, "test": row.test_accuracy}
+
+
+def _correlation(found: Validation | None) -> str:
+    if found is None:
+        return "not measured"
+    low, high = found.interval
+    return f"{found.spearman:.2f} [{low:.2f}, {high:.2f}] over {found.n_points} submissions"
