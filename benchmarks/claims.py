@@ -10,13 +10,29 @@ import numpy as np
 
 from benchmarks.leaderboard_table import HEADER, table_of
 from benchmarks.validity.points import FEW
-from local_eval.validity import rank_correlation
+from benchmarks.validity.replay import STARTER, TOGETHER
+from local_eval.commands.options import LIKE
+from local_eval.setting import Setting
+from local_eval.validity import MEASURE, rank_correlation, recorded_points
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "| claim | measured | record |\n|---|---|---|\n"
 GROWTH = "| what is made | models | pools, GB | hours on 1 GPU | on 8 | on 64 |\n|---|---:|---:|---:|---:|---:|\n"
 ABLATION = "| stand-in | models | gap | starter: shift | spread | rank correlation | of the score |\n"
 ABLATION += "|---|---:|---:|---:|---:|---:|---:|\n"
+BOTH = "| submission | Kaggle | expected at 512, both | flipped labels | clean |\n|---|---:|---:|---:|---:|\n"
+RANKS = "| submissions | 4% flipped | clean | both together |\n|---|---:|---:|---:|\n"
+PLACES = {
+    "fanchuan reverse_kl=0.85": "fanchuan with `reverse_kl=0.85`",
+    "fanchuan": "fanchuan (1st)",
+    "forget_free": "forget_free (8th)",
+    "kookmin": "kookmin (2nd)",
+    "seif": "seif (3rd)",
+    "sebastian": "sebastian (4th)",
+    "mixture(transpose=246, pseudo_label=266)": "mixture (5th)",
+    "amnesiacs": "amnesiacs (6th)",
+    "0.001, 64, 1": "starter: fine-tuning, 1 epoch",
+}
 # Of the records in validity.json, what is changed.
 CHANGES = {
     "competition": "`--like competition`",
@@ -123,12 +139,43 @@ def ablation_table() -> str:
     return ABLATION + "".join(lines)
 
 
+def both_table() -> str:
+    """The methods and the starter's fine-tuning on both stand-ins, best on Kaggle first: a table of README.md."""
+    together = results("validity")[TOGETHER]["points"]
+    flipped, clean = (recorded_points(Setting(**setting)) for setting in LIKE.values())
+    rows = sorted(together.items(), key=lambda item: -item[1]["kaggle"])
+    return BOTH + "".join(
+        f"| {PLACES.get(name, name)} | {point['kaggle']:.4f} | "
+        f"{' | '.join(f'{found[name][MEASURE]:.4f}' for found in (together, flipped, clean))} |\n"
+        for name, point in rows
+        if point["kind"] == "method" or name == STARTER
+    )
+
+
+def ranks_table() -> str:
+    """How the stand-ins rank the submissions that both have, apart and together: a table of docs/validity.md."""
+    found = [recorded_points(Setting(**setting)) for setting in LIKE.values()]
+    together, lines = results("validity")[TOGETHER]["points"], []
+    for told, kind in (("settings of fine-tuning", "fine-tuning"), ("methods", "method"), ("all", "")):
+        names = [name for name, point in together.items() if kind in ("", point["kind"])]
+        kaggle = np.array([together[name]["kaggle"] for name in names])
+        columns = (np.array([points[name][MEASURE] for name in names]) for points in (*found, together))
+        said = [
+            f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            for value, (low, high) in (rank_correlation(kaggle, column) for column in columns)
+        ]
+        lines.append(f"| {len(names)} {told} | {' | '.join(said)} |\n")
+    return RANKS + "".join(lines)
+
+
 # Page, how the table begins there, what makes it.
 TABLES = (
     ("README.md", HEAD, table),
     ("docs/scale.md", GROWTH, growth_table),
     *(("docs/leaderboard.md", board_head(name), partial(board_table, name)) for name in ("competition", "cifar10")),
     ("docs/validity.md", ABLATION, ablation_table),
+    ("docs/validity.md", RANKS, ranks_table),
+    ("README.md", BOTH, both_table),
 )
 
 

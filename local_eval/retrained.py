@@ -48,17 +48,46 @@ def fill_retrained(
     the folder train the others; the first trains the original model too. on_checkpoint: called with the number (-1:
     the original) and the seconds of each model that is trained, in this process.
     """
-    pool = retrained_pool(workspace)
-    todo = shard.of(pool.missing(n_models))
-    if shard.number == 1 and (not workspace.original_path.exists() or 0 not in original_pool(workspace)):
-        todo = [ORIGINAL, *todo]
-    if todo:
+    if todo := _missing(workspace, n_models, shard):
         what = "training the original model" if todo == [ORIGINAL] else "training original and retrained models"
         what = what if ORIGINAL in todo else "retraining"
         devices = processes_for(devices, workspace, len(todo))
         options = {"description": what, "progress": progress, "on_result": on_checkpoint}
         run_all(partial(_trainer, workspace.folder), todo, devices, **options)
-    return pool
+    return retrained_pool(workspace)
+
+
+def fill_settings(
+    workspaces: Sequence[Workspace], n_models: int, *, devices: Sequence[str] = (), progress: bool = True
+) -> None:
+    """`fill_retrained` of several settings by one queue, so that their originals are trained at the same time."""
+    todo = [(job, place) for place, workspace in enumerate(workspaces) for job in _missing(workspace, n_models)]
+    if todo:
+        devices = processes_for(devices, workspaces[0], len(todo))
+        setup = partial(_trainer_of_settings, [workspace.folder for workspace in workspaces], sorted(todo))
+        run_all(setup, range(len(todo)), devices, description="training", progress=progress)
+
+
+def _missing(workspace: Workspace, n_models: int, shard: Shard = WHOLE) -> list[int]:
+    """Jobs of `fill_retrained` that are left."""
+    todo = shard.of(retrained_pool(workspace).missing(n_models))
+    lacks_original = not workspace.original_path.exists() or 0 not in original_pool(workspace)
+    return [ORIGINAL, *todo] if shard.number == 1 and lacks_original else list(todo)
+
+
+def _trainer_of_settings(
+    folders: Sequence[Path], jobs: Sequence[tuple[int, int]], device: str
+) -> Callable[[int], float]:
+    """The job of one process: job (index, place) is model `index` of the setting in folder `place`."""
+    trainers: dict[int, Callable[[int], float]] = {}
+
+    def train_one(number: int) -> float:
+        index, place = jobs[number]
+        if place not in trainers:
+            trainers[place] = _trainer(folders[place], device)
+        return trainers[place](index)
+
+    return train_one
 
 
 def _trainer(folder: Path, device: str) -> Callable[[int], float]:

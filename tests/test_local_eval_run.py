@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from local_eval.metric import grid_epsilon, logit_scaled_confidence
 from local_eval.pool import logits_of
 from local_eval.report.table import aligned, markdown, table_of
 from local_eval.report.write import facts_of
-from local_eval.retrained import fill_retrained, original_pool
+from local_eval.retrained import fill_retrained, fill_settings, original_pool, retrained_pool
 from local_eval.setting import Setting, open_workspace, reopen
 from local_eval.unlearned import (
     fill_points,
@@ -281,3 +282,18 @@ def test_a_forget_set_of_a_few_images_has_a_page_of_what_can_be_said(n_forget, t
     assert ("a perfect unlearner scores" in out) is (n_forget > 1)
     (pool,) = tmp_path.rglob("finetune-*/pool.json")
     assert (pool.parent / "report.html").exists() and main(["score", str(pool.parent), "--quiet"]) == 0
+
+
+def test_several_settings_are_trained_by_one_queue_to_the_same_models(tmp_path):
+    settings = [replace(SETTING, data_seed=seed) for seed in (0, 1)]
+    apart, together = (
+        [open_workspace(setting, tmp_path / name) for setting in settings] for name in ("apart", "together")
+    )
+    for workspace in apart:
+        fill_retrained(workspace, 2, devices=["cpu"], progress=False)
+    fill_retrained(together[1], 1, devices=["cpu"], progress=False)  # that one has its original and a model already
+    fill_settings(together, 2, devices=["cpu", "cpu"], progress=False)
+    for one, other in zip(apart, together, strict=True):
+        assert one.original_path.read_bytes() == other.original_path.read_bytes()
+        for part, logits in retrained_pool(one).read(2).items():
+            assert part == "seconds" or np.array_equal(logits, retrained_pool(other).read(2)[part])

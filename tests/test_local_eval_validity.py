@@ -349,7 +349,9 @@ def test_a_forecast_makes_what_is_missing_on_every_stand_in(monkeypatch, record,
 
 def test_a_forecast_without_a_record_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(forecast, "validation_together", lambda settings: None)
-    measured = Setting("digits"), {"expected": 0.01, "retain": 1.0, "test": 0.9}
-    monkeypatch.setattr(forecast, "_measured", lambda args, method: measured)
+    measured = {"expected": 0.01, "retain": 1.0, "test": 0.9}
+    monkeypatch.setattr(options, "LIKE", {"competition": {"source": "digits", "forget": "random:30"}})
+    monkeypatch.setattr(forecast, "fill_settings", lambda *args, **options: None)
+    monkeypatch.setattr(forecast, "_measured", lambda *args: measured)
     assert main(["forecast", "--work-dir", str(tmp_path)]) == 0
     assert NOT_VALIDATED in capsys.readouterr().out
