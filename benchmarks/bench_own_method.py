@@ -24,11 +24,10 @@ from local_eval.assess import FEWEST, accuracies_of, assess
 from local_eval.audit import probability_above, score_interval
 from local_eval.audit.expected import resample_expected
 from local_eval.audit.null import null_quality
-from local_eval.commands.options import LIKE
 from local_eval.evaluate import Sample, Samples, read_samples
 from local_eval.metric import grid_epsilon
 from local_eval.retrained import fill_retrained
-from local_eval.setting import Setting, Workspace, open_workspace
+from local_eval.setting import LIKE, Setting, Workspace, open_workspace
 from local_eval.unlearned import fill_points
 
 OWN = "calibrated_restart"

@@ -10,9 +10,9 @@ import numpy as np
 
 from benchmarks.leaderboard_table import HEADER, table_of
 from benchmarks.validity.points import FEW
-from benchmarks.validity.replay import STARTER, TOGETHER
-from local_eval.commands.options import LIKE
-from local_eval.setting import Setting
+from benchmarks.validity.replay import STARTER
+from benchmarks.validity.replay import together as together_on_all
+from local_eval.setting import LIKE, Setting
 from local_eval.validity import MEASURE, rank_correlation, recorded_points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +20,7 @@ HEAD = "| claim | measured | record |\n|---|---|---|\n"
 GROWTH = "| what is made | models | pools, GB | hours on 1 GPU | on 8 | on 64 |\n|---|---:|---:|---:|---:|---:|\n"
 ABLATION = "| stand-in | models | gap | starter: shift | spread | rank correlation | of the score |\n"
 ABLATION += "|---|---:|---:|---:|---:|---:|---:|\n"
-BOTH = "| submission | Kaggle | expected at 512, both | flipped labels | clean |\n|---|---:|---:|---:|---:|\n"
+BOTH = "| submission | Kaggle | both | `--like competition` | `--like competition-clean` |\n|---|---:|---:|---:|---:|\n"
 RANKS = "| submissions | 4% flipped | clean | both together |\n|---|---:|---:|---:|\n"
 PLACES = {
     "fanchuan reverse_kl=0.85": "fanchuan with `reverse_kl=0.85`",
@@ -141,7 +141,7 @@ def ablation_table() -> str:
 
 def both_table() -> str:
     """The methods and the starter's fine-tuning on both stand-ins, best on Kaggle first: a table of README.md."""
-    together = results("validity")[TOGETHER]["points"]
+    together = together_on_all()["points"]
     flipped, clean = (recorded_points(Setting(**setting)) for setting in LIKE.values())
     rows = sorted(together.items(), key=lambda item: -item[1]["kaggle"])
     return BOTH + "".join(
@@ -155,7 +155,7 @@ def both_table() -> str:
 def ranks_table() -> str:
     """How the stand-ins rank the submissions that both have, apart and together: a table of docs/validity.md."""
     found = [recorded_points(Setting(**setting)) for setting in LIKE.values()]
-    together, lines = results("validity")[TOGETHER]["points"], []
+    together, lines = together_on_all()["points"], []
     for told, kind in (("settings of fine-tuning", "fine-tuning"), ("methods", "method"), ("all", "")):
         names = [name for name, point in together.items() if kind in ("", point["kind"])]
         kaggle = np.array([together[name]["kaggle"] for name in names])

@@ -26,6 +26,16 @@ from local_eval.recipes import Recipe, get_recipe
 
 _BY_FILE = ("architecture", "recipe")  # what may be a function in a user's file
 LATER = ("lr", "batch_size")  # fields that settings of before lack; not part of a name where they are None
+# What --like sets unless told otherwise: the competition's training recipe, forget policy and steps an epoch on real
+# subjects, with labels that no net fits completely, as the competition's, or with clean ones.
+_COMPETITION = {
+    "source": "gtsrb:super:noise=0.04",
+    "forget": "competition",
+    "architecture": "resnet18_narrow",
+    "recipe": "competition",
+    "passes": 2,
+}
+LIKE = {"competition": _COMPETITION, "competition-clean": _COMPETITION | {"source": "gtsrb:super"}}
 _FORMAT = 1  # part of the hash: raised when a change makes models trained before incomparable
 
 

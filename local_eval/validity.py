@@ -5,6 +5,7 @@ nothing is known beyond that.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,26 +116,37 @@ def validation_of(setting: Setting, record: Path = RECORD) -> Validation | None:
 def recorded_points(setting: Setting, record: Path = RECORD) -> dict[str, dict]:
     """The submissions that were run again in settings like this one, by name, with all that was measured.
 
-    One that several entries have counts once, as the first has it.
+    One that several entries have counts once, with the geometric mean of its expected scores.
     """
-    fields, points = asdict(setting), {}
+    fields, found = asdict(setting), defaultdict(list)
     for entry in _entries(record).values():
         if "setting" in entry and all(entry["setting"].get(name) == fields[name] for name in _SAME):
-            points = entry["points"] | points
-    return points
+            for name, point in entry["points"].items():
+                found[name].append(point)
+    return {
+        name: points[0] | {MEASURE: geometric_mean([point[MEASURE] for point in points])} if points[1:] else points[0]
+        for name, points in found.items()
+    }
 
 
 def validation_together(settings: Sequence[Setting], record: Path = RECORD) -> Validation | None:
     """Of several stand-ins at once, over the submissions that all of them have: by the geometric mean of what they
-    expect, as what one has wrong, its few subjects and its one original, is not wrong in the others. None where one of
-    them was not recorded."""
+    expect. None where one of them was not recorded."""
+    points = points_together(settings, record)
+    local, kaggle = (np.array([point[name] for point in points.values()]) for name in (MEASURE, "kaggle"))
+    what = "These stand-ins together"
+    return Validation(tuple(points), local, kaggle, *rank_correlation(kaggle, local), what) if points else None
+
+
+def points_together(settings: Sequence[Setting], record: Path = RECORD) -> dict[str, dict]:
+    """The submissions that all of these settings have, with the geometric means of what they get there."""
     each = [recorded_points(setting, record) for setting in settings]
-    names = tuple(name for name in each[0] if all(name in points for points in each))
-    if not names:
-        return None
-    local = np.array([geometric_mean([points[name][MEASURE] for points in each]) for name in names])
-    kaggle = np.array([each[0][name]["kaggle"] for name in names])
-    return Validation(names, local, kaggle, *rank_correlation(kaggle, local), what="These stand-ins together")
+    means = {
+        name: {key: geometric_mean([points[name][key] for points in each]) for key in (MEASURE, "score")}
+        for name in each[0]
+        if all(name in points for points in each)
+    }
+    return {name: {"kaggle": each[0][name]["kaggle"], "kind": each[0][name]["kind"], **means[name]} for name in means}
 
 
 def geometric_mean(scores: Sequence[float]) -> float:

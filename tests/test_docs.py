@@ -11,9 +11,8 @@ import pytest
 from benchmarks.claims import TABLES
 from kit.__main__ import build_parser as kit_parser
 from local_eval.__main__ import main as local_eval
-from local_eval.commands.options import LIKE
 from local_eval.commands.parser import build_parser as local_eval_parser
-from local_eval.setting import Setting
+from local_eval.setting import LIKE, Setting
 from local_eval.validity import validation_of, validation_together
 
 ROOT = Path(__file__).resolve().parents[1]

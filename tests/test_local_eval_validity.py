@@ -2,11 +2,13 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from benchmarks.validity.points import FEW, known_points
@@ -20,20 +22,22 @@ from benchmarks.validity.replay import (
     take_models,
     together,
 )
+from kit.errors import BrokenModelError
 from kit.methods import get_method
 from local_eval.__main__ import main
 from local_eval.audit import expected, quality_interval
 from local_eval.audit.expected import expected_at_512, points_at, resample_expected
 from local_eval.audit.simulate import simulated_pools
 from local_eval.commands import forecast, options
-from local_eval.commands.options import LIKE
+from local_eval.commands.parser import build_parser
 from local_eval.evaluate import evaluate, read_samples
 from local_eval.metric import MetricSpec, grid_epsilon, points
 from local_eval.report import verdict
 from local_eval.report.kaggle import ATTAINABLE
+from local_eval.report.next_step import forecast_command
 from local_eval.retrained import fill_retrained, original_pool, retrained_pool
-from local_eval.setting import Setting, open_workspace
-from local_eval.unlearned import unlearned_pool
+from local_eval.setting import LIKE, Setting, open_workspace
+from local_eval.unlearned import _begun, unlearned_pool
 from local_eval.validity import (
     NOT_VALIDATED,
     expected_score,
@@ -194,7 +198,8 @@ def record(tmp_path):
     local = kaggle**2 * np.exp(0.1 * rng.normal(size=16))
     entry = {"setting": LIKE["competition"] | {"n_train": None, "epochs": None, "data_seed": 0}}
     entry["points"] = {
-        str(i): {"expected at 512": x, "kaggle": y} for i, (x, y) in enumerate(zip(local, kaggle, strict=True))
+        str(i): {"expected at 512": x, "score": x, "kind": "method", "kaggle": y}
+        for i, (x, y) in enumerate(zip(local, kaggle, strict=True))
     }
     path = tmp_path / "validity.json"
     path.write_text(json.dumps({"results": {"competition": entry}}))
@@ -207,7 +212,7 @@ def test_a_setting_of_the_recorded_kind_is_validated_and_no_other(record, tmp_pa
     assert found.n_points == 16 and found.spearman > 0.9
     low, high = found.interval
     assert f"{found.spearman:.2f} (95% interval {low:.2f} to {high:.2f}" in found.sentence
-    for other in ({"passes": 1}, {"source": "gtsrb:ten"}, {"architecture": "resnet18"}, {"epochs": 3}):
+    for other in ({"passes": 1}, {"source": "gtsrb:super"}, {"architecture": "resnet18"}, {"epochs": 3}):
         assert validation_of(replace(setting, **other), record) is None
     assert validation_of(setting, tmp_path / "nothing.json") is None
 
@@ -234,9 +239,15 @@ def test_the_verdict_says_what_the_setting_is_worth(monkeypatch, record):
     samples = SimpleNamespace(methods={"mine": SimpleNamespace(confidence=u)}, retrained=SimpleNamespace(confidence=r))
     row = SimpleNamespace(name="mine", retain_ratio=1.0, test_ratio=0.9)
     setting = Setting(**LIKE["competition"])
-    evidence = SimpleNamespace(workspace=SimpleNamespace(setting=setting), samples=samples, rows={"mine": row})
+    evidence = SimpleNamespace(
+        workspace=SimpleNamespace(setting=setting), samples=samples, rows={"mine": row}, pools={}
+    )
     monkeypatch.setattr(verdict, "validation_of", lambda its: validation_of(its, record))
     said = verdict._about_validity(evidence, "mine")
+    assert "local_eval forecast" not in said  # no command line makes these models
+    monkeypatch.setattr(verdict, "forecast_command", lambda *args: "python -m local_eval forecast")
+    both = validation_together([Setting(**setting) for setting in LIKE.values()])
+    assert f"together, the correlation is {both.spearman:.2f}" in verdict._about_validity(evidence, "mine")
     assert "ranked 16 submissions as Kaggle did" in said and "on Kaggle (80% of new ones" in said
     beyond = f"lies beyond the {validation_of(setting, record).local.max():.4f} of the best of them"
     assert (beyond in said) == (expected_at_512(u, r) * 0.9 > validation_of(setting, record).local.max())
@@ -254,7 +265,9 @@ def test_entries_of_one_setting_count_together_and_a_submission_once(record):
     facts["other"] = {"setting": first["setting"] | {"recipe": "sgd"}, "points": further}
     record.write_text(json.dumps({"results": facts}))
     found = validation_of(Setting(**LIKE["competition"]), record)
-    assert found.n_points == 17 and 0.5 not in found.local and 0.05 in found.kaggle
+    assert found.n_points == 17 and 0.05 in found.kaggle
+    twice = np.sqrt(0.5 * max(1e-4, first["points"]["0"]["expected at 512"]))
+    assert found.local[0] == pytest.approx(twice) and found.kaggle[0] == first["points"]["0"]["kaggle"]
 
 
 def test_the_rank_correlation_is_scipys_with_ties_and_constants():
@@ -277,6 +290,8 @@ def test_a_correlation_that_may_be_none_carries_no_forecast(record):
     assert not found.predicts and "does not predict Kaggle's order yet" in found.sentence
 
 
+SMALL = {"source": "digits", "n_train": 300, "forget": "random:30", "architecture": "tinyconv", "epochs": 1.0}
+
 # -- several stand-ins together ----------------------------------------------------------------------------------------
 
 
@@ -286,11 +301,8 @@ def two(record):
     facts = json.loads(record.read_text())["results"]
     first, rng = facts["competition"], np.random.default_rng(1)
     points = {
-        str(i): {
-            "expected at 512": float(rng.random() / 100),
-            "kaggle": first["points"].get(str(i), {}).get("kaggle", 1),
-        }
-        for i in range(1, 17)
+        str(i): first["points"].get(str(i), {"kaggle": 1.0}) | {"expected at 512": local, "score": local}
+        for i, local in enumerate((rng.random(16) / 100).tolist(), start=1)
     }
     second = {"setting": first["setting"] | {"source": "gtsrb:super"}, "points": points}
     record.write_text(json.dumps({"results": {**facts, "clean labels": second, "together": {"points": {}}}}))
@@ -324,8 +336,7 @@ def test_the_record_of_both_has_every_submission_once(replayed, tmp_path):
 
 
 def test_a_forecast_makes_what_is_missing_on_every_stand_in(monkeypatch, record, two, tmp_path, capsys):
-    small = {"source": "digits", "n_train": 300, "forget": "random:30", "architecture": "tinyconv", "epochs": 1.0}
-    likes = {"competition": small, "competition-clean": small | {"data_seed": 1}}
+    likes = {"competition": SMALL, "competition-clean": SMALL | {"data_seed": 1}}
     monkeypatch.setattr(options, "LIKE", likes)
     monkeypatch.setattr(forecast, "validation_together", lambda settings: validation_together(two, record))
     where = ["--slots", "1", "--work-dir", str(tmp_path / "runs")]
@@ -335,13 +346,19 @@ def test_a_forecast_makes_what_is_missing_on_every_stand_in(monkeypatch, record,
     each = [row["expected"] for row in found["stand_ins"].values()]
     assert [*found["stand_ins"]] == [*likes] and each[0] != each[1]
     assert found["expected"] == pytest.approx(geometric_mean(each))
+    known = validation_together(two, record)
+    at = known.forecast(found["expected"])
+    assert known.predicts and [found["kaggle"][key] for key in ("value", "low", "high")] == [at.value, at.low, at.high]
+    assert found["spearman"]["value"] == known.spearman and found["said"] == known.about(found["expected"])
+    assert found["faults"] == {} and found["hyper"] == {} and found["seed"] == 0
     for row, setting in zip(found["stand_ins"].values(), likes.values(), strict=True):
         workspace = open_workspace(Setting(**setting), tmp_path / "runs")
         samples = read_samples(workspace, {"finetune": unlearned_pool(workspace, get_method("finetune"))}, 8)
         assert row["expected"] == pytest.approx(expected_score(samples, evaluate(samples)[0]))
     assert main([*words, "--quiet"]) == 0  # from what is there
     out, err = capsys.readouterr()
-    assert "reusing 8 models of finetune" in err
+    assert err.count("reusing 8 models of finetune") == 2
+    assert out.startswith("finetune, 8 models on each stand-in") and known.about(found["expected"]) in out
     assert "not measured" in out and re.search(rf"together +{found['expected']:.4f}", out)
     assert main([*words, "--n-models", "7"]) == 2
     assert "--n-models 7" in capsys.readouterr().err
@@ -349,9 +366,52 @@ def test_a_forecast_makes_what_is_missing_on_every_stand_in(monkeypatch, record,
 
 def test_a_forecast_without_a_record_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(forecast, "validation_together", lambda settings: None)
-    measured = {"expected": 0.01, "retain": 1.0, "test": 0.9}
-    monkeypatch.setattr(options, "LIKE", {"competition": {"source": "digits", "forget": "random:30"}})
+    monkeypatch.setattr(options, "LIKE", {"one": SMALL})
     monkeypatch.setattr(forecast, "fill_settings", lambda *args, **options: None)
-    monkeypatch.setattr(forecast, "_measured", lambda *args: measured)
-    assert main(["forecast", "--work-dir", str(tmp_path)]) == 0
-    assert NOT_VALIDATED in capsys.readouterr().out
+    monkeypatch.setattr(forecast, "_measured", lambda *args: {"expected": 0.01, "retain": 1.0, "test": 0.9})
+    words = ["forecast", "--set", "lr=0.1", "--work-dir", str(tmp_path)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert NOT_VALIDATED in out and "finetune lr=0.1" in out
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kaggle"] is None and found["said"] == NOT_VALIDATED and found["hyper"] == {"lr": 0.1}
+
+
+def test_a_method_that_breaks_one_stand_in_keeps_the_row_of_the_other(monkeypatch, two, record, tmp_path, capsys):
+    def measured(args, workspace, method, common):
+        if workspace.setting.data_seed:
+            raise BrokenModelError("finetune: gives NaN: lower the learning rate")
+        return {"expected": 0.01, "retain": 1.0, "test": 0.9}
+
+    monkeypatch.setattr(options, "LIKE", {"one": SMALL, "other": SMALL | {"data_seed": 1}})
+    monkeypatch.setattr(forecast, "validation_together", lambda settings: validation_together(two, record))
+    monkeypatch.setattr(forecast, "fill_settings", lambda *args, **options: None)
+    monkeypatch.setattr(forecast, "_measured", measured)
+    assert main(["forecast", "--work-dir", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "0.0100" in out and "other: finetune: gives NaN" in out and "no forecast without" in out
+    assert "on Kaggle (" not in out
+
+
+def test_a_forecast_takes_the_recorded_net_on_a_gpu_too(monkeypatch, tmp_path):
+    """Elsewhere --like takes the competition's own there, for which there is no record."""
+    seen = []
+    monkeypatch.setattr(options, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(options, "workspace_of", lambda args: seen.append(Setting(**options.setting_of(args))))
+    monkeypatch.setattr(forecast, "_measured", None)
+    args = build_parser("").parse_args(["forecast", "--work-dir", str(tmp_path)])
+    for name in LIKE:
+        forecast._workspace(args, name)
+    assert seen == [Setting(**setting) for setting in LIKE.values()]
+
+
+def test_the_verdict_names_the_forecast_of_the_same_method(tmp_path):
+    workspace = open_workspace(Setting(**SMALL), tmp_path / "runs")
+    pool = _begun(unlearned_pool(workspace, get_method("finetune", ["lr=0.1"])), get_method("finetune", ["lr=0.1"]))
+    evidence = SimpleNamespace(pools={"finetune": pool}, rows={"finetune": SimpleNamespace(n_models=9)})
+    evidence.workspace = workspace
+    command = forecast_command(evidence, "finetune")
+    args = build_parser("").parse_args(shlex.split(command)[3:])
+    assert (args.method, args.set, args.n_models, args.work_dir) == ("finetune", ["lr=0.1"], 9, tmp_path / "runs")
+    assert forecast_command(SimpleNamespace(pools={}), "finetune") is None

@@ -23,16 +23,14 @@ from benchmarks.validity.points import FEW, Known, known_points
 from kit.ledger import write_atomically
 from local_eval.assess import FEWEST, measures
 from local_eval.audit.diagnosis import diagnose
-from local_eval.audit.expected import expected_at_512
 from local_eval.audit.null import null_quality
-from local_eval.commands.options import LIKE
 from local_eval.distances import distances
 from local_eval.evaluate import DO_NOTHING, Samples, evaluate, read_samples
 from local_eval.published import use_published
 from local_eval.retrained import fill_retrained, original_pool, retrained_pool
-from local_eval.setting import Setting, Workspace, open_workspace
+from local_eval.setting import LIKE, Setting, Workspace, open_workspace
 from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
-from local_eval.validity import MEASURE, RECORD, geometric_mean, rank_correlation, recorded_points
+from local_eval.validity import MEASURE, RECORD, expected_score, points_together, rank_correlation
 
 # Each changes one thing of the first.
 STAND_INS = {
@@ -68,6 +66,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--methods", action="store_true", help="the prize winners and others beside the starter alone")
     options = parser.parse_args(argv[1:])
     if options.stand_in == TOGETHER:
+        if len(argv) > 2:
+            parser.error(f"{TOGETHER}: is made from the record alone: leave {argv[2]} out")
         write(TOGETHER, together(), argv)
         return
     fields = CIFAR10 if options.stand_in == "cifar10" else LIKE["competition"] | STAND_INS[options.stand_in]
@@ -97,13 +97,7 @@ def write(name: str, found: dict, argv: Sequence[str], source: str | None = None
 
 def together(record: Path = RECORD) -> dict:
     """The points that all settings of --like have, by the geometric means of their scores there."""
-    each = [recorded_points(Setting(**setting), record) for setting in LIKE.values()]
-    points = {
-        name: {"kaggle": point["kaggle"], "kind": point["kind"]}
-        | {measure: geometric_mean([points[name][measure] for points in each]) for measure in (MEASURE, "score")}
-        for name, point in each[0].items()
-        if all(name in points for points in each)
-    }
+    points = points_together([Setting(**setting) for setting in LIKE.values()], record)
     return {"stand_ins": [*LIKE], "points": points, **correlations_of(points)}
 
 
@@ -167,7 +161,7 @@ def measured(samples: Samples) -> dict[str, dict[str, float]]:
             for part in ("retain", "forget", "test")
         ]
         found[name] = {
-            "expected at 512": expected_at_512(sample.confidence, retrained.confidence) * ratio,
+            MEASURE: expected_score(samples, row),
             "score": row.score,
             "shift": float(np.median(np.abs(fault.shift))),
             "spread": float(np.median(fault.spread_ratio)),

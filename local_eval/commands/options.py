@@ -24,18 +24,8 @@ from local_eval.devices import begin_processes, devices_of, hidden_cuda
 from local_eval.engines import Cluster, installed_ray
 from local_eval.published import use_published
 from local_eval.report.facts import score_options
-from local_eval.setting import Setting, Workspace, keep_workspace, reopen, splits_of
+from local_eval.setting import LIKE, Setting, Workspace, keep_workspace, reopen, splits_of
 
-# What --like sets unless told otherwise: the competition's training recipe, forget policy and steps an epoch on real
-# subjects, with labels that no net fits completely, as the competition's, or with clean ones.
-_COMPETITION = {
-    "source": "gtsrb:super:noise=0.04",
-    "forget": "competition",
-    "architecture": "resnet18_narrow",
-    "recipe": "competition",
-    "passes": 2,
-}
-LIKE = {"competition": _COMPETITION, "competition-clean": _COMPETITION | {"source": "gtsrb:super"}}
 QUICK = {"n_train": 10_000, "architecture": "tinyconv", "epochs": 2.5}  # what --quick sets unless told otherwise
 
 

@@ -165,7 +165,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, metavar="FILE.html", help="where the page goes (the setting's folder)")
     open_option(sub)
 
-    about = "Kaggle's score of a method, from all settings that stand for Kaggle's together"
+    about = "a forecast of a method's score on Kaggle, from all settings of --like together"
     sub = command("forecast", about, "--method fanchuan --n-models 8 --data-root FOLDER")
     sub.set_defaults(setting=None, size=None, engine="processes", limit=None)
     method_options(sub)

@@ -39,5 +39,14 @@ def next_command(evidence: Evidence, name: str, upload: bool | None) -> str:
     return _local_eval("score", str(pool.folder), *own)
 
 
+def forecast_command(evidence: Evidence, name: str) -> str | None:
+    """Of the method on every setting of --like; None where a command line cannot make its models."""
+    pool = evidence.pools.get(name)
+    if pool is None or not method_options(pool)[0] or "limit_s" in pool.identity:
+        return None
+    where = ["--n-models", str(evidence.rows[name].n_models), "--work-dir", str(evidence.workspace.folder.parent)]
+    return _local_eval("forecast", *method_words(pool), *where)
+
+
 def _local_eval(*words: str) -> str:
     return shlex.join(["python", "-m", "local_eval", *words])

@@ -12,11 +12,11 @@ from local_eval.evaluate import DO_NOTHING
 from local_eval.report import kaggle
 from local_eval.report.assessment import interval_text, sure
 from local_eval.report.evidence import Evidence
-from local_eval.report.next_step import next_command
+from local_eval.report.next_step import forecast_command, next_command
 from local_eval.report.notes import TIME_LIMIT, time_sentence
-from local_eval.validity import NOT_VALIDATED, expected_score, validation_of
+from local_eval.setting import LIKE, Setting
+from local_eval.validity import NOT_VALIDATED, expected_score, validation_of, validation_together
 
-TOGETHER = "All settings of --like together ranked them better: python -m local_eval forecast with this method."
 _SURE = 0.95
 _ACCURACY_LOST = 0.05  # of the score: below this the accuracies are not worth a line
 _MEMORISES = 0.06  # generalisation gap from which scores are no longer like the competition's
@@ -156,7 +156,14 @@ def _about_validity(evidence: Evidence, name: str) -> str:
     if evidence.samples is None:
         return validation.sentence
     said = validation.about(expected_score(evidence.samples, evidence.rows[name]))
-    return f"{said} {TOGETHER}"
+    together = validation_together([Setting(**setting) for setting in LIKE.values()])
+    if not validation.predicts or together is None or (command := forecast_command(evidence, name)) is None:
+        return said
+    low, high = together.interval
+    return (
+        f"{said} With its like, by {' and '.join(LIKE)} together, the correlation is {together.spearman:.2f} "
+        f"({low:.2f} to {high:.2f}): {command}"
+    )
 
 
 def main_fault(assessment: Assessment, form: Form) -> str:
