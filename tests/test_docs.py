@@ -187,7 +187,7 @@ def test_the_correlation_with_kaggle_is_that_of_the_record():
     each, both = [validation_of(setting) for setting in settings], validation_together(settings)
     said, page = (" ".join((ROOT / name).read_text().split()) for name in ("README.md", "docs/validity.md"))
     assert f"correlation of {both.spearman:.2f} [{both.interval[0]:.2f}, {both.interval[1]:.2f}]" in said
-    assert f"(apart {each[0].spearman:.2f} and {each[1].spearman:.2f})" in said
+    assert f"(apart {each[0].spearman:.2f} and {each[1].spearman:.2f};" in said
     assert f"all {each[0].n_points} submissions" in page
     for found, factor, words in ((each[0], 8, "eight"), (both, 6, "six")):
         assert f"about a factor of {words} either way" in page
