@@ -309,6 +309,16 @@ def test_a_first_checkpoint_that_never_ends_is_told(model, loaders, tmp_path, ow
     assert budget.elapsed_s() < 30
 
 
+def test_a_method_that_hangs_in_its_first_call_is_told(model, loaders, tmp_path, own_clock):
+    def unlearn(net, retain, forget, validation, *, seed, plan=None):
+        own_clock.passes(600)
+
+    budget = TimeBudget("100s", clock=own_clock)
+    with pytest.raises(InputError, match=r"unlearn: its first steps were not done after 49\.0 s"):
+        run(model, loaders, tmp_path, method=method_of(unlearn), budget=budget)
+    assert budget.elapsed_s() == 49
+
+
 def epochs_of(clock, seconds):
     def unlearning(net, retain, forget, validation, epochs=8):
         clock[0] += seconds * epochs
