@@ -5,6 +5,7 @@ import os
 for library in ("OMP", "OPENBLAS"):  # what is computed here is small, and other tests run on the other cores
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
+import math
 import shutil
 import signal
 from contextlib import contextmanager
@@ -130,6 +131,35 @@ def pages(evaluated) -> dict[str, Path]:
         assert main(["report", *map(str, pools), "--quiet"]) == 0
     found = {pool.name.partition("-")[0]: pool / "report.html" for pool in pools}
     return {**found, "comparison": folder / "comparison.html"}
+
+
+class Clock:
+    """Time that passes where a test says so and nowhere else. An alarm that is set on it rings when it comes to it."""
+
+    def __init__(self):
+        self.now, self.rings_at, self.again_s = 0.0, math.inf, math.inf
+
+    def __call__(self) -> float:
+        return self.now
+
+    def set_alarm(self, which: int, seconds: float, interval: float = 0.0) -> None:
+        self.rings_at, self.again_s = self.now + (seconds or math.inf), interval or math.inf
+
+    def passes(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.rings_at <= until:
+            self.now, self.rings_at = self.rings_at, self.rings_at + self.again_s
+            signal.raise_signal(signal.SIGALRM)
+        self.now = until
+
+
+@pytest.fixture
+def own_clock(monkeypatch) -> Clock:
+    """In this process what is timed is timed by it, and alarms are set on it."""
+    found = Clock()
+    monkeypatch.setattr("time.perf_counter", found)
+    monkeypatch.setattr(signal, "setitimer", found.set_alarm)
+    return found
 
 
 @pytest.fixture

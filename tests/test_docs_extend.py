@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 def run(folder, command):
     words = [sys.executable, *shlex.split(command)[1:]]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=200)
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 
 def test_it_shows_all_six():

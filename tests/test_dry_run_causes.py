@@ -114,7 +114,7 @@ def watched(tiny, tmp_path_factory):
         parts.append(f"optimizer = sgd(net)\n{text}" + ("" if name == "a rehearsal" else f"\nsave({number})"))
     path = tmp_path_factory.mktemp("watched") / "runs.py"
     path.write_text("\n".join(parts))
-    return dry_run(read_program(path), tiny, len(RUNS), timeout_s=120, namespaces=False, progress=False)
+    return dry_run(read_program(path), tiny, len(RUNS), timeout_s=600, namespaces=False, progress=False)
 
 
 def save_of(watched, name):
@@ -240,7 +240,7 @@ def test_a_script_runs_as_python_runs_one(tiny, tmp_path, namespaces):
         "    raise RuntimeError('the end')\n"
     )
     path.write_text(text)
-    outcome = dry_run(read_program(path), tiny, 1, timeout_s=300, namespaces=namespaces, progress=False).outcome
+    outcome = dry_run(read_program(path), tiny, 1, timeout_s=600, namespaces=namespaces, progress=False).outcome
     n_lines = text.count("\n")
     assert (outcome.fault.message, outcome.fault.where) == (
         "RuntimeError: the end",
@@ -256,7 +256,7 @@ def test_a_script_runs_as_python_runs_one(tiny, tmp_path, namespaces):
 def test_a_script_that_is_no_python_is_told_as_python_tells_it(tiny, tmp_path):
     path = tmp_path / "program.py"
     path.write_text("import os\nprint(1 +)\n")
-    outcome = dry_run(read_program(path), tiny, 1, timeout_s=60, namespaces=False, progress=False).outcome
+    outcome = dry_run(read_program(path), tiny, 1, timeout_s=600, namespaces=False, progress=False).outcome
     assert (outcome.fault.message, outcome.fault.where) == ("SyntaxError: invalid syntax", "line 2: print(1 +)")
     told = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False).stderr.splitlines()
     assert [line for line in outcome.output if "program.py" not in line] == told[1:]
@@ -279,7 +279,7 @@ def test_a_script_that_is_no_python_is_told_as_python_tells_it(tiny, tmp_path):
 def test_whether_kaggle_has_its_folder_for_files_is_not_known(tiny, tmp_path, made, told, namespaces):
     path = tmp_path / "program.py"
     path.write_text(HEAD + f"import os\n{made}\nsave(0)\n")
-    result = dry_run(read_program(path), tiny, 1, timeout_s=300, namespaces=namespaces, progress=False)
+    result = dry_run(read_program(path), tiny, 1, timeout_s=600, namespaces=namespaces, progress=False)
     assert result.outcome.fault is None, result.outcome.output
     check = next(check for check in result.checks if check.name == "/kaggle/tmp")
     assert check.ok

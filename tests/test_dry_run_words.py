@@ -1,6 +1,7 @@
 """What a dry run says beyond its checks: Kaggle's word, what this machine lacks, what its numbers are worth."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,10 +17,10 @@ from kit.errors import InputError
 from kit.ledger import FILE_NAME, append
 from kit.tools.verify import Check
 from local_eval.commands.dry_run import inputs_of
-from local_eval.dry_run import kaggle_image, verdict
+from local_eval.dry_run import kaggle_image, run, verdict
 from local_eval.dry_run.causes import excuse
 from local_eval.dry_run.judge import DryRun, _least_share, _takes_every_gpu, dry_run, lines_of
-from local_eval.dry_run.outcome import Fault, Outcome, last_lines
+from local_eval.dry_run.outcome import Fault, Outcome, last_lines, read_events
 from local_eval.dry_run.program import Code, Program, read_program
 from local_eval.dry_run.projection import Projection, project
 from local_eval.dry_run.run import how_far
@@ -121,7 +122,16 @@ def test_how_far_a_run_came_that_saved_nothing():
     assert how_far([{**told, "passes": None}]).endswith("0.3 s each, no whole pass over a loader)")
 
 
-def test_a_run_that_trains_for_ever_is_told_as_far_as_it_came(tmp_path, tiny):
+def test_a_run_that_trains_for_ever_is_told_as_far_as_it_came(tmp_path, tiny, monkeypatch):
+    """Its time is over once a pass is told."""
+    plain = run._Watch._exceeded
+
+    def exceeded(watch):
+        if any(event.get("passes") for event in read_events(watch.box.events)):
+            watch._until = 0.0
+        return plain(watch)
+
+    monkeypatch.setattr(run._Watch, "_exceeded", exceeded)
     text = """\
 import torch, time
 loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(6, 1)), batch_size=3)
@@ -129,7 +139,7 @@ while True:
     for batch in loader: time.sleep(0.2)
 """
     (tmp_path / "p.py").write_text(text)
-    result = dry_run(read_program(tmp_path / "p.py"), tiny, 2, timeout_s=30, namespaces=False, progress=False)
+    result = dry_run(read_program(tmp_path / "p.py"), tiny, 2, timeout_s=600, namespaces=False, progress=False)
     assert re.search(
         r"no checkpoint was saved \(\d+ batches of its first run were seen, 0\.\d+ s each, \d+ passes? over "
         r"6 images\): 512 would take more than",
@@ -354,20 +364,20 @@ def test_checkpoints_beside_the_archive_are_told(tmp_path):
 
 def test_ctrl_c_is_one_line_and_130(tmp_path, tiny):
     program = tmp_path / "p.py"
-    program.write_text("import os, signal, time\nprint('begun', flush=True)\ntime.sleep(100)\n")
+    program.write_text("import time\nopen('/kaggle/working/begun', 'w').close()\ntime.sleep(600)\n")
     script = f"""\
 import os, signal, sys, threading, time
 from pathlib import Path
 from local_eval.__main__ import main
-from local_eval.dry_run import run
-plain = run.subprocess.Popen
-def popen(*args, **options):
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    return plain(*args, **options)
-run.subprocess.Popen = popen
+def interrupt():
+    while not list(Path({str(tmp_path)!r}).rglob("begun")):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(["dry-run", {str(program)!r}, "--data", {str(tiny.tree)!r}, "--no-score", "--quiet"]))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    options = {"env": {**os.environ, "TMPDIR": str(tmp_path)}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", script], timeout=300, check=False, **options)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.splitlines() == ["interrupted: the program is ended, models trained for its score are kept"]

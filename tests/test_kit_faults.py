@@ -228,72 +228,71 @@ def interrupt(net):
 
 
 def test_the_alarm_interrupts_a_function_that_catches_exceptions():
-    start = time.monotonic()
+    start, before = time.monotonic(), signal.getsignal(signal.SIGALRM)
     with pytest.raises(OverrunError), alarm(0.1):
-        while time.monotonic() < start + 10:
+        while time.monotonic() < start + 60:
             try:
                 time.sleep(0.01)
             except Exception:
                 continue
-    assert time.monotonic() < start + 5
-    with alarm(0.2):
-        pass
-    time.sleep(0.25)  # nothing rings any more
+    assert time.monotonic() < start + 30
+    with alarm(60):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0), "nothing rings any more"
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
-def hang(net):
-    time.sleep(600)
+def takes(clock, seconds):
+    return lambda net: clock.passes(seconds)
 
 
-def slow(seconds):
-    return lambda net: time.sleep(seconds)
+@pytest.fixture
+def stand_in_of_a_second(own_clock, monkeypatch):
+    """A call of the stand-in takes 1 s."""
+    plain = checkpoint_module.fine_tune
+
+    def fine_tune(*args, **options):
+        own_clock.passes(1)
+        return plain(*args, **options)
+
+    monkeypatch.setattr(checkpoint_module, "fine_tune", fine_tune)
 
 
-def test_a_hanging_checkpoint_is_interrupted_and_the_rest_is_made_in_time(model, loaders, tmp_path):
-    budget = TimeBudget("6s")
-    result, lines, _ = emitted(model, loaders, tmp_path, {2: hang}, budget=budget)
-    assert budget.elapsed_s() <= 6
+@pytest.mark.usefixtures("stand_in_of_a_second")
+def test_a_hanging_checkpoint_is_interrupted_and_the_rest_is_made_in_time(model, loaders, tmp_path, own_clock):
+    budget = TimeBudget("100s", clock=own_clock)
+    faults = {call: takes(own_clock, 600 if call == 2 else 3) for call in range(5)}
+    result, lines, _ = emitted(model, loaders, tmp_path, faults, budget=budget)
+    assert budget.elapsed_s() <= 100
     assert [line.get("recipe") for line in lines] == [None, None, "short_fine_tuning", None, None]
     assert lines[2]["why"] == OVERRUN
     assert len(result.reasons) == 1
 
 
 @pytest.mark.parametrize("fill", [False, True])
-def test_a_machine_that_is_suddenly_ten_times_slower(model, loaders, tmp_path, monkeypatch, fill):
+def test_a_machine_that_is_suddenly_ten_times_slower(model, loaders, tmp_path, monkeypatch, own_clock, fill):
     """Everything is: the method, the stand-in, in the middle of a checkpoint. All are made, and in time."""
     plain, calls, made = torch.nn.Conv2d.forward, [0], []
 
     def forward(self, images):
         calls[0] += 1
-        if len(made) > 2 and calls[0] > made[2] + 4:
-            time.sleep(0.015)
+        own_clock.passes(0.1 if len(made) > 2 and calls[0] > made[2] + 4 else 0.01)
         return plain(self, images)
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
-    budget = TimeBudget("8s")
+    budget = TimeBudget("70s", clock=own_clock)
     options = {"method": get_method("finetune", ["epochs=4"]), "budget": budget, "fill": fill}
     result = run(model, loaders, tmp_path, n=24, on_checkpoint=lambda *_: made.append(calls[0]), **options)
-    assert budget.elapsed_s() <= 8
+    assert budget.elapsed_s() <= 70
     assert result.faults == []
     plans = [line["steps"] for line in ledger_of(tmp_path) if line["event"] == "plan"]
     assert min(plans) < plans[0]
 
 
-def test_a_function_that_slows_down_has_checkpoints_made_by_the_stand_in(model, loaders, tmp_path, monkeypatch):
-    """On a clock of its own: a call of the function takes 3 s, later 15 s, and one of the stand-in 1 s."""
-    now, stand_in = [0.0], checkpoint_module.fine_tune
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-
-    def takes(seconds):
-        return lambda *args, **options: now.__setitem__(0, now[0] + seconds)
-
-    def fine_tune(*args, **options):
-        takes(1)()
-        return stand_in(*args, **options)
-
-    monkeypatch.setattr(checkpoint_module, "fine_tune", fine_tune)
-    budget = TimeBudget("100s", clock=lambda: now[0])
-    faults = {call: takes(3 if call < 4 else 15) for call in range(20)}
+@pytest.mark.usefixtures("stand_in_of_a_second")
+def test_a_function_that_slows_down_has_checkpoints_made_by_the_stand_in(model, loaders, tmp_path, own_clock):
+    budget = TimeBudget("100s", clock=own_clock)
+    faults = {call: takes(own_clock, 3 if call < 4 else 15) for call in range(20)}
     result, lines, _ = emitted(model, loaders, tmp_path, faults, n=12, budget=budget)
     assert budget.elapsed_s() <= 100
     made = [line.get("recipe") for line in lines]
@@ -302,11 +301,22 @@ def test_a_function_that_slows_down_has_checkpoints_made_by_the_stand_in(model, 
     assert set(result.reasons) == {"the machine became slower"}
 
 
-def test_a_first_checkpoint_that_never_ends_is_told(model, loaders, tmp_path):
-    budget = TimeBudget("5s")
+@pytest.mark.usefixtures("stand_in_of_a_second")
+def test_a_first_checkpoint_that_never_ends_is_told(model, loaders, tmp_path, own_clock):
+    budget = TimeBudget("100s", clock=own_clock)
     with pytest.raises(InputError, match="checkpoint 0 was not done after"):
-        emitted(model, loaders, tmp_path, {0: hang}, n=50, budget=budget)
-    assert budget.elapsed_s() < 4
+        emitted(model, loaders, tmp_path, {0: takes(own_clock, 600)}, n=50, budget=budget)
+    assert budget.elapsed_s() < 30
+
+
+def test_a_method_that_hangs_in_its_first_call_is_told(model, loaders, tmp_path, own_clock):
+    def unlearn(net, retain, forget, validation, *, seed, plan=None):
+        own_clock.passes(600)
+
+    budget = TimeBudget("100s", clock=own_clock)
+    with pytest.raises(InputError, match=r"unlearn: its first steps were not done after 49\.0 s"):
+        run(model, loaders, tmp_path, method=method_of(unlearn), budget=budget)
+    assert budget.elapsed_s() == 49
 
 
 def epochs_of(clock, seconds):
@@ -328,8 +338,8 @@ def test_the_refusal_of_a_function_names_the_epochs_that_fit(model, loaders, tmp
 def test_a_jump_of_the_wall_clock_changes_nothing(model, loaders, tmp_path, monkeypatch):
     jumps = iter([1e9, -1e9, 5e8, 0.0] * 1000)
     monkeypatch.setattr("time.time", lambda: next(jumps))
-    result, _, _ = emitted(model, loaders, tmp_path, {}, budget=TimeBudget("60s"))
-    assert result.seconds < 60
+    result, _, _ = emitted(model, loaders, tmp_path, {}, budget=TimeBudget("8h"))
+    assert 0 < result.seconds < 8 * 3600
     assert len(result.reasons) == 0
 
 
@@ -365,23 +375,24 @@ def test_the_alarm_rings_again():
     start, swallowed = time.monotonic(), []
     with pytest.raises(OverrunError), alarm(0.1):
         try:
-            time.sleep(10)
+            time.sleep(60)
         except:  # noqa: E722 - what participants write
             swallowed.append(True)
-        time.sleep(10)
+        time.sleep(60)
     assert swallowed
-    assert 1.0 < time.monotonic() - start < 3
+    assert 1.0 < time.monotonic() - start < 50
 
 
-def test_the_limit_holds_where_nothing_can_stand_in(model, loaders, tmp_path, monkeypatch):
+def test_the_limit_holds_where_nothing_can_stand_in(model, loaders, tmp_path, monkeypatch, own_clock):
     def broken(*args, **kwargs):
         raise TypeError("train() takes 3 arguments")
 
     monkeypatch.setattr(checkpoint_module, "fine_tune", broken)
-    budget = TimeBudget("6s")
-    with pytest.raises(InputError):
-        emitted(model, loaders, tmp_path, {2: hang}, budget=budget)
-    assert budget.elapsed_s() <= 6
+    budget = TimeBudget("100s", clock=own_clock)
+    faults = {call: takes(own_clock, 600 if call == 2 else 3) for call in range(5)}
+    with pytest.raises(InputError, match="checkpoint 2 was not done after"):
+        emitted(model, loaders, tmp_path, faults, budget=budget)
+    assert budget.elapsed_s() <= 100
     assert len(list((tmp_path / "checkpoints").rglob("*.pth"))) == 2
 
 

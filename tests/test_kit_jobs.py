@@ -77,7 +77,7 @@ def problem_with(fault, device):
     return problem(device)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def little_patience(monkeypatch):
     monkeypatch.setattr(jobs, "PATIENCE_S", 6.0)
 
@@ -88,6 +88,7 @@ def in_processes(model, loaders, out, fault, n=6, **options):
     return run(model, loaders, out, n=n, **options)
 
 
+@pytest.mark.usefixtures("little_patience")
 @pytest.mark.parametrize("n_processes", [2, 3])
 def test_several_processes_write_the_bytes_of_one_though_one_dies_and_one_hangs(model, loaders, tmp_path, n_processes):
     whole = run(model, loaders, tmp_path / "whole", n=6).archive.read_bytes()
@@ -102,10 +103,10 @@ def test_several_processes_write_the_bytes_of_one_though_one_dies_and_one_hangs(
 
 
 def test_a_limit_holds_though_a_process_hangs_and_one_dies(model, loaders, tmp_path):
-    budget = TimeBudget("12s")
+    budget = TimeBudget("40s")
     fault = Unreliable(tmp_path / "marks", dies=(1,), hangs=(3,))
     result = in_processes(model, loaders, tmp_path / "out", fault, n=8, budget=budget)
-    assert budget.elapsed_s() <= 12
+    assert budget.elapsed_s() <= 40
     assert result.faults == []
 
 
@@ -339,20 +340,15 @@ def test_a_limit_that_is_used_up_at_the_start_is_told(model, loaders, tmp_path):
         run(model, loaders, tmp_path, budget=TimeBudget("0.5s"))
 
 
-@pytest.mark.parametrize("n_processes", [1, 2])
-def test_a_method_that_hangs_in_its_first_call_is_told(model, loaders, tmp_path, n_processes):
-    budget = TimeBudget("10s")
-    with pytest.raises(InputError, match="sleepy: its first steps were not done after"):
-        devices = ["cpu"] * n_processes
-        run(model, loaders, tmp_path, method=method_of(sleepy), budget=budget, devices=devices, problem=problem)
-    assert budget.elapsed_s() < 9
-
-
-def test_a_method_that_ignores_its_alarm_is_ended_by_the_parent(model, loaders, tmp_path):
-    budget = TimeBudget("10s")
-    with pytest.raises(InputError, match="deaf: its first steps were not done after"):
-        run(model, loaders, tmp_path, method=method_of(deaf), budget=budget, devices=["cpu"] * 2, problem=problem)
-    assert budget.elapsed_s() < 10
+@pytest.mark.parametrize("method", [sleepy, deaf])
+def test_a_method_that_hangs_in_its_first_call_is_told_and_ended_though_it_ignores_its_alarm(
+    model, loaders, tmp_path, method
+):
+    """200 checkpoints in a minute leave ten seconds for the first steps, however long a process takes to begin."""
+    options = {"n": 200, "budget": TimeBudget("60s"), "devices": ["cpu"] * 2, "problem": problem}
+    with pytest.raises(InputError, match=rf"{method.__name__}: its first steps were not done after 10\.0 s"):
+        run(model, loaders, tmp_path, method=method_of(method), **options)
+    assert options["budget"].elapsed_s() <= 60
 
 
 def test_a_method_travels_to_a_process_with_its_settings(participant):

@@ -1,5 +1,6 @@
 """Examples over copies of the process: the same results, whatever becomes of a copy, and none is left behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from local_eval.metric import chunks
 
+FORKED = multiprocessing.get_context("fork") if sys.platform == "linux" else None
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux only")
 
 
@@ -25,15 +27,36 @@ def places(job):
 
 
 def test_results_are_in_order_from_several_processes():
-    pids, found = places(lambda some: time.sleep(0.1) or list(range(10))[some])
+    all_at_one = FORKED.Barrier(3)
+
+    def job(some):
+        if some.start:  # before the first is done there are no copies
+            all_at_one.wait(60)
+        return list(range(10))[some]
+
+    pids, found = places(job)
     assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
     assert len(set(pids)) == 3 and pids[0] == os.getpid()
 
 
 def test_a_process_that_is_slow_takes_less():
-    here = os.getpid()
-    pids = chunks.map_chunks(lambda some: time.sleep(0.02 if os.getpid() == here else 1) or os.getpid(), 12, 1, 2)
+    """The copy is at its first chunk until all others are done."""
+    here, begun, others_done, done = os.getpid(), FORKED.Event(), FORKED.Event(), []
+
+    def job(some):
+        if os.getpid() != here:
+            begun.set()
+            others_done.wait(60)
+        else:
+            assert not some.start or begun.wait(60)
+            done.append(some)
+        if len(done) == 11:
+            others_done.set()
+        return os.getpid()
+
+    pids = chunks.map_chunks(job, 12, 1, 2)
     assert pids.count(here) == 11
+    assert others_done.is_set()
 
 
 def test_more_slices_than_a_queue_holds_numbers():
@@ -94,7 +117,7 @@ def test_a_copy_ends_with_a_parent_that_is_killed():
         copy = int(parent.stdout.readline())
         time.sleep(0.5)  # it has begun to write
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             os.kill(copy, 0)
