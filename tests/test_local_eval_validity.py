@@ -247,7 +247,7 @@ def test_the_verdict_says_what_the_setting_is_worth(monkeypatch, record):
     assert "local_eval forecast" not in said  # no command line makes these models
     monkeypatch.setattr(verdict, "forecast_command", lambda *args: "python -m local_eval forecast")
     both = validation_together([Setting(**setting) for setting in LIKE.values()])
-    assert f"together, the correlation is {both.spearman:.2f}" in verdict._about_validity(evidence, "mine")
+    assert f"together the correlation is {both.spearman:.2f}" in verdict._about_validity(evidence, "mine")
     assert "ranked 16 submissions as Kaggle did" in said and "on Kaggle (80% of new ones" in said
     beyond = f"lies beyond the {validation_of(setting, record).local.max():.4f} of the best of them"
     assert (beyond in said) == (expected_at_512(u, r) * 0.9 > validation_of(setting, record).local.max())

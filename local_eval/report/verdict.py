@@ -161,7 +161,7 @@ def _about_validity(evidence: Evidence, name: str) -> str:
         return said
     low, high = together.interval
     return (
-        f"{said} With its like, by {' and '.join(LIKE)} together, the correlation is {together.spearman:.2f} "
+        f"{said} By {' and '.join(LIKE)} together the correlation is {together.spearman:.2f} "
         f"({low:.2f} to {high:.2f}): {command}"
     )
 
