@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.claims import TABLES
@@ -193,3 +194,16 @@ def test_the_correlation_with_kaggle_is_that_of_the_record():
         assert f"about a factor of {words} either way" in page
         forecast = found.forecast(0.001)
         assert round(forecast.value / forecast.low) == factor == round(forecast.high / forecast.value)
+
+
+def test_the_published_pools_are_those_that_the_docs_name():
+    held = {}
+    for path in (ROOT / "benchmarks" / "results" / "pools").glob("*.npz"):
+        with np.load(path) as file:
+            facts = json.loads(str(file["facts"]))
+            held[facts["setting"]["source"]] = len(file["seconds"])
+            assert path.stem == facts["name"] and "original_model" not in file
+    assert held.keys() == {setting["source"] for setting in LIKE.values()}
+    said = " ".join((ROOT / "docs" / "score.md").read_text().split())
+    first, second = (held[setting["source"]] for setting in LIKE.values())
+    assert f"{first} retrained models of `--like competition` and {second} of `--like competition-clean`" in said
