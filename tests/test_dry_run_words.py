@@ -369,8 +369,13 @@ def test_ctrl_c_is_one_line_and_130(tmp_path, tiny):
 import os, signal, sys, threading, time
 from pathlib import Path
 from local_eval.__main__ import main
+def begun():
+    try:
+        return list(Path({str(tmp_path)!r}).rglob("begun"))
+    except OSError:  # a folder that went while it was looked through
+        return []
 def interrupt():
-    while not list(Path({str(tmp_path)!r}).rglob("begun")):
+    while not begun():
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=interrupt, daemon=True).start()
