@@ -1,9 +1,6 @@
 """Dry runs of whole programs: what is right passes, what is wrong is caught with its line, nothing is left behind."""
 
-import os
-import signal
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from local_eval.dry_run.judge import dry_run, lines_of
 from local_eval.dry_run.program import read_program
 from notebooks.starter import STARTER, write_program
 from tests.dry_run_programs import BAD, FAULTS, STYLES, SURVIVED, UNCOUNTED
+from tests.interrupting import interrupt_once_begun
 
 N = 2
 ISOLATION = ["as the system allows", "hooks alone"]
@@ -100,23 +98,8 @@ def test_a_number_that_the_text_does_not_tell_is_no_fault(run, name):
     assert f"{N} checkpoints" in found["members"], found
 
 
-def test_ctrl_c_ends_the_program_and_leaves_nothing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def begun():
-        try:
-            return list(tmp_path.rglob("begun"))
-        except OSError:  # a folder that went while it was looked through
-            return []
-
-    def interrupt():
-        while not begun():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    watcher = threading.Thread(target=interrupt, daemon=True)
-    watcher.start()
-    start = time.monotonic()
+def test_ctrl_c_ends_the_program_and_leaves_nothing(run):
+    watcher, start = interrupt_once_begun(Path(tempfile.gettempdir())), time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(["open('/kaggle/working/begun', 'w').close()\nimport time\ntime.sleep(600)"])  # no verdict, no fault
     watcher.join()

@@ -366,19 +366,11 @@ def test_ctrl_c_is_one_line_and_130(tmp_path, tiny):
     program = tmp_path / "p.py"
     program.write_text("import time\nopen('/kaggle/working/begun', 'w').close()\ntime.sleep(600)\n")
     script = f"""\
-import os, signal, sys, threading, time
+import signal, sys
 from pathlib import Path
 from local_eval.__main__ import main
-def begun():
-    try:
-        return list(Path({str(tmp_path)!r}).rglob("begun"))
-    except OSError:  # a folder that went while it was looked through
-        return []
-def interrupt():
-    while not begun():
-        time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGINT)
-threading.Thread(target=interrupt, daemon=True).start()
+from tests.interrupting import interrupt_once_begun
+interrupt_once_begun(Path({str(tmp_path)!r}))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(["dry-run", {str(program)!r}, "--data", {str(tiny.tree)!r}, "--no-score", "--quiet"]))
 """

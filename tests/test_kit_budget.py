@@ -1,8 +1,10 @@
 import math
+import signal
+import time
 
 import pytest
 
-from kit.budget import TimeBudget, format_duration, parse_duration
+from kit.budget import OverrunError, TimeBudget, alarm, format_duration, parse_duration
 from kit.errors import InputError
 from kit.plan import Plan, StepCost, plan_steps, planned_steps
 
@@ -97,3 +99,31 @@ def test_a_limit_that_cannot_hold_the_checkpoints_says_how_many_fit():
         plan_steps(COST, 10, 4, 5.0)
     with pytest.raises(InputError, match="fits 0 of 4"):
         plan_steps(COST, 10, 4, -2.0)
+
+
+def test_the_alarm_interrupts_a_function_that_catches_exceptions():
+    start, before = time.monotonic(), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(OverrunError), alarm(0.1):
+        while time.monotonic() < start + 60:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                continue
+    assert time.monotonic() < start + 30
+    with alarm(60):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0), "nothing rings any more"
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_the_alarm_rings_again():
+    """A bare except swallows the first ring, in the middle of a loop; not the second."""
+    start, swallowed = time.monotonic(), []
+    with pytest.raises(OverrunError), alarm(0.1):
+        try:
+            time.sleep(60)
+        except:  # noqa: E722 - what participants write
+            swallowed.append(True)
+        time.sleep(60)
+    assert swallowed
+    assert 1.0 < time.monotonic() - start < 50
