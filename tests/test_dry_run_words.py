@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -363,6 +364,7 @@ def test_checkpoints_beside_the_archive_are_told(tmp_path):
 
 
 def test_ctrl_c_is_one_line_and_130(tmp_path, tiny):
+    temporary = Path(tempfile.mkdtemp())  # in a longer path, as tmp_path may be, no sandbox is made
     program = tmp_path / "p.py"
     program.write_text("import time\nopen('/kaggle/working/begun', 'w').close()\ntime.sleep(600)\n")
     script = f"""\
@@ -370,11 +372,12 @@ import signal, sys
 from pathlib import Path
 from local_eval.__main__ import main
 from tests.interrupting import interrupt_once_begun
-interrupt_once_begun(Path({str(tmp_path)!r}))
+interrupt_once_begun(Path({str(temporary)!r}))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(["dry-run", {str(program)!r}, "--data", {str(tiny.tree)!r}, "--no-score", "--quiet"]))
 """
-    options = {"env": {**os.environ, "TMPDIR": str(tmp_path)}, "capture_output": True, "text": True}
+    options = {"env": {**os.environ, "TMPDIR": str(temporary)}, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-c", script], timeout=300, check=False, **options)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.splitlines() == ["interrupted: the program is ended, models trained for its score are kept"]
+    temporary.rmdir()  # nothing is left in it
