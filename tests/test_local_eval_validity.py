@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.validity.points import FEW, known_points
+from benchmarks.validity import replay as replays
+from benchmarks.validity.points import FEW, METHODS, UNSEEN, known_points
 from benchmarks.validity.replay import (
     DIRECTIONS,
     STAND_INS,
     correlations,
     lines_of,
+    lines_of_forecasts,
     plot,
     replay,
     take_models,
     together,
+    unseen,
 )
 from local_eval.audit import expected, quality_interval
 from local_eval.audit.expected import expected_at_512, points_at, resample_expected
@@ -131,6 +134,13 @@ def test_the_known_points_are_the_sweep_and_the_methods_that_exist():
     starter = next(point for point in tuning if point.name == "0.001, 64, 1")
     assert starter.kaggle == pytest.approx((0.0464 + 0.0583642010) / 2)  # both boards
     assert {point.name for point in found} >= {*FEW, "negative_gradient"}
+
+
+def test_what_is_forecast_had_no_part_in_what_it_is_forecast_from():
+    found = known_points(UNSEEN, sweep=False)
+    assert len(found) == len(UNSEEN) and {point.kind for point in found} == {"method"}
+    assert not {*UNSEEN} & {*METHODS} and not {point.name for point in found} & {point.name for point in known_points()}
+    assert [point.kaggle for point in found] == [0.0152, 0.0680, 0.0844]
 
 
 # -- the replay, small -------------------------------------------------------------------------------------------------
@@ -319,3 +329,20 @@ def test_the_record_of_both_has_every_submission_once(replayed, tmp_path):
         assert point["score"] == pytest.approx(max(1e-4, replayed["points"][name]["score"]))
     assert any("0.001, 64, 4" in line for line in lines_of(found))
     assert plot(found, tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_a_forecast_stands_beside_what_was_got(monkeypatch, tmp_path):
+    small = {"source": "digits", "forget": "random:30", "n_train": 300, "architecture": "tinyconv", "epochs": 1}
+    likes = {"competition": small, "competition-clean": small | {"data_seed": 1}}
+    monkeypatch.setattr(replays, "LIKE", likes)
+    monkeypatch.setattr(replays, "UNSEEN", {"negative gradient": ("negative_gradient", [])})
+    settings = [Setting(**LIKE[name]) for name in likes]
+    monkeypatch.setattr(replays, "validation_together", lambda _: validation_together(settings))
+    found = unseen(tmp_path, None, 8)
+    (point,) = found["points"].values()
+    assert json.loads(json.dumps(found)) == found and [*point["expected"]] == [*likes]
+    assert point["together"] == pytest.approx(geometric_mean([*point["expected"].values()]))
+    forecast = validation_together(settings).forecast(point["together"])
+    assert point["forecast"] == {**point["forecast"], "value": forecast.value, "low": forecast.low}
+    assert point["inside"] == (forecast.low <= 0.0001 <= forecast.high)
+    assert lines_of_forecasts(found)[0].endswith("on Kaggle; it got 0.0001")

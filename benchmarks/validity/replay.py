@@ -4,6 +4,7 @@ python -m benchmarks.validity.replay competition --data-root FOLDER    what `--l
 python -m benchmarks.validity.replay "clean labels" --few              one thing changed, for the ablation
 python -m benchmarks.validity.replay cifar10 --data-root FOLDER        the usual stand-in, for contrast
 python -m benchmarks.validity.replay together                          all settings of `--like` at once, from the record
+python -m benchmarks.validity.replay unseen --data-root FOLDER         forecasts of submissions that the record lacks
 
 Models are kept below --work-dir: what is interrupted goes on, and more --n-models add to what is there. Writes
 results/validity.json, an entry a stand-in, and results/validity_NAME.png.
@@ -19,7 +20,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.record import RESULTS, record_entry
-from benchmarks.validity.points import FEW, Known, known_points
+from benchmarks.validity.points import FEW, UNSEEN, Known, known_points
 from kit.ledger import write_atomically
 from local_eval.assess import FEWEST, measures
 from local_eval.audit.diagnosis import diagnose
@@ -27,10 +28,18 @@ from local_eval.audit.null import null_quality
 from local_eval.distances import distances
 from local_eval.evaluate import DO_NOTHING, Samples, evaluate, read_samples
 from local_eval.published import use_published
-from local_eval.retrained import fill_retrained, original_pool, retrained_pool
+from local_eval.retrained import fill_retrained, fill_settings, original_pool, retrained_pool
 from local_eval.setting import LIKE, Setting, Workspace, open_workspace
 from local_eval.unlearned import broken_reason, fill_points, unlearned_pool
-from local_eval.validity import MEASURE, RECORD, expected_score, points_together, rank_correlation
+from local_eval.validity import (
+    MEASURE,
+    RECORD,
+    expected_score,
+    geometric_mean,
+    points_together,
+    rank_correlation,
+    validation_together,
+)
 
 # Each changes one thing of the first.
 STAND_INS = {
@@ -50,12 +59,12 @@ CIFAR10 = {"source": "cifar10", "n_train": 10_000, "forget": "random:500"}  # as
 KINDS = ("fine-tuning", "method")
 STARTER = "0.001, 64, 1"
 PUBLIC_MIA = "starting kit's MIA"
-TOGETHER = "together"
+TOGETHER, NEW = "together", "unseen"
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stand_in", choices=[*STAND_INS, "cifar10", TOGETHER])
+    parser.add_argument("stand_in", choices=[*STAND_INS, "cifar10", TOGETHER, NEW])
     parser.add_argument("--source", help="of cifar10, where it comes from another place: image-folder:PATH")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--work-dir", type=Path, default=Path("runs"))
@@ -69,6 +78,10 @@ def main(argv: list[str]) -> None:
         if len(argv) > 2:
             parser.error(f"{TOGETHER}: is made from the record alone: leave {argv[2]} out")
         write(TOGETHER, together(), argv)
+        return
+    if options.stand_in == NEW:
+        found = unseen(options.work_dir, options.data_root, options.n_models)
+        print(*lines_of_forecasts(found), record_entry("validity", NEW, found, argv), sep="\n")
         return
     fields = CIFAR10 if options.stand_in == "cifar10" else LIKE["competition"] | STAND_INS[options.stand_in]
     fields = fields | ({"source": options.source} if options.source else {})
@@ -99,6 +112,33 @@ def together(record: Path = RECORD) -> dict:
     """The points that all settings of --like have, by the geometric means of their scores there."""
     points = points_together([Setting(**setting) for setting in LIKE.values()], record)
     return {"stand_ins": [*LIKE], "points": points, **correlations_of(points)}
+
+
+def unseen(work_dir: Path, data_root: Path | None, n_models: int) -> dict:
+    """What the forecast says of submissions that had no part in it, and what they got."""
+    settings, points = [Setting(**setting) for setting in LIKE.values()], known_points(UNSEEN, sweep=False)
+    workspaces = [open_workspace(setting, work_dir, data_root=data_root) for setting in settings]
+    relation, local = validation_together(settings), {point.name: {} for point in points}
+    fill_settings(workspaces, n_models)
+    for name, workspace in zip(LIKE, workspaces, strict=True):
+        for point, row in replay(workspace, points, n_models)["points"].items():
+            local[point][name] = row[MEASURE]
+    found = {}
+    for point in (point for point in points if len(local[point.name]) == len(LIKE)):  # none where it broke a model
+        expected = geometric_mean([*local[point.name].values()])
+        forecast = asdict(relation.forecast(expected))
+        facts = {"kaggle": point.kaggle, "expected": local[point.name], "together": expected, "forecast": forecast}
+        found[point.name] = facts | {"inside": forecast["low"] <= point.kaggle <= forecast["high"]}
+    return {"n_models": n_models, "n_known": relation.n_points, "points": found}
+
+
+def lines_of_forecasts(found: Mapping) -> list[str]:
+    return [
+        "{}: {:.4f} [{:.4f}, {:.4f}] on Kaggle; it got {:.4f}".format(
+            name, *(point["forecast"][key] for key in ("value", "low", "high")), point["kaggle"]
+        )
+        for name, point in found["points"].items()
+    ]
 
 
 def take_models(base: Workspace, workspace: Workspace, n_models: int) -> None:
