@@ -210,6 +210,18 @@ def test_why_a_checkpoint_equals_the_original(watched):
     assert "nothing was trained" in told_of(watched, "nothing").found
 
 
+def test_where_all_equal_the_original_the_steps_before_the_first_run_are_not_blamed(watched):
+    saves = [save_of(watched, name) for name in ("another net", "nothing", "nothing")]
+    outcome = replace(watched.outcome, events=tuple(saves))
+    first = f"kaggle/tmp/unlearned_checkpoint_{numbered('another net')}.pth equals the original model"
+
+    def told(n_more):
+        return with_causes([Check("all different", False, f"{first} (and {n_more} more)", "mend")], outcome)[0]
+
+    assert "(and 2 more): in the last run nothing was trained: no step of an optimiser" in told(2).found
+    assert "8 steps of an optimiser changed another net" in told(1).found
+
+
 @pytest.mark.parametrize(("name", "step"), [("diverging", 4), ("diverging statistics", 5)])
 def test_when_the_first_nan_came(watched, name, step):
     told = told_of(watched, name, "tensors", "fc.weight has NaN or infinite values").found
