@@ -8,6 +8,7 @@ from typing import Any
 
 from kit.errors import InputError
 from kit.tools.cli import answer
+from local_eval.audit.intervals import decimals
 from local_eval.commands.pools import LABEL
 from local_eval.pool import ModelPool
 from local_eval.report.table import aligned
@@ -77,7 +78,7 @@ def _method(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def _score(row: dict[str, Any]) -> str:
-    return "-" if row["score"] is None else f"{row['score']:.4f}"
+    return "-" if row["score"] is None else decimals(row["score"])
 
 
 def _described(setting: dict[str, Any]) -> str:
