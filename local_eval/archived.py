@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kit.archive import state_hash
 from kit.errors import InputError
@@ -60,7 +61,7 @@ def fill_from_archive(
     identity = {"kind": "unlearned", "setting": workspace.name, "archive": digest}
     pool = ModelPool(workspace.folder / f"archive-{digest[:8]}", identity)
     checkpoints = find([archive])
-    fill(workspace, checkpoints, pool, seconds=_seconds(ledger), devices=devices, progress=progress)
+    fill(workspace, checkpoints, pool, seconds=_seconds(ledger), made=_made(ledger), devices=devices, progress=progress)
     return pool
 
 
@@ -70,14 +71,16 @@ def fill(
     pool: ModelPool,
     *,
     seconds: Mapping[int, float] | None = None,
+    made: Mapping[str, Any] | None = None,
     devices: Sequence[str] = (),
     progress: bool = True,
 ) -> None:
-    """Write down what a pool lacks of the logits of these checkpoints, in their order."""
+    """Write down what a pool lacks of the logits of these checkpoints, in their order. made: the method and its
+    hyper-parameters, where they are known."""
     if todo := pool.missing(len(checkpoints)):
         devices = processes_for(devices, workspace, len(todo))
         where = [Checkpoint(checkpoint.path.resolve(), checkpoint.member) for checkpoint in checkpoints]
-        setup = partial(_reader, workspace.folder, where, pool, seconds or {})
+        setup = partial(_reader, workspace.folder, where, pool, seconds or {}, made or {})
         run_all(setup, todo, devices, description=f"reading {checkpoints[0].path.name}", progress=progress)
 
 
@@ -120,8 +123,19 @@ def _seconds(ledger: Ledger | None) -> dict[int, float]:
     return {line.get("index"): s for line in lines if isinstance(s := line.get("seconds"), int | float)}
 
 
+def _made(ledger: Ledger | None) -> dict[str, Any]:
+    """The method of an archive and its hyper-parameters, as the ledger says."""
+    start = ledger.first("start") if ledger else None
+    return {name: start[name] for name in ("method", "hyper") if name in start} if start else {}
+
+
 def _reader(
-    folder: Path, checkpoints: Sequence[Checkpoint], pool: ModelPool, seconds: Mapping[int, float], device: str
+    folder: Path,
+    checkpoints: Sequence[Checkpoint],
+    pool: ModelPool,
+    seconds: Mapping[int, float],
+    made: Mapping[str, Any],
+    device: str,
 ) -> Callable[[int], bool]:
     """The job of one process: load checkpoint `index` and write its logits down."""
     workspace = reopen(folder)
@@ -131,7 +145,8 @@ def _reader(
     def read_one(index: int) -> bool:
         checkpoint = checkpoints[index]
         logits = logits_of(load_checkpoint(checkpoint, net), evaluated)
-        pool.add(index, logits, seconds.get(index, 0.0), net, path=str(checkpoint.path), member=checkpoint.member)
+        facts = {"path": str(checkpoint.path), "member": checkpoint.member, **made}
+        pool.add(index, logits, seconds.get(index, 0.0), net, **facts)
         return True
 
     return read_one

@@ -13,8 +13,9 @@ from kit.tools.verify import Check
 from local_eval.dry_run import run, verdict
 from local_eval.dry_run.causes import with_causes
 from local_eval.dry_run.judge import dry_run
-from local_eval.dry_run.program import read_program
+from local_eval.dry_run.program import Code, read_program
 from local_eval.dry_run.projection import EPOCH_S, HIDDEN, project
+from notebooks.submission import KIT_MODULE
 
 sys.path.insert(0, str(Path(run.__file__).parent / "inside"))
 from _dry_run.kept import NAME, Loops
@@ -208,6 +209,31 @@ def test_why_a_checkpoint_equals_the_original(watched):
     assert "the net that the function trained or returned" in other.remedy
     assert "8 steps of an optimiser left the weights as they were" in told_of(watched, "a rate of 0").found
     assert "nothing was trained" in told_of(watched, "nothing").found
+
+
+def test_where_all_equal_the_original_the_steps_before_the_first_run_are_not_blamed(watched):
+    saves = [save_of(watched, name) for name in ("another net", "nothing", "nothing")]
+    outcome = replace(watched.outcome, events=tuple(saves))
+    first = f"kaggle/tmp/unlearned_checkpoint_{numbered('another net')}.pth equals the original model"
+
+    def told(n_more):
+        return with_causes([Check("all different", False, f"{first} (and {n_more} more)", "mend")], outcome)[0]
+
+    assert "(and 2 more): in the last run nothing was trained: no step of an optimiser" in told(2).found
+    assert "8 steps of an optimiser changed another net" in told(1).found
+
+
+def test_an_exception_that_the_kit_itself_catches_is_not_blamed(watched):
+    text = "try:\n    work()\nexcept TypeError:\n    pass\n"
+    kit, own = (Code(number, text) for number in (1, 2))
+    kit = replace(kit, text=f"%%writefile {KIT_MODULE}.py\n{text}")
+
+    def remedy(*codes):
+        outcome = replace(watched.outcome, program=replace(watched.outcome.program, codes=codes))
+        return told_of(replace(watched, outcome=outcome), "nothing").remedy
+
+    assert remedy(kit) == "look whether an exception is swallowed, or the training is skipped"
+    assert "is swallowed at cell 2, line 3: except TypeError:" in remedy(kit, own)
 
 
 @pytest.mark.parametrize(("name", "step"), [("diverging", 4), ("diverging statistics", 5)])

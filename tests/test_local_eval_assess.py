@@ -15,6 +15,7 @@ from local_eval.arrays import judge
 from local_eval.assess import KLOM, NOT_NORMAL, agreement, assess, assess_confidences, measures
 from local_eval.audit import Interval, families
 from local_eval.evaluate import DO_NOTHING, NULL, Sample, Samples, evaluate
+from local_eval.leaderboard import Entry
 from local_eval.metric import FORMS, MetricSpec, bins_as_in_code, bins_as_in_report, forgetting_quality, grid_epsilon
 from local_eval.report.assessment import (
     agreement_lines,
@@ -24,6 +25,7 @@ from local_eval.report.assessment import (
     measure_lines,
     probability_lines,
 )
+from local_eval.report.leaderboard import cells
 from local_eval.report.notes import notes_on
 from local_eval.report.verdict import expected_share
 from local_eval.retrained import fill_retrained
@@ -171,6 +173,19 @@ def test_small_values_keep_two_digits():
     assert interval_text(Interval(0.0059, 0.0057, 0.0062, 0.0001)) == "0.0059 [0.0057, 0.0062]"
     assert interval_text(Interval(0.000391, 0.00037, 0.00042, 0.0001)) == "0.00039 [0.00037, 0.00042]"
     assert interval_text(None) == "-"
+
+
+def test_what_is_above_0_never_reads_as_0():
+    tiny = Interval(0.0312, 0.00001, 0.2, 0.1)
+    assert str(tiny) == interval_text(tiny) == "0.0312 [<0.0001, 0.2000]"
+    assert interval_text(Interval(0.0, 0.0, 0.00003, 0.0)) == "0.000000 [0.000000, 0.000030]"
+    assert interval_text(Interval(0.00003, 0.0000001, 0.2, 0.1)) == "0.000030 [<0.000001, 0.200000]"
+    entry = Entry("mine", {}, score=tiny, predicted=Interval(0.00002, 0.00001, 0.1, 0.1))
+    texts = [cell.text for cell in cells(entry)]
+    assert texts[1:3] == ["0.0312", "<0.0001-0.2000"] and texts[4] == "<0.0001"
+    assert cells(entry)[2].value == 0.00001  # a page sorts by the number itself
+    nothing = Entry("mine", {}, score=Interval(0.0, 0.0, 0.1, 0.0))
+    assert [cell.text for cell in cells(nothing)][1:3] == ["0.0000", "0.0000-0.1000"]
 
 
 def test_confidences_of_a_file_get_intervals_and_other_constants(tmp_path, samples, capsys, rough_predictions):

@@ -224,6 +224,29 @@ def test_the_list_shows_scores_of_the_competitions_constants_alone(workspace, tm
     assert listed() is None
 
 
+def test_the_list_knows_what_is_known_of_an_archive(workspace, archive, tmp_path, capsys):
+    def listed():
+        capsys.readouterr()
+        assert main(["list", "--work-dir", str(workspace.folder.parent), "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["pools"]
+        return next(row for row in rows if row["pool"].startswith("archive-"))
+
+    common = ["--setting", str(workspace.folder), "--brief", "--json", "--quiet", "--slots", "1"]
+    assert main(["score", str(archive), *common, "--cap", "1"]) == 0
+    assert listed()["score"] is None  # by other constants
+    assert main(["score", str(archive), *common]) == 0
+    score = json.loads(capsys.readouterr().out)["rows"][0]["score"]
+    row = listed()
+    assert (row["score"], row["method"]) == (score, "finetune")
+    assert json.loads(row["hyper"]) == unlearned_pool(workspace, FINETUNE).identity["hyper"]
+    assert main(["score", str(archive), *common, "--n-models", "2"]) == 0
+    assert listed()["score"] == score  # of all its models still
+    shutil.copy(archive, tmp_path / "mine.zip")  # no ledger beside it
+    shutil.rmtree(workspace.folder / row["pool"])
+    assert main(["score", str(tmp_path / "mine.zip"), *common]) == 0
+    assert (listed()["score"], listed()["method"]) == (score, "checkpoints")
+
+
 def test_a_pool_of_one_model_does_not_stop_the_others_of_its_folder(workspace, capsys):
     other = get_method("finetune", ["lr=0.5"])
     fill_unlearned(workspace, other, 1, **OPTIONS)

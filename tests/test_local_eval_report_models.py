@@ -14,7 +14,7 @@ from local_eval.models import smallconv
 from local_eval.pool import logits_of
 from local_eval.report import saliency
 from local_eval.report.saliency import class_activation, nets_of
-from local_eval.report.timing import timing_of
+from local_eval.report.timing import Timing, timing_of
 from local_eval.retrained import fill_retrained
 from local_eval.setting import Setting, open_workspace
 from local_eval.unlearned import fill_unlearned
@@ -136,3 +136,12 @@ def test_a_pool_knows_its_limit(workspace):
     timing = timing_of(pool, pool.read(1)["seconds"])
     assert timing.limit_s == 60 and timing.steps == 5
     assert "the run's limit was 60.0 s" in timing.sentence() and "5 steps were granted to each" in timing.sentence()
+
+
+def test_one_step_and_one_lowering_are_told_as_one():
+    one = Timing(np.ones(2), steps=1, lowered=1).sentence()
+    assert "; 1 step was granted to each, and the plan was lowered once." in one
+    assert (
+        "; 3 steps were granted to each, and the plan was lowered 2 times."
+        in Timing(np.ones(2), steps=3, lowered=2).sentence()
+    )

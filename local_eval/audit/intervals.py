@@ -17,6 +17,16 @@ from local_eval.metric.checks import as_floats, check_finite
 from .resampling import Resamples, variance_of_mean
 
 
+def decimals(value: float, digits: int = 4) -> str:
+    """With so many decimals; what is above 0 and would read as 0 is told to be below the least that they can say.
+
+    >>> decimals(0.01234), decimals(0.00004), decimals(0.0)
+    ('0.0123', '<0.0001', '0.0000')
+    """
+    text = f"{value:.{digits}f}"
+    return f"<{10**-digits:.{digits}f}" if value > 0 and float(text) == 0 else text
+
+
 @dataclass(frozen=True)
 class Interval:
     """A value, its standard error, and the interval that covers the truth in `level` of all repetitions."""
@@ -28,7 +38,7 @@ class Interval:
     level: float = 0.95
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        return f"{decimals(self.value)} [{decimals(self.low)}, {decimals(self.high)}]"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from kit.errors import BrokenModelError
 from kit.methods import Method
 from kit.tools.cli import answer
 from local_eval.assess import FEWEST
+from local_eval.audit.intervals import decimals
 from local_eval.commands import options as shared
 from local_eval.commands.pools import begun, note_retrained
 from local_eval.evaluate import read_samples, score_row
@@ -99,11 +100,11 @@ def _table(
 ) -> Sequence[Sequence[str]]:
     table = [HEADER]
     for name, row in rows.items():
-        facts = f"{row['expected']:.4f}", f"{row['retain']:.1%}", f"{row['test']:.1%}"
+        facts = decimals(row["expected"]), f"{row['retain']:.1%}", f"{row['test']:.1%}"
         table.append((name, *facts, _correlation(validation_of(workspaces[name].setting))))
     if together is not None:
         local = geometric_mean([row["expected"] for row in rows.values()])
-        table.append(("together", f"{local:.4f}", "", "", _correlation(together)))
+        table.append(("together", decimals(local), "", "", _correlation(together)))
     return table
 
 

@@ -3,12 +3,14 @@
 import argparse
 import json
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from kit.errors import InputError
 from kit.tools.cli import answer
-from local_eval.commands.pools import LABEL
+from local_eval.audit.intervals import decimals
+from local_eval.commands.pools import LABEL, SCORE
 from local_eval.pool import ModelPool
 from local_eval.report.table import aligned
 from local_eval.results import write_csv
@@ -41,8 +43,9 @@ def list_pools(args: argparse.Namespace) -> int:
 
 
 def _record(folder: Path, pool: ModelPool) -> dict[str, Any]:
-    hyper = pool.identity.get("hyper", {})
-    method = pool.identity.get("method") or ("" if pool.identity.get("kind") != "unlearned" else "checkpoints")
+    made = {**_made(pool), **pool.identity}
+    hyper = made.get("hyper", {})
+    method = made.get("method") or ("" if pool.identity.get("kind") != "unlearned" else "checkpoints")
     changed = max(file.stat().st_mtime for file in [pool.folder / "pool.json", *pool.folder.glob("model_*.npz")])
     return {
         "setting": str(folder),
@@ -56,8 +59,31 @@ def _record(folder: Path, pool: ModelPool) -> dict[str, Any]:
     }
 
 
+def _made(pool: ModelPool) -> dict[str, Any]:
+    """Method and hyper-parameters of models that came as an archive, where its ledger told them."""
+    if "archive" not in pool.identity or 0 not in pool:
+        return {}
+    try:
+        return {name: value for name, value in pool.facts(0).items() if name in ("method", "hyper")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # a broken model is told by what reads it
+        return {}
+
+
 def _cached_score(pool: ModelPool) -> float | None:
-    """The competition's score that `run` wrote down beside the models, if it was with as many as there are now."""
+    """The competition's score that was written down beside the models, if it was with as many as there are now."""
+    found = _of_run(pool)
+    return _of_score(pool) if found is None else found
+
+
+def _of_score(pool: ModelPool) -> float | None:
+    try:
+        kept = json.loads((pool.folder / SCORE).read_text())
+        return kept["score"] if kept["n_models"] == len(pool) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _of_run(pool: ModelPool) -> float | None:
     try:
         facts = json.loads((pool.folder / "report.json").read_text())
         if facts.get("score_options"):  # by other constants, so that it is no match for the others
@@ -77,7 +103,7 @@ def _method(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def _score(row: dict[str, Any]) -> str:
-    return "-" if row["score"] is None else f"{row['score']:.4f}"
+    return "-" if row["score"] is None else decimals(row["score"])
 
 
 def _described(setting: dict[str, Any]) -> str:

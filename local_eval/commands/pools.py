@@ -1,9 +1,10 @@
 """The pools and archives that a command line names: opened, read and told apart in one way."""
 
 import argparse
+import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from local_eval.archived import fill_from_files
 from local_eval.checkpoints import is_checkpoint
 from local_eval.commands.options import data_words, load_setting, note_forget, refuse_beside_setting
 from local_eval.devices import devices_of
-from local_eval.evaluate import Samples
+from local_eval.evaluate import Row, Samples
 from local_eval.given import doubts, open_given
 from local_eval.pool import ModelPool
 from local_eval.recipes import GIVEN
@@ -26,6 +27,7 @@ from local_eval.setting import Workspace, reopen
 from local_eval.unlearned import emptied, unlearned_pool
 
 LABEL = "label.txt"  # in the folder of a pool: what its user calls it
+SCORE = "score.json"  # there too: its score, where `score` or `compare` computed it
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,14 @@ def keep_label(args: argparse.Namespace, pools: Sequence[ModelPool]) -> None:
     if len(pools) != 1:
         raise InputError(f"--label {args.label}: is for one pool, {len(pools)} are given: label them one by one")
     write_atomically(pools[0].folder / LABEL, f"{args.label}\n".encode())
+
+
+def keep_scores(pools: Mapping[str, ModelPool], rows: Sequence[Row]) -> None:
+    """Write the score of each pool down beside its models, for `list`, where it is of all of them."""
+    for row in rows:
+        if row.name in pools and row.n_models == len(pools[row.name]):
+            kept = {"n_models": row.n_models, "score": row.score}
+            write_atomically(pools[row.name].folder / SCORE, f"{json.dumps(kept)}\n".encode())
 
 
 def note_reuse(what: str, n_models: int, *pools: ModelPool, remedy: str = "") -> None:

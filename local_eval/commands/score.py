@@ -8,7 +8,7 @@ from kit.errors import InputError
 from kit.tools.cli import answer
 from local_eval.assess import DISTANCES, FEWEST, Assessment, agreement, assess, measures
 from local_eval.commands import options as shared
-from local_eval.commands.pools import cut_notes, given_notes, keep_label, n_models_of, open_pools
+from local_eval.commands.pools import cut_notes, given_notes, keep_label, keep_scores, n_models_of, open_pools
 from local_eval.commands.score_options import spec_of
 from local_eval.distances import Distance, distances
 from local_eval.evaluate import Samples, evaluate, read_samples
@@ -57,9 +57,12 @@ def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     pools = opened.pools
     samples = read_samples(opened.workspace, pools, n_models)
     rows = evaluate(samples, spec, FORMS[args.attacks])
+    own_options = score_options(spec, args.attacks)
+    if not own_options:  # by other constants it is no match for the others in a list
+        keep_scores(pools, rows)
     distance = distances(samples)
     further = {"command": shared.command_line(args), "attacks": args.attacks}
-    further["score_options"] = score_options(spec, args.attacks)
+    further["score_options"] = own_options
     facts = facts_of(opened.workspace, rows, pools, distance, **further)
     lines = [*aligned(table_of(rows)), "", *aligned(distance_table(rows, distance)), ""]
     facts["notes"] = [*cut_notes(args, opened), *given_notes(opened, samples), *limit_notes(pools), *notes_on(rows)]

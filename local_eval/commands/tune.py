@@ -16,6 +16,7 @@ from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.methods import get_method, with_settings
 from kit.tools.cli import answer
+from local_eval.audit.intervals import decimals
 from local_eval.commands import options as shared
 from local_eval.commands.pools import note_retrained
 from local_eval.dry_run.projection import EPOCH_S
@@ -142,7 +143,7 @@ def table_of(plan: Search, found: Sequence[Result], chosen: Result | None) -> li
             continue
         mark = "best" if result is chosen else "too long" if result.broken else "" if result.trial else "as it stands"
         accuracies = (result.retain_accuracy, result.forget_accuracy, result.test_accuracy)
-        value = "-" if result.broken else f"{result.value:.4f}"
+        value = "-" if result.broken else decimals(result.value)
         seconds = format_duration(result.seconds)
         table.append((*cells, value, *(f"{accuracy:.1%}" for accuracy in accuracies), seconds, mark))
     return table
@@ -161,7 +162,7 @@ def notes_on(plan: Search, found: Sequence[Result], chosen: Result | None, check
     notes += [f"trial {result.trial} ({' '.join(result.settings)}): {result.broken}" for result in failed[:5]]
     if checks:
         (here, there), tuned = checks, bool(chosen.settings)
-        told = [f"{name} {'no model' if x is None else format(x, '.4f')}" for name, x in list(there.items())[2:]]
+        told = [f"{name} {'no model' if x is None else decimals(x)}" for name, x in list(there.items())[2:]]
         told = f"on a forget set the search never saw, {there['n_models']} models: {', '.join(told)}"
         if tuned and None not in (*here.values(), *there.values()):
             if min(row["as it stands"] for row in (here, there)) > 0:

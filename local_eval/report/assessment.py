@@ -8,7 +8,7 @@ import numpy as np
 
 from local_eval.assess import Assessment
 from local_eval.audit.families import Agreement
-from local_eval.audit.intervals import Interval
+from local_eval.audit.intervals import Interval, decimals
 from local_eval.audit.predict import RANKABLE
 from local_eval.metric.spec import N_CHECKPOINTS
 from local_eval.report.table import aligned
@@ -23,7 +23,8 @@ def interval_text(interval: Interval | None) -> str:
         return "-"
     seen = interval.value or interval.high
     digits = 4 if seen <= 0 else max(4, 1 - int(np.floor(np.log10(seen))))
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    value, low, high = (decimals(number, digits) for number in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
 
 
 def assessment_lines(assessment: Assessment) -> list[str]:
@@ -79,7 +80,10 @@ def assessment_lines(assessment: Assessment) -> list[str]:
 
 
 def _share(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
+    if interval is None:
+        return "-"
+    value, low, high = (f"{decimals(100 * share, 1)}%" for share in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
 
 
 def measure_lines(measured: Mapping[str, Mapping[str, float | None]], without: Sequence[str] = ()) -> list[str]:

@@ -12,6 +12,7 @@ from kit.budget import format_duration
 from kit.competition import N_CHECKPOINTS
 from kit.ledger import write_atomically
 from local_eval.assess import FEWEST
+from local_eval.audit.intervals import decimals
 from local_eval.evaluate import DO_NOTHING, NULL
 from local_eval.report import plots
 from local_eval.report.assessment import sure
@@ -109,10 +110,10 @@ def _board(evidence: Evidence, pages: Mapping[str, str]) -> dict[str, Any]:
                 "page": pages.get(name),
                 "texts": [
                     _upload(evidence, name),
-                    f"{row.score:.4f}",
-                    f"{score.low:.4f}–{score.high:.4f}" if score else "-",
+                    decimals(row.score),
+                    f"{decimals(score.low)}–{decimals(score.high)}" if score else "-",
                     percent(form.share.value) if form and form.share else "-",
-                    f"{form.predicted.value:.4f} ({percent(share.value)})"
+                    f"{decimals(form.predicted.value)} ({percent(share.value)})"
                     if form and form.predicted and share
                     else "-",
                     f"{row.mean_epsilon:.2f}",
@@ -144,7 +145,7 @@ def _pictures(evidence: Evidence) -> list[dict]:
     found = [
         picture(
             plots.ruler(on_ruler, null.value if null else None),
-            "Scores on one axis: " + "; ".join(f"{mark.label} {mark.value:.4f}" for mark in on_ruler),
+            "Scores on one axis: " + "; ".join(f"{mark.label} {decimals(mark.value)}" for mark in on_ruler),
             "Scores with 95% intervals over models and images, up to the null, the most there is to reach.",
         )
     ]

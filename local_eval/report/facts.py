@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.competition import N_CHECKPOINTS
+from local_eval.audit.intervals import decimals
 from local_eval.evaluate import DO_NOTHING, NULL
 from local_eval.metric import BINS, MetricSpec
 from local_eval.pool import ModelPool
@@ -43,7 +44,8 @@ def measures_table(evidence: Evidence, names: Sequence[str]) -> list[tuple[str, 
     table = [("measure", *(column.split(" (")[0] for column in columns))]
 
     def line(label: str, values: Mapping[str, Any], form: str) -> None:
-        texts = ["-" if values.get(c) is None else f"{values[c]:{form}}" for c in columns]
+        shown = decimals if form == ".4f" else lambda value: f"{value:{form}}"
+        texts = ["-" if values.get(c) is None else shown(values[c]) for c in columns]
         table.append((label, *texts))
 
     rows = evidence.rows

@@ -11,7 +11,7 @@ from typing import Any
 
 from kit.budget import format_duration
 from kit.competition import N_CHECKPOINTS
-from local_eval.audit.intervals import Interval
+from local_eval.audit.intervals import Interval, decimals
 from local_eval.dry_run.projection import EPOCH_S
 from local_eval.evaluate import DO_NOTHING, NULL
 from local_eval.leaderboard import UNKNOWN, Entry, Leaderboard
@@ -63,22 +63,26 @@ def cells(entry: Entry) -> list[Cell]:
     score = entry.score
     times = f"{entry.fits_t4}, {entry.hours_on_t4:.1f} h" if entry.hours_on_t4 is not None else UNKNOWN
     timed = entry.name not in (NULL, DO_NOTHING) and not entry.fault
-    interval = f"{score.low:.4f}-{score.high:.4f}" if score else "-"
+    interval = f"{decimals(score.low)}-{decimals(score.high)}" if score else "-"
     return [
         Cell(NULL_NAME if entry.name == NULL else entry.name, entry.name),
-        Cell("failed", None) if entry.fault else _number(score and score.value, ".4f"),
+        Cell("failed", None) if entry.fault else _score(score and score.value),
         Cell(interval, score.low if score else None),
         Cell(percent(entry.share.value) if entry.share else "-", entry.share.value if entry.share else None),
-        _number(entry.predicted and entry.predicted.value, ".4f"),
+        _score(entry.predicted and entry.predicted.value),
         *(_number(value, ".1%") for value in (entry.retain_accuracy, entry.forget_accuracy, entry.test_accuracy)),
         Cell(format_duration(entry.seconds) if entry.seconds else "-", entry.seconds or None),
         Cell(times if timed else "-", entry.hours_on_t4 if timed else None),
-        _number(entry.kaggle, ".4f"),
+        _score(entry.kaggle),
     ]
 
 
 def _number(value: float | None, form: str) -> Cell:
     return Cell("-" if value is None else f"{value:{form}}", value)
+
+
+def _score(value: float | None) -> Cell:
+    return Cell("-" if value is None else decimals(value), value)
 
 
 def in_order(board: Leaderboard) -> list[Entry]:
@@ -226,6 +230,6 @@ def _picture(board: Leaderboard) -> dict[str, Any]:
     end = board.null.score.value if board.null.score else None
     return picture(
         plots.ruler(marks, end),
-        "Scores on one axis: " + "; ".join(f"{mark.label} {mark.value:.4f}" for mark in marks),
+        "Scores on one axis: " + "; ".join(f"{mark.label} {decimals(mark.value)}" for mark in marks),
         "Scores with 95% intervals over models and images, up to the null (shaded), the most there is to reach.",
     )

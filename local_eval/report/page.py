@@ -9,6 +9,7 @@ from kit.budget import format_duration
 from kit.competition import N_CHECKPOINTS
 from local_eval.assess import FEWEST, Assessment
 from local_eval.audit import families
+from local_eval.audit.intervals import decimals
 from local_eval.audit.tradeoff import tradeoff
 from local_eval.evaluate import DO_NOTHING, NULL, Row
 from local_eval.metric import exact_epsilon
@@ -96,11 +97,11 @@ def _nothing_to_show(evidence: Evidence, name: str) -> str:
 def _numbers(evidence: Evidence, name: str, assessment: Assessment) -> list[tuple[str, str]]:
     """The tiles: a value, and what it is."""
     row, form = evidence.rows[name], assessment.forms[evidence.attacks]
-    tiles = [(f"{row.score:.4f}", f"score with {row.n_models} models")]
+    tiles = [(decimals(row.score), f"score with {row.n_models} models")]
     if form.share:
         tiles.append((percent(form.share.value), f"of the attainable {form.null.value:.3f}"))
     if form.predicted and (share := expected_share(form)):
-        tiles.append((f"{form.predicted.value:.4f}", f"expected with {N_CHECKPOINTS} models, {percent(share.value)}"))
+        tiles.append((decimals(form.predicted.value), f"expected with {N_CHECKPOINTS} models, {percent(share.value)}"))
     tiles.append((f"{row.mean_epsilon:.2f}", f"mean epsilon; chance gives {evidence.null.mean_epsilon:.2f}"))
     tiles.append((f"{row.retain_ratio:.2f} · {row.test_ratio:.2f}", "retain and test accuracy, times the retrained"))
     if row.seconds:
@@ -123,7 +124,7 @@ def _rulers(evidence: Evidence, name: str) -> list[dict]:
     if form.null:
         end = form.null.value
         marks.append(plots.Mark("null: retrained against retrained", end, form.null.low, form.null.high, "retrained"))
-    label = "; ".join(f"{mark.label} {mark.value:.4f}" for mark in marks)
+    label = "; ".join(f"{mark.label} {decimals(mark.value)}" for mark in marks)
     found = [
         picture(
             plots.ruler(marks, end),
@@ -142,7 +143,7 @@ def _rulers(evidence: Evidence, name: str) -> list[dict]:
             picture(
                 plots.ruler(known, kaggle.ATTAINABLE),
                 "Known Kaggle scores beside the expected one: "
-                + "; ".join(f"{mark.label} {mark.value:.4f}" for mark in known),
+                + "; ".join(f"{mark.label} {decimals(mark.value)}" for mark in known),
                 f"The score expected with {N_CHECKPOINTS} models beside scores known from Kaggle. Context, no "
                 f"forecast: those come from hidden data and a ResNet-18 with a generalisation gap of "
                 f"{kaggle.GENERALISATION_GAP:.1%}{here}.",

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kit.budget import format_duration
+from local_eval.audit.intervals import decimals
 from local_eval.distances import Distance
 from local_eval.evaluate import Row
 from local_eval.sweep import ACCURACIES, Outcome, Sweep
@@ -53,7 +54,7 @@ def _cells(
     """What follows the swept values; from eight models on, when the score is shown, there is a row for each line."""
     shown = (accuracies.get(part) for part in (*ACCURACIES, "forgotten_test"))
     return (
-        *((f"{row.score:.4f}", f"{row.forgetting_quality:.4f}") if sweep.scored else ()),
+        *((decimals(row.score), decimals(row.forgetting_quality)) if sweep.scored else ()),
         *(f"{accuracy:.1%}" for accuracy in shown if accuracy is not None),
         gap,
         f"{distance.activation:.3f}" if distance else "-",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kit.budget import format_duration
 from local_eval.assess import Assessment
+from local_eval.audit.intervals import decimals
 from local_eval.distances import Distance
 from local_eval.rows import NULL
 
@@ -20,8 +21,8 @@ def cells(row: Row) -> tuple[str, ...]:
     """A row's texts, one a column of HEADER."""
     return (
         row.name,
-        f"{row.score:.4f}",
-        f"{row.forgetting_quality:.4f}",
+        decimals(row.score),
+        decimals(row.forgetting_quality),
         f"{row.retain_ratio:.3f}",
         f"{row.test_ratio:.3f}",
         f"{row.forget_accuracy:.1%}",

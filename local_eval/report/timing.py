@@ -36,9 +36,9 @@ class Timing:
             used = self.seconds.sum() / self.limit_s
             text += f"; the run's limit was {format_duration(self.limit_s)}, of which one process would use {used:.0%}"
         if self.steps is not None:
-            text += f"; {self.steps} steps were granted to each"
+            text += f"; {'1 step was' if self.steps == 1 else f'{self.steps} steps were'} granted to each"
         if self.lowered:
-            text += f", and the plan was lowered {self.lowered} times"
+            text += f", and the plan was lowered {'once' if self.lowered == 1 else f'{self.lowered} times'}"
         return text + "."
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from kit.competition import N_CHECKPOINTS
 from local_eval.assess import FEWEST, Assessment, Form
-from local_eval.audit.intervals import Interval
+from local_eval.audit.intervals import Interval, decimals
 from local_eval.audit.predict import RANKABLE
 from local_eval.evaluate import DO_NOTHING
 from local_eval.report import kaggle
@@ -119,7 +119,7 @@ def _about_score(evidence: Evidence, name: str, form: Form) -> list[str]:
     elif (above := _above_starter(evidence, name)) is not None:
         other = evidence.rows[evidence.starter].score
         reasons.append(
-            f"It scores above the starter's fine-tuning ({other:.4f} here) with a probability of {sure(above)}."
+            f"It scores above the starter's fine-tuning ({decimals(other)} here) with a probability of {sure(above)}."
         )
     elif DO_NOTHING in evidence.rows:
         reasons.append(
