@@ -241,8 +241,12 @@ def test_the_list_knows_what_is_known_of_an_archive(workspace, archive, tmp_path
     assert json.loads(row["hyper"]) == unlearned_pool(workspace, FINETUNE).identity["hyper"]
     assert main(["score", str(archive), *common, "--n-models", "2"]) == 0
     assert listed()["score"] == score  # of all its models still
+    pool = workspace.folder / row["pool"]
+    (pool / "score.json").unlink()
+    assert main(["report", str(pool), "--no-saliency", "--quiet", "--out", str(tmp_path / "page.html")]) == 0
+    assert listed()["score"] == score
     shutil.copy(archive, tmp_path / "mine.zip")  # no ledger beside it
-    shutil.rmtree(workspace.folder / row["pool"])
+    shutil.rmtree(pool)
     assert main(["score", str(tmp_path / "mine.zip"), *common]) == 0
     assert (listed()["score"], listed()["method"]) == (score, "checkpoints")
 

@@ -4,9 +4,10 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from local_eval.setting import Workspace, reopen
 from local_eval.unlearned import emptied, unlearned_pool
 
 LABEL = "label.txt"  # in the folder of a pool: what its user calls it
-SCORE = "score.json"  # there too: its score, where `score` or `compare` computed it
+SCORE = "score.json"  # there too: its score, where `score`, `compare` or `report` computed it
 
 
 @dataclass(frozen=True)
@@ -257,10 +258,11 @@ def keep_label(args: argparse.Namespace, pools: Sequence[ModelPool]) -> None:
     write_atomically(pools[0].folder / LABEL, f"{args.label}\n".encode())
 
 
-def keep_scores(pools: Mapping[str, ModelPool], rows: Sequence[Row]) -> None:
-    """Write the score of each pool down beside its models, for `list`, where it is of all of them."""
+def keep_scores(pools: Mapping[str, ModelPool], rows: Iterable[Row], options: Mapping[str, Any]) -> None:
+    """Write the score of each pool down beside its models, for `list`, where it is of all of them and by no options of
+    its own (by other constants it is no match for the others)."""
     for row in rows:
-        if row.name in pools and row.n_models == len(pools[row.name]):
+        if not options and row.name in pools and row.n_models == len(pools[row.name]):
             kept = {"n_models": row.n_models, "score": row.score}
             write_atomically(pools[row.name].folder / SCORE, f"{json.dumps(kept)}\n".encode())
 

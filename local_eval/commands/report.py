@@ -8,10 +8,11 @@ from kit.errors import InputError
 from kit.tools.cli import answer
 from local_eval.commands import options as shared
 from local_eval.commands.arrays import array_score
-from local_eval.commands.pools import open_pools
+from local_eval.commands.pools import keep_scores, open_pools
 from local_eval.commands.score_options import spec_of
 from local_eval.report.comparison import write_comparison
 from local_eval.report.evidence import gather
+from local_eval.report.facts import score_options
 from local_eval.report.pages import COMPARISON, verdict_lines, write_pages
 from local_eval.report.table import row_records
 from local_eval.report.verdict import verdict
@@ -39,6 +40,7 @@ def report(args: argparse.Namespace) -> int:
         attacks=args.attacks,
         progress=not args.quiet,
     )
+    keep_scores(opened.pools, evidence.rows.values(), score_options(spec, args.attacks))
     several = len(opened.pools) + len(opened.faults) > 1
     pages = write_pages(
         evidence,

@@ -58,8 +58,7 @@ def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     samples = read_samples(opened.workspace, pools, n_models)
     rows = evaluate(samples, spec, FORMS[args.attacks])
     own_options = score_options(spec, args.attacks)
-    if not own_options:  # by other constants it is no match for the others in a list
-        keep_scores(pools, rows)
+    keep_scores(pools, rows, own_options)
     distance = distances(samples)
     further = {"command": shared.command_line(args), "attacks": args.attacks}
     further["score_options"] = own_options
