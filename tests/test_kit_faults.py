@@ -374,3 +374,18 @@ def test_an_error_of_the_system_is_no_fault_of_the_disk(model, loaders, tmp_path
     monkeypatch.setattr(sys.modules["kit.emit"], "run_jobs", no_process)
     with pytest.raises(BlockingIOError):
         run(model, loaders, tmp_path)
+
+
+def test_gradients_that_a_method_switched_off_are_on_again_for_the_next(model, loaders, tmp_path):
+    """As where an evaluation between two calls of set_grad_enabled fails or is interrupted."""
+
+    def unlearning(net, retain, forget, validation):
+        assert torch.is_grad_enabled()
+        fine(net, retain, forget, validation)
+        torch.set_grad_enabled(False)
+
+    try:
+        assert run(model, loaders, tmp_path, method=method_of(unlearning)).reasons == []
+        assert torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
