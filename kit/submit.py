@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kit.budget import TimeBudget, format_duration
+from kit.budget import TimeBudget, format_duration, parse_duration
 from kit.competition import (
     ARCHIVE_NAME,
     INPUT_DIR,
@@ -60,7 +60,7 @@ def submit(
     stand-in data: ... is an empty file; the hidden data comes with the scoring run
     'submission.zip'
     """
-    budget = TimeBudget(limit)
+    budget = TimeBudget(parse_duration(limit))
     if dtype not in (None, "float16", "bfloat16", "float32"):
         raise InputError(f"dtype {dtype!r}: unknown: float16, bfloat16, float32 or None")
     stored = dtype and getattr(torch, dtype)

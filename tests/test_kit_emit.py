@@ -276,6 +276,7 @@ MISTAKES = (
     ({"settings": {"speed": 1}}, "has no hyper-parameter 'speed': it has epochs, lr"),
     ({"dtype": "float8"}, "dtype 'float8': unknown"),
     ({"limit": "soon"}, "expected a positive time such as 8h"),
+    ({"limit": float("inf")}, "expected a positive time such as 8h"),
     ({"devices": ["tpu"]}, "device 'tpu' cannot be used"),
 )
 
