@@ -172,6 +172,13 @@ def test_a_run_of_another_identity_is_refused(model, loaders, tmp_path, particip
         run(model, others, tmp_path / "out", method=method)
 
 
+def test_an_object_that_is_called_is_another_method_once_its_class_is_edited(participant):
+    text = "class Noise:\n    def __call__(self, net, a, b, c):\n        net.fc.bias.data.normal_()\n"
+    text += "unlearning = Noise()\n"
+    first, same = (get_method(participant(text)).identity for _ in range(2))
+    assert first == same != get_method(participant(text.replace("normal_()", "normal_(std=2)"))).identity
+
+
 def test_a_default_without_a_plain_value_has_an_identity_too(model, loaders, tmp_path, participant):
     text = "import torch\ndef unlearning(net, a, b, c, loss=torch.nn.functional.cross_entropy, more=object()):\n"
     text += "    net.fc.bias.data.normal_()\n"
