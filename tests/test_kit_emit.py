@@ -301,6 +301,12 @@ def test_mistakes_in_a_run_cell_are_told_before_anything_is_read(tree, tmp_path,
     assert not out.exists() or not list(out.iterdir())
 
 
+def test_an_argument_that_there_is_not_is_told_on_the_public_stand_in(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'n_models'"):
+        submit(FINETUNE, n_models=2, root=tmp_path, out=tmp_path / "out")
+
+
 def test_a_broken_method_file_is_told_on_the_public_stand_in(tmp_path, participant):
     path = participant("def unlearning(net, retain\n")
     (tmp_path / "empty.txt").touch()
