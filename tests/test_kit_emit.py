@@ -4,6 +4,7 @@ import re
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_none_of_them(model,
     assert run(model, loaders, tmp_path / "b").archive.read_bytes() == first
     ours, others = members(tmp_path / "a/submission.zip"), members(run(model, loaders, tmp_path / "c", seed=1).archive)
     assert not set(ours.values()) & set(others.values())
+
+
+def test_integers_of_numpy_are_integers(model, loaders, tmp_path):
+    whole = run(model, loaders, tmp_path / "plain", n=2, seed=3).archive.read_bytes()
+    for _ in range(2):  # the second finds what the first wrote down
+        assert run(model, loaders, tmp_path / "own", n=np.int64(2), seed=np.int64(3)).archive.read_bytes() == whole
 
 
 def test_float16_halves_the_checkpoints_and_counters_stay_integers(model, loaders, tmp_path):
