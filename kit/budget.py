@@ -18,6 +18,7 @@ _DEAF = (
     "error: the method goes on after its time whatever it is told: let it catch Exception, not everything by a bare "
     "except; what is finished is kept"
 )
+_LONGEST_ALARM_S = 1e9  # that every system can be woken after
 _NUMBER = r"(\d+\.?\d*|\.\d+)"
 _PART = _NUMBER + r"\s*(min|[hms])\s*"
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -83,7 +84,7 @@ def alarm(seconds: float) -> Iterator[None]:
     woken so; elsewhere nothing happens.
     """
     main = threading.current_thread() is threading.main_thread()
-    if seconds == math.inf or not main or not hasattr(signal, "setitimer"):
+    if seconds > _LONGEST_ALARM_S or not main or not hasattr(signal, "setitimer"):
         yield
         return
     rings = 0

@@ -197,7 +197,8 @@ def unlearn_once(
         seed_everything(attempt_seed)
         net, short_of_memory = None, False
         try:
-            net = method(copy.deepcopy(model), loaders, seed=attempt_seed, plan=plan)
+            with torch.enable_grad():  # whatever a method that ended in the middle of an evaluation left behind
+                net = method(copy.deepcopy(model), loaders, seed=attempt_seed, plan=plan)
         except InputError:
             raise
         except (Exception, SystemExit) as error:  # whatever a participant's function raises

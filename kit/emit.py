@@ -119,7 +119,7 @@ def emit(
         "device": torch.device(devices[0]).type,
     }
     ledger, archive = _open_ledger(out / FILE_NAME, identity), out / ARCHIVE_NAME
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=int).encode()).hexdigest()
     with reproducible(devices[0]):
         if not (ledger.first("end") and archive.exists()):
             folder = check_folder(Path(work or out / "checkpoints") / f"run-{digest[:12]}")

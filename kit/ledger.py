@@ -40,7 +40,7 @@ def append(path: Path, event: str, **facts: Any) -> dict[str, Any]:
     """Add the line {"event": event, ...} to a ledger, on disk as far as a killed process is concerned."""
     line = {"event": event, **facts}
     with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(line, default=int) + "\n")  # a seed may be an integer of numpy
     return line
 
 

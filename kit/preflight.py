@@ -21,8 +21,8 @@ def checkpoint_bytes(model: nn.Module, dtype: torch.dtype | None) -> int:
 
 
 def check_folder(folder: Path) -> Path:
-    """Make a folder to write to; InputError where it cannot be written."""
-    folder = Path(folder)
+    """Make a folder to write to, whose path holds wherever a method goes; InputError where it cannot be written."""
+    folder = Path(folder).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

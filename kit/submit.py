@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kit.budget import TimeBudget, format_duration
+from kit.budget import TimeBudget, format_duration, parse_duration
 from kit.competition import (
     ARCHIVE_NAME,
     INPUT_DIR,
@@ -42,14 +42,15 @@ def submit(
     out: Path = WORKING_DIR,
     work: Path = TMP_DIR,
     devices: Sequence[str] = (),
-    **emission: Any,
+    fill: bool = False,
+    progress: bool = True,
 ) -> Path:
     """Write and check `out/submission.zip`; its path is returned. Everything it needs is looked for before it begins.
 
     unlearn: a Method, a file as `method.py[:function]` or a function of the four arguments; settings: values of its
     hyper-parameters. limit: of the time from here on; dtype: of the stored weights, None for the model's own. devices:
     all GPUs by default, a process for each; a function that is defined in the notebook itself can use one only. Where
-    only the public stand-in is mounted the archive is an empty file. emission: what else `emit` can be told. Raises
+    only the public stand-in is mounted the archive is an empty file. fill, progress: as for `emit`. Raises
     InputError where something is missing and where the archive fails its check.
 
     >>> import tempfile
@@ -60,7 +61,7 @@ def submit(
     stand-in data: ... is an empty file; the hidden data comes with the scoring run
     'submission.zip'
     """
-    budget = TimeBudget(limit)
+    budget = TimeBudget(parse_duration(limit))
     if dtype not in (None, "float16", "bfloat16", "float32"):
         raise InputError(f"dtype {dtype!r}: unknown: float16, bfloat16, float32 or None")
     stored = dtype and getattr(torch, dtype)
@@ -87,7 +88,8 @@ def submit(
     print(f"preflight: {n_images:,} images, {', '.join(devices)}, {n_checkpoints} checkpoints in {limit}")
     paths = {"out": out, "work": work, "problem": partial(problem, progress=False)}
     options = {"n_checkpoints": n_checkpoints, "budget": budget, "seed": seed, "dtype": stored, "devices": devices}
-    result = emit(method, model, loaders, **paths, **options, **emission)
+    options |= {"fill": fill, "progress": progress}
+    result = emit(method, model, loaders, **paths, **options)
     if result.faults:
         raise InputError(f"{archive}: not fit for the upload: {'; '.join(result.faults)}")
     print(f"done: {result.summary(budget.limit_s)}, checked: {archive}")

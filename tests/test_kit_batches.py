@@ -93,6 +93,25 @@ def test_the_adapter_travels_where_it_is_asked_for_alone(tmp_path, model, plain_
         assert ("class PairDataset" in (tmp_path / "m.ipynb").read_text()) is wanted
 
 
+NAMELESS = {
+    "partial": "import functools\n\nunlearning = functools.partial(unlearning)\n",
+    "Object": "plain = unlearning\n\n\nclass Object:\n    def __call__(self, net, retain, forget, val):\n"
+    "        plain(net, retain, forget, val)\n\n\nunlearning = Object()\n",
+}
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_a_method_without_a_name_of_its_own_is_named_by_its_kind(
+    name, tmp_path, model, plain_loaders, expected, capsys
+):
+    method = method_from(tmp_path, TUPLES["unpacked"] + NAMELESS[name])
+    for one, other in zip(states(method, model, plain_loaders), expected, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert capsys.readouterr().err.startswith(f"{name} reads its batches as tuples")
+    assert build(["--method", str(tmp_path / "mine.py"), "--out", str(tmp_path / "m.ipynb")]) == 0
+    assert f"The function `{name}` of mine.py" in (tmp_path / "m.ipynb").read_text()
+
+
 def test_pairs_keep_the_order_and_the_values(plain_loaders):
     seen = []
     takes_pairs(lambda net, *loaders: seen.extend(list(loaders[0])))(None, *plain_loaders)

@@ -101,6 +101,11 @@ def test_a_limit_that_cannot_hold_the_checkpoints_says_how_many_fit():
         plan_steps(COST, 10, 4, -2.0)
 
 
+def test_a_time_that_no_timer_takes_needs_no_alarm():
+    with alarm(parse_duration("10000000h") / 2):
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 def test_the_alarm_interrupts_a_function_that_catches_exceptions():
     start, before = time.monotonic(), signal.getsignal(signal.SIGALRM)
     with pytest.raises(OverrunError), alarm(0.1):

@@ -4,6 +4,7 @@ import re
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_none_of_them(model,
     assert run(model, loaders, tmp_path / "b").archive.read_bytes() == first
     ours, others = members(tmp_path / "a/submission.zip"), members(run(model, loaders, tmp_path / "c", seed=1).archive)
     assert not set(ours.values()) & set(others.values())
+
+
+def test_integers_of_numpy_are_integers(model, loaders, tmp_path):
+    whole = run(model, loaders, tmp_path / "plain", n=2, seed=3).archive.read_bytes()
+    for _ in range(2):  # the second finds what the first wrote down
+        assert run(model, loaders, tmp_path / "own", n=np.int64(2), seed=np.int64(3)).archive.read_bytes() == whole
 
 
 def test_float16_halves_the_checkpoints_and_counters_stay_integers(model, loaders, tmp_path):
@@ -172,6 +179,13 @@ def test_a_run_of_another_identity_is_refused(model, loaders, tmp_path, particip
         run(model, others, tmp_path / "out", method=method)
 
 
+def test_an_object_that_is_called_is_another_method_once_its_class_is_edited(participant):
+    text = "class Noise:\n    def __call__(self, net, a, b, c):\n        net.fc.bias.data.normal_()\n"
+    text += "unlearning = Noise()\n"
+    first, same = (get_method(participant(text)).identity for _ in range(2))
+    assert first == same != get_method(participant(text.replace("normal_()", "normal_(std=2)"))).identity
+
+
 def test_a_default_without_a_plain_value_has_an_identity_too(model, loaders, tmp_path, participant):
     text = "import torch\ndef unlearning(net, a, b, c, loss=torch.nn.functional.cross_entropy, more=object()):\n"
     text += "    net.fc.bias.data.normal_()\n"
@@ -276,6 +290,7 @@ MISTAKES = (
     ({"settings": {"speed": 1}}, "has no hyper-parameter 'speed': it has epochs, lr"),
     ({"dtype": "float8"}, "dtype 'float8': unknown"),
     ({"limit": "soon"}, "expected a positive time such as 8h"),
+    ({"limit": float("inf")}, "expected a positive time such as 8h"),
     ({"devices": ["tpu"]}, "device 'tpu' cannot be used"),
 )
 
@@ -291,6 +306,12 @@ def test_mistakes_in_a_run_cell_are_told_before_anything_is_read(tree, tmp_path,
     with pytest.raises(InputError, match=message):
         submit(get_method("finetune").function, root=tree, out=out, work=tmp_path / "tmp", **options)
     assert not out.exists() or not list(out.iterdir())
+
+
+def test_an_argument_that_there_is_not_is_told_on_the_public_stand_in(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'n_models'"):
+        submit(FINETUNE, n_models=2, root=tmp_path, out=tmp_path / "out")
 
 
 def test_a_broken_method_file_is_told_on_the_public_stand_in(tmp_path, participant):

@@ -1,6 +1,7 @@
 """Faults injected into a run: each has its stated answer, and whatever is kept continues to the same bytes."""
 
 import errno
+import os
 import shutil
 import signal
 import sys
@@ -180,6 +181,19 @@ def test_an_output_folder_that_vanishes(model, loaders, tmp_path):
 
     with pytest.raises(InputError, match=r"cannot be written any more.*bring the folder back"):
         emitted(model, loaders, out, {2: gone})
+
+
+def test_a_method_that_goes_to_another_folder_leaves_relative_paths_valid(model, loaders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    def unlearning(net, retain, forget, validation):
+        fine(net, retain, forget, validation)
+        os.chdir(tmp_path / "elsewhere")
+
+    result = run(model, loaders, Path("out"), method=method_of(unlearning), work=Path("work"))
+    assert (result.archive, result.faults) == (tmp_path / "out/submission.zip", [])
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_an_output_folder_that_becomes_read_only(model, loaders, tmp_path, monkeypatch):
@@ -374,3 +388,18 @@ def test_an_error_of_the_system_is_no_fault_of_the_disk(model, loaders, tmp_path
     monkeypatch.setattr(sys.modules["kit.emit"], "run_jobs", no_process)
     with pytest.raises(BlockingIOError):
         run(model, loaders, tmp_path)
+
+
+def test_gradients_that_a_method_switched_off_are_on_again_for_the_next(model, loaders, tmp_path):
+    """As where an evaluation between two calls of set_grad_enabled fails or is interrupted."""
+
+    def unlearning(net, retain, forget, validation):
+        assert torch.is_grad_enabled()
+        fine(net, retain, forget, validation)
+        torch.set_grad_enabled(False)
+
+    try:
+        assert run(model, loaders, tmp_path, method=method_of(unlearning)).reasons == []
+        assert torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)

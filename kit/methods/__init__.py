@@ -160,7 +160,8 @@ def _plain(value: Any) -> str:
 
 def _source_of(function: Callable[..., Any]) -> str:
     """Hash of the file or notebook cell in which a function is written; empty where there is none to read."""
-    code = getattr(inspect.unwrap(_inner(function)), "__code__", None)
+    found = inspect.unwrap(_inner(function))
+    code = getattr(found, "__code__", None) or getattr(type(found).__call__, "__code__", None)  # of an object's class
     if code is None:
         return ""
     linecache.checkcache(code.co_filename)

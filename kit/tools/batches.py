@@ -54,6 +54,7 @@ class EitherStyle:
     def __init__(self, function: Callable[..., Any]):
         functools.update_wrapper(self, function)
         self.function, self.chosen = function, None
+        self.__name__ = getattr(function, "__name__", type(function).__name__)  # partial functions have none
 
     def __call__(self, net: nn.Module, *loaders: DataLoader, **told: Any) -> nn.Module:
         if self.chosen is not None:
