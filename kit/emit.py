@@ -53,7 +53,7 @@ class Emission:
         """The last line of a run."""
         each_s, n = sum(self.checkpoint_s) / max(1, len(self.checkpoint_s)), len(self.reasons)
         limit = f" of {format_duration(limit_s)}" if limit_s != math.inf else ""
-        steps = f", {self.steps} steps each" if self.steps is not None else ""
+        steps = f", {self.steps} step{'s' * (self.steps != 1)} each" if self.steps is not None else ""
         line = f"{len(self.checkpoint_s)} checkpoints in {format_duration(self.seconds)}{limit}"
         line += f" ({format_duration(each_s)} each{steps})"
         return line + (f", {n} of them by {STAND_IN.name} ({self.reasons[0]})" if n else "")

@@ -137,7 +137,7 @@ class Profile:
             f"{self.n_checkpoints} checkpoints: {format_duration(self.project())} +- "
             f"{format_duration(self.uncertainty_s)} on this device in {self.n_parallel} "
             f"process{'es' * (self.n_parallel > 1)}, {format_duration(self.load_s)} of it for loading"
-            + (f"; {self.steps} steps each" if self.steps is not None else ""),
+            + (f"; {self.steps} step{'s' * (self.steps != 1)} each" if self.steps is not None else ""),
             f"disk: {self.archive_bytes / 1e9:.2f} GB of {self.free_bytes / 1e9:.1f} GB free; "
             f"memory: {self.memory_bytes / 1e9:.2f} GB at most so far",
             f"elsewhere, within a factor of two: {on} (by a convolution's rate, {self.kernel_tflops:.2f} TFLOP/s "
