@@ -2,6 +2,7 @@
 
 python -m benchmarks.bench_own_method competition --data-root FOLDER    where its hyper-parameters were chosen
 python -m benchmarks.bench_own_method "another forget set" --data-root FOLDER    another original, too
+python -m benchmarks.bench_own_method "clean labels" --data-root FOLDER    no labels flipped
 python -m benchmarks.bench_own_method cifar10 --source image-folder:PATH
 python -m benchmarks.bench_own_method "one class" --source image-folder:PATH
 
@@ -35,6 +36,7 @@ CIFAR10 = {"source": "cifar10", "n_train": 10_000, "architecture": "smallconv"}
 SETTINGS = {
     "competition": LIKE["competition"],
     "another forget set": LIKE["competition"] | {"data_seed": 1, "train_seed": 1},
+    "clean labels": LIKE["competition-clean"],
     "cifar10": CIFAR10 | {"forget": "random:500"},
     "one class": CIFAR10 | {"forget": "class:0"},
 }

@@ -129,7 +129,11 @@ def unseen(work_dir: Path, data_root: Path | None, n_models: int) -> dict:
         forecast = asdict(relation.forecast(expected))
         facts = {"kaggle": point.kaggle, "expected": local[point.name], "together": expected, "forecast": forecast}
         found[point.name] = facts | {"inside": forecast["low"] <= point.kaggle <= forecast["high"]}
-    return {"n_models": n_models, "n_known": relation.n_points, "points": found}
+    pairs = ((point["kaggle"], point["together"]) for point in found.values())
+    kaggle, local = np.array([*zip(relation.kaggle, relation.local, strict=True), *pairs]).T
+    spearman, interval = rank_correlation(kaggle, local)
+    with_these = {"spearman": spearman, "interval": list(interval), "n_points": len(local)}
+    return {"n_models": n_models, "n_known": relation.n_points, "points": found, "with these": with_these}
 
 
 def lines_of_forecasts(found: Mapping) -> list[str]:
