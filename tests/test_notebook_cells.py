@@ -394,7 +394,7 @@ def test_an_edited_method_is_refused_or_made_anew(tree, tmp_path, participant):
     *cells, (_, run) = notebook_cells(source_of(participant(MINE)))
     run = f"run = {with_settings(run, root=str(tree))!r}"
     printed = run_alone(tmp_path, "\n".join([program_of(cells), run, EDITED]))
-    assert "refused: out/ledger.jsonl: belongs to another run (source " in printed
+    assert f"refused: {tmp_path}/out/ledger.jsonl: belongs to another run (source " in printed
     edited = participant(MINE.replace("0.001", "0.002"))
     (tmp_path / "package").mkdir()
     assert members(tmp_path / "new") == by_package(edited, tree, tmp_path / "package"), "no stale import"
