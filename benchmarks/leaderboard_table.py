@@ -41,24 +41,20 @@ def table(rows: Sequence[Mapping[str, Any]], ratios: Mapping[str, float], passed
 
 def _line(row: Mapping[str, Any], ratios: Mapping[str, float], passed: Mapping[str, bool]) -> tuple[str, ...]:
     name, is_method = row["method"], bool(row["place"] or row["fault"])
-    score, low, high = (_score(row[key]) for key in ("score", "score_low", "score_high"))
+    score, low, high = (decimals(row[key]) for key in ("score", "score_low", "score_high"))
     hours = f"{row['fits_8h_on_t4']}, {row['hours_on_t4']:.1f} h" if row["hours_on_t4"] else row["fits_8h_on_t4"]
     return (
         f"`{name}`" if is_method else f"*{name}*",
         "failed" if row["fault"] else score if row["score"] is None else f"{score} [{low}, {high}]",
         _text(row["share_of_null"], ".0%"),
-        _score(row["score_at_512"]),
+        decimals(row["score_at_512"]),
         *(_text(row[f"{part}_accuracy"], ".1%") for part in ("retain", "forget", "test")),
         format_duration(row["seconds"]) if row["seconds"] else "-",
         _text(ratios.get(name) if is_method else None, ".2f"),
         hours if row["place"] else "-",
         {True: "passes", False: "fails", None: "-"}[passed.get(name) if is_method else None],
-        _score(row["kaggle"]),
+        decimals(row["kaggle"]),
     )
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else decimals(value)
 
 
 def _text(value: float | None, form: str) -> str:

@@ -179,8 +179,10 @@ def test_what_the_own_method_gets_is_in_the_record():
     assert f"of {least:.1%} or more for each of {len(expected)}" in board
     assert f"of {min(expected):.0%} to {max(expected):.0%} by what is expected at 512" in board
     assert f"of {first['above, expected at 512']['fanchuan']:.2%}" in board
-    said = f"gets {ours:.4f} of {first['null_at_512']:.3f} where fanchuan gets {winner:.4f}"
-    assert said in " ".join((ROOT / "README.md").read_text().split())
+    clean = (entries["clean labels"]["methods"][name]["expected at 512"] for name in ("calibrated_restart", "fanchuan"))
+    page = " ".join((ROOT / "README.md").read_text().split())
+    assert f"gets {ours:.4f} of {first['null_at_512']:.3f} where fanchuan gets {winner:.4f}" in page
+    assert "; clean: {:.4f} and {:.4f})".format(*clean) in page
 
 
 def test_the_correlation_with_kaggle_is_that_of_the_record():
@@ -190,6 +192,11 @@ def test_the_correlation_with_kaggle_is_that_of_the_record():
     assert f"correlation of {both.spearman:.2f} [{both.interval[0]:.2f}, {both.interval[1]:.2f}]" in said
     assert f"(apart {each[0].spearman:.2f} and {each[1].spearman:.2f};" in said
     assert f"all {each[0].n_points} submissions" in page
+    more = record("validity")["unseen"]["with these"]
+    low, high = more["interval"]
+    assert (
+        f"all {more['n_points']} submissions the correlation is {more['spearman']:.2f} [{low:.2f}, {high:.2f}]" in page
+    )
     for found, factor, words in ((each[0], 8, "eight"), (both, 6, "six")):
         assert f"about a factor of {words} either way" in page
         forecast = found.forecast(0.001)

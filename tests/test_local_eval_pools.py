@@ -65,6 +65,13 @@ def told(capsys, *argv):
     return err
 
 
+def listed(workspace, capsys, pool):
+    """What `list` says of the one whose name begins so."""
+    capsys.readouterr()
+    assert main(["list", "--work-dir", str(workspace.folder.parent), "--json"]) == 0
+    return next(row for row in json.loads(capsys.readouterr().out)["pools"] if row["pool"].startswith(pool))
+
+
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
@@ -211,44 +218,32 @@ def test_a_name_of_something_else_in_the_table_is_refused(filled):
 
 def test_the_list_shows_scores_of_the_competitions_constants_alone(workspace, tmp_path, capsys):
     common = ["--setting", str(workspace.folder), "--n-models", str(N), "--slots", "1", "--quiet", "--no-page"]
-
-    def listed():
-        capsys.readouterr()
-        assert main(["list", "--work-dir", str(workspace.folder.parent), "--json"]) == 0
-        rows = json.loads(capsys.readouterr().out)["pools"]
-        return next(row["score"] for row in rows if row["method"] == "finetune")
-
     assert main(["run", *common]) == 0
-    assert listed() is not None
+    assert listed(workspace, capsys, "finetune-")["score"] is not None
     assert main(["run", *common, "--cap", "1"]) == 0
-    assert listed() is None
+    assert listed(workspace, capsys, "finetune-")["score"] is None
 
 
 def test_the_list_knows_what_is_known_of_an_archive(workspace, archive, tmp_path, capsys):
-    def listed():
-        capsys.readouterr()
-        assert main(["list", "--work-dir", str(workspace.folder.parent), "--json"]) == 0
-        rows = json.loads(capsys.readouterr().out)["pools"]
-        return next(row for row in rows if row["pool"].startswith("archive-"))
-
     common = ["--setting", str(workspace.folder), "--brief", "--json", "--quiet", "--slots", "1"]
     assert main(["score", str(archive), *common, "--cap", "1"]) == 0
-    assert listed()["score"] is None  # by other constants
+    assert listed(workspace, capsys, "archive-")["score"] is None  # by other constants
     assert main(["score", str(archive), *common]) == 0
     score = json.loads(capsys.readouterr().out)["rows"][0]["score"]
-    row = listed()
+    row = listed(workspace, capsys, "archive-")
     assert (row["score"], row["method"]) == (score, "finetune")
     assert json.loads(row["hyper"]) == unlearned_pool(workspace, FINETUNE).identity["hyper"]
     assert main(["score", str(archive), *common, "--n-models", "2"]) == 0
-    assert listed()["score"] == score  # of all its models still
+    assert listed(workspace, capsys, "archive-")["score"] == score  # of all its models still
     pool = workspace.folder / row["pool"]
     (pool / "score.json").unlink()
     assert main(["report", str(pool), "--no-saliency", "--quiet", "--out", str(tmp_path / "page.html")]) == 0
-    assert listed()["score"] == score
+    assert listed(workspace, capsys, "archive-")["score"] == score
     shutil.copy(archive, tmp_path / "mine.zip")  # no ledger beside it
     shutil.rmtree(pool)
     assert main(["score", str(tmp_path / "mine.zip"), *common]) == 0
-    assert (listed()["score"], listed()["method"]) == (score, "checkpoints")
+    row = listed(workspace, capsys, "archive-")
+    assert (row["score"], row["method"]) == (score, "checkpoints")
 
 
 def test_a_pool_of_one_model_does_not_stop_the_others_of_its_folder(workspace, capsys):

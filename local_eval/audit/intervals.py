@@ -17,12 +17,14 @@ from local_eval.metric.checks import as_floats, check_finite
 from .resampling import Resamples, variance_of_mean
 
 
-def decimals(value: float, digits: int = 4) -> str:
-    """With so many decimals; what is above 0 and would read as 0 is told to be below the least that they can say.
+def decimals(value: float | None, digits: int = 4) -> str:
+    """With so many decimals, "-" for none; what is above 0 and would read as 0 is told to be below the least of them.
 
     >>> decimals(0.01234), decimals(0.00004), decimals(0.0)
     ('0.0123', '<0.0001', '0.0000')
     """
+    if value is None:
+        return "-"
     text = f"{value:.{digits}f}"
     return f"<{10**-digits:.{digits}f}" if value > 0 and float(text) == 0 else text
 

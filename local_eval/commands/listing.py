@@ -29,7 +29,14 @@ def list_pools(args: argparse.Namespace) -> int:
         lines += [*([""] if lines else []), f"{folder}: {_described(setting)}"]
         if rows:
             texts = [
-                (row["pool"], _method(row, rows), str(row["n_models"]), _score(row), row["date"], row["label"])
+                (
+                    row["pool"],
+                    _method(row, rows),
+                    str(row["n_models"]),
+                    decimals(row["score"]),
+                    row["date"],
+                    row["label"],
+                )
                 for row in rows
             ]
             lines += [f"  {line.rstrip()}" for line in aligned([_HEADER, *texts])]
@@ -100,10 +107,6 @@ def _method(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     hyper = json.loads(row["hyper"]).items()
     telling = [f"{name}={value}" for name, value in hyper if any(other.get(name) != value for other in alike)]
     return " ".join([row["method"] or "-", *telling])
-
-
-def _score(row: dict[str, Any]) -> str:
-    return "-" if row["score"] is None else decimals(row["score"])
 
 
 def _described(setting: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,26 +43,25 @@ def measures_table(evidence: Evidence, names: Sequence[str]) -> list[tuple[str, 
     columns = [*names, *beside]
     table = [("measure", *(column.split(" (")[0] for column in columns))]
 
-    def line(label: str, values: Mapping[str, Any], form: str) -> None:
-        shown = decimals if form == ".4f" else lambda value: f"{value:{form}}"
-        texts = ["-" if values.get(c) is None else shown(values[c]) for c in columns]
+    def line(label: str, values: Mapping[str, Any], text_of: Callable[[Any], str]) -> None:
+        texts = ["-" if values.get(c) is None else text_of(values[c]) for c in columns]
         table.append((label, *texts))
 
     rows = evidence.rows
-    for label, attribute, form in (
-        ("score", "score", ".4f"),
-        ("forgetting quality F", "forgetting_quality", ".4f"),
-        ("retain accuracy, times retrained", "retain_ratio", ".4f"),
-        ("test accuracy, times retrained", "test_ratio", ".4f"),
-        ("retain accuracy", "retain_accuracy", ".2%"),
-        ("forget accuracy", "forget_accuracy", ".2%"),
-        ("test accuracy", "test_accuracy", ".2%"),
-        ("test accuracy, forgotten classes", "forgotten_test_accuracy", ".2%"),
-        ("mean epsilon", "mean_epsilon", ".3f"),
+    for label, attribute, text_of in (
+        ("score", "score", decimals),
+        ("forgetting quality F", "forgetting_quality", decimals),
+        ("retain accuracy, times retrained", "retain_ratio", decimals),
+        ("test accuracy, times retrained", "test_ratio", decimals),
+        ("retain accuracy", "retain_accuracy", "{:.2%}".format),
+        ("forget accuracy", "forget_accuracy", "{:.2%}".format),
+        ("test accuracy", "test_accuracy", "{:.2%}".format),
+        ("test accuracy, forgotten classes", "forgotten_test_accuracy", "{:.2%}".format),
+        ("mean epsilon", "mean_epsilon", "{:.3f}".format),
     ):
         values = {column: getattr(rows[column], attribute) for column in columns}
         if any(value is not None for value in values.values()):
-            line(label, values, form)
+            line(label, values, text_of)
     for form_name in ("grid", "exact"):
         for label, part in (
             ("score", "score"),
@@ -82,15 +81,17 @@ def measures_table(evidence: Evidence, names: Sequence[str]) -> list[tuple[str, 
         c: float(evidence.assessments[c].lower_bounds.epsilon.mean()) for c in columns if c in evidence.assessments
     }
     if bounds:
-        line("mean lower bound of epsilon", bounds, ".3f")
+        line("mean lower bound of epsilon", bounds, "{:.3f}".format)
     if evidence.measured:
         for measure in next(iter(evidence.measured.values())):
-            line(measure, {c: evidence.measured[c][measure] for c in columns if c in evidence.measured}, ".4g")
+            line(
+                measure, {c: evidence.measured[c][measure] for c in columns if c in evidence.measured}, "{:.4g}".format
+            )
     else:
         for measure in ("activation", "js", "kl", "similarity"):
-            line(f"{measure} distance", {c: getattr(evidence.distances[c], measure) for c in columns}, ".4g")
+            line(f"{measure} distance", {c: getattr(evidence.distances[c], measure) for c in columns}, "{:.4g}".format)
     seconds = {c: rows[c].seconds or None for c in columns if c != NULL}
-    line("seconds a checkpoint", seconds, ".2f")
+    line("seconds a checkpoint", seconds, "{:.2f}".format)
     return table
 
 

@@ -82,7 +82,7 @@ def _number(value: float | None, form: str) -> Cell:
 
 
 def _score(value: float | None) -> Cell:
-    return Cell("-" if value is None else decimals(value), value)
+    return Cell(decimals(value), value)
 
 
 def in_order(board: Leaderboard) -> list[Entry]:
