@@ -28,7 +28,7 @@ from kit.errors import InputError
 from kit.jobs import run_jobs
 from kit.ledger import FILE_NAME, Ledger
 from kit.methods import Method, method_of
-from kit.preflight import check_disk, check_folder, checkpoint_bytes
+from kit.preflight import check_count, check_disk, check_folder, checkpoint_bytes
 from kit.schedule import Run, Scheduler
 
 Problem = Callable[[str], tuple[nn.Module, Loaders]]
@@ -102,8 +102,7 @@ def emit(
     >>> found.archive.name, found.faults
     ('submission.zip', [])
     """
-    if n_checkpoints < 1:
-        raise InputError(f"n_checkpoints is {n_checkpoints}: a submission needs at least 1")
+    check_count(n_checkpoints)
     method = unlearn if isinstance(unlearn, Method) else method_of(unlearn)
     out, budget = check_folder(out), budget or TimeBudget()
     devices = list(devices) or [str(device_of(model))]

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -18,6 +19,12 @@ def checkpoint_bytes(model: nn.Module, dtype: torch.dtype | None) -> int:
         tensor.numel() * (element_size if dtype and tensor.is_floating_point() else tensor.element_size())
         for tensor in model.state_dict().values()
     )
+
+
+def check_count(n_checkpoints: int) -> None:
+    """InputError where it is no number of checkpoints."""
+    if not isinstance(n_checkpoints, Integral) or n_checkpoints < 1:
+        raise InputError(f"n_checkpoints is {n_checkpoints!r}: a submission needs a whole number, 1 at least")
 
 
 def check_folder(folder: Path) -> Path:

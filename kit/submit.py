@@ -27,7 +27,7 @@ from kit.emit import emit
 from kit.errors import InputError
 from kit.jobs import warm_up
 from kit.methods import Method, method_from_file, method_of
-from kit.preflight import check_folder
+from kit.preflight import check_count, check_folder
 
 
 def submit(
@@ -41,7 +41,7 @@ def submit(
     root: Path = INPUT_DIR,
     out: Path = WORKING_DIR,
     work: Path = TMP_DIR,
-    devices: Sequence[str] = (),
+    devices: str | Sequence[str] = (),
     fill: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -62,6 +62,7 @@ def submit(
     'submission.zip'
     """
     budget = TimeBudget(parse_duration(limit))
+    check_count(n_checkpoints)
     if dtype not in (None, "float16", "bfloat16", "float32"):
         raise InputError(f"dtype {dtype!r}: unknown: float16, bfloat16, float32 or None")
     stored = dtype and getattr(torch, dtype)
@@ -76,7 +77,8 @@ def submit(
         archive.touch()
         print(f"stand-in data: {archive} is an empty file; the hidden data comes with the scoring run")
         return archive
-    devices = [str(choose_device(name)) for name in devices or accelerators() or ["cpu"]]
+    named = [devices] if isinstance(devices, str) else devices
+    devices = [str(choose_device(name)) for name in named or accelerators() or ["cpu"]]
     if len(devices) > 1 and not _travels(method):
         print(f"one of {len(devices)} devices is used: give the method as a file to use all")
         devices = devices[:1]

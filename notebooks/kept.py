@@ -238,6 +238,8 @@ def build_method(args: argparse.Namespace) -> int:
 
 def command(args: argparse.Namespace) -> int:
     """What `python -m notebooks.build` was asked for."""
+    if args.method and args.names:
+        raise InputError(f"{args.names[0]}: --method builds one notebook: settings go behind --set NAME=VALUE")
     if args.method:
         return build_method(args)
     if args.set or args.out:

@@ -291,7 +291,9 @@ MISTAKES = (
     ({"dtype": "float8"}, "dtype 'float8': unknown"),
     ({"limit": "soon"}, "expected a positive time such as 8h"),
     ({"limit": float("inf")}, "expected a positive time such as 8h"),
-    ({"devices": ["tpu"]}, "device 'tpu' cannot be used"),
+    ({"n_checkpoints": "512"}, "n_checkpoints is '512': a submission needs a whole number, 1 at least"),
+    ({"n_checkpoints": 0}, "n_checkpoints is 0"),
+    ({"devices": "tpu"}, "device 'tpu' cannot be used"),
 )
 
 

@@ -362,6 +362,7 @@ def test_the_form_of_a_cell_is_printed_and_says_how_to_use_it(tmp_path, capsys):
         (["--method", "finetune", "--out", f"{'x' * 300}.ipynb"], "x.ipynb: cannot be written (File name too long)"),
         (["nonsense"], "no such notebook here"),
         (["--out", "x.ipynb"], "goes with --method"),
+        (["--method", "finetune", "lr=0.1"], "lr=0.1: --method builds one notebook: settings go behind --set"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
