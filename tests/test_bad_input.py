@@ -188,6 +188,12 @@ def test_a_mistake_on_a_real_command_line_leaves_no_traceback():
     assert subprocess.run([*command[:3], "bake"], cwd=ROOT, capture_output=True).returncode == 2
 
 
+def test_a_closed_output_does_not_change_the_exit_code():
+    line = f'"{sys.executable}" -m kit methods finetune >&-'
+    done = subprocess.run(line, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("text", ["null", "[1]", json.dumps({one.name: 5 for one in fields(Setting)})])
 def test_settings_that_were_edited_into_something_else(text, tmp_path, capsys):
     (tmp_path / "a").mkdir()
