@@ -10,6 +10,6 @@ __all__ = ["build_parser", "main"]
 
 if __name__ == "__main__":
     code = main(spent_s=process_age_s(), own_process=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it came closed
+        stream.flush()
     os._exit(code)  # nothing is left to do, and taking torch apart can take most of a second of the limit

@@ -152,14 +152,16 @@ def _batches(part: Part | OnDevice) -> Iterator[tuple[Tensor, Tensor]]:
 def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], meta: Path) -> None:
     if changed := sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name)):
         name = changed[0]
+        remedy = "choose another folder or delete this one"
+        if name == "setting":  # each lies in a folder that bears the setting's name
+            remedy = "call the folder around it as before if it was renamed, else choose another or delete this one"
         raise InputError(
-            f"{meta}: this pool has {name} {found.get(name)!r}, asked for was {expected.get(name)!r}: "
-            "choose another folder or delete this one"
+            f"{meta}: this pool has {name} {found.get(name)!r}, asked for was {expected.get(name)!r}: {remedy}"
         )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}): is {path.parent} a pool?") from error

@@ -241,7 +241,7 @@ def reopen(folder: Path, *, checked: bool = False) -> Workspace:
         setting = Setting(**{name: facts[name] for name in _names() if name in facts or name not in LATER})
     except OSError as error:
         raise InputError(f"{folder}: is no folder of a setting: give one that run or train made") from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder / 'setting.json'}: cannot be read ({error}): give a folder that run or train made"
         ) from error

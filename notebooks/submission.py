@@ -99,8 +99,11 @@ def source_of(spec: str, settings: Sequence[str] = ()) -> Source:
 
 def _text_of(path: Path) -> str:
     """The text of a Python file in whatever encoding; what declares one is left out: it travels as UTF-8."""
-    with tokenize.open(path) as file:
-        lines = file.read().split("\n")
+    try:
+        with tokenize.open(path) as file:
+            lines = file.read().split("\n")
+    except (SyntaxError, UnicodeDecodeError) as error:  # in a comment, which Python passes over
+        raise InputError(f"{path}: is not UTF-8, and names no other encoding: save it as UTF-8") from error
     return "\n".join(["" if _ENCODING.match(line) else line for line in lines[:2]] + lines[2:])
 
 

@@ -1,8 +1,10 @@
 """A user's mistake: one clear line on stderr, exit code 2, no traceback, nothing lost."""
 
+import json
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 from kit.__main__ import main as kit
 from kit.competition import MODEL_FILE
 from local_eval.__main__ import main as local_eval
+from local_eval.pool import ModelPool
+from local_eval.setting import Setting
 
 ROOT = Path(__file__).parents[1]
 
@@ -182,3 +186,29 @@ def test_a_mistake_on_a_real_command_line_leaves_no_traceback():
     assert done.stderr.count("\n") == 1
     assert "method 'magic': unknown" in done.stderr
     assert subprocess.run([*command[:3], "bake"], cwd=ROOT, capture_output=True).returncode == 2
+
+
+def test_a_closed_output_does_not_change_the_exit_code():
+    line = f'"{sys.executable}" -m kit methods finetune >&-'
+    done = subprocess.run(line, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", json.dumps({one.name: 5 for one in fields(Setting)})])
+def test_settings_that_were_edited_into_something_else(text, tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/setting.json").write_text(text)
+    assert "setting.json: cannot be read" in told(capsys, local_eval, "run", "--setting", tmp_path / "a")
+    if text[0] != "{":
+        assert "setting.json: cannot be read" in told(capsys, local_eval, "list", "--work-dir", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "message"), [("pool.json", "cannot be read"), ("report.json", None)])
+def test_pools_whose_files_were_edited_into_something_else(name, message, tmp_path, capsys):
+    ModelPool(tmp_path / "a/p", {"kind": "retrained"})
+    (tmp_path / "a/setting.json").write_text('{"source": "digits"}')
+    (tmp_path / "a/p" / name).write_text("[1]")
+    if message:
+        assert message in told(capsys, local_eval, "list", "--work-dir", tmp_path)
+    else:
+        assert local_eval(["list", "--work-dir", str(tmp_path)]) == 0

@@ -84,10 +84,11 @@ def test_what_could_not_be_decided_is_no_success(tmp_path):
     assert lines_of(result) == ["?     run: stopped", "ok    archive: ", "", "no check failed, but not decided: run"]
 
 
-def test_a_notebook_without_a_kernel_fails(tmp_path, tiny):
+@pytest.mark.parametrize("kernel", [{}, {"kernelspec": None}])
+def test_a_notebook_without_a_kernel_fails(tmp_path, tiny, kernel):
     path = write_program(tmp_path / "p.ipynb", ("pass",))
     notebook = json.loads(path.read_text())
-    del notebook["metadata"]["kernelspec"]
+    notebook["metadata"] = kernel
     path.write_text(json.dumps(notebook))
     result = dry_run(read_program(path), tiny, 2, namespaces=False, progress=False)
     assert result.outcome.fault is None
@@ -107,6 +108,11 @@ def test_a_notebook_without_a_kernel_fails(tmp_path, tiny):
         ('{"a": 1}', "is JSON, but no notebook: it has no cells"),
         ("[1, 2]", "is JSON, but no notebook"),
         ("no JSON", "is no notebook"),
+        (
+            '{"cells": [{"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": 1, "source": 5}], '
+            '"metadata": {}, "nbformat": 4, "nbformat_minor": 4}',
+            "is no notebook",
+        ),
     ],
 )
 def test_a_file_that_is_no_notebook_is_told_as_what_it_is(tmp_path, content, message):
@@ -163,6 +169,7 @@ while True:
         ("ValueError: ProcessGroupNCCL is only supported with GPUs, no GPUs found!", "", "--device cuda"),
         ("RuntimeError: CUDA error: device-side assert triggered", "", None),
         ("ModuleNotFoundError: No module named 'pyhessian'", "", None),
+        ("ModuleNotFoundError: No module named 'tqdm.gone'", "", None),
         ("FileNotFoundError: [Errno 2] No such file: '/kaggle/input/my-net/a.pth'", "", "--input my-net=FOLDER"),
         ("FileNotFoundError: [Errno 2] No such file: '/tmp/box/kaggle/input/my-net'", "", "--input my-net=FOLDER"),
         ("FileNotFoundError: [Errno 2] No such file: '/kaggle/input/there/a.pth'", "", None),

@@ -173,8 +173,11 @@ def test_faults_of_a_pool_are_told_with_the_file(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"model_00001\.npz: is broken"):
         pool.read(2)
-    with pytest.raises(InputError, match="this pool has setting 'a', asked for was 'b'"):
+    with pytest.raises(InputError, match="this pool has setting 'a', asked for was 'b': call the folder around it as"):
         ModelPool(tmp_path / "p", {"setting": "b"})
+    (tmp_path / "p/pool.json").write_text("null")
+    with pytest.raises(InputError, match=r"pool\.json: cannot be read"):
+        ModelPool.open(tmp_path / "p")
     shutil.rmtree(tmp_path / "p")
     with pytest.raises(InputError, match=r"model_00002\.npz: cannot be written"):
         pool.add(2, logits(), 1.0)

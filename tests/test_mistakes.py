@@ -25,6 +25,7 @@ from local_eval.setting import Setting, open_workspace, reopen
 from local_eval.sweep import grid
 from local_eval.unlearned import fill_unlearned, unlearned_pool
 from notebooks.build import main as build
+from notebooks.starter import write_program
 
 ROOT = Path(__file__).parents[1]
 SMALL = Setting("digits", "random:20", n_train=200, architecture="tinyconv", epochs=1, n_retain_sample=50)
@@ -112,6 +113,8 @@ def test_options_beside_a_setting_must_be_its_own(tmp_path, capsys):
             "--data --epochs beside --setting s",
         ),
         (["dry-run", "{}", "--data", "{tree}", "--n-train", "9"], "is an input tree, which is taken as it is"),
+        (["dry-run", "{}", "--keep", "x.ipynb"], "program.py is no notebook: leave it out"),
+        (["dry-run", "{notebook}", "--keep", "/proc/no/x.ipynb"], "/proc/no: cannot be written"),
         (["dry-run", "no.ipynb"], "no.ipynb: no such file: give a notebook or a script"),
         (["train", "--source", "{tree}"], "a path is written image-folder:"),
         (["score", "gone"], "gone: does not exist: run the step that makes it, or mend the name"),
@@ -126,7 +129,7 @@ def test_what_a_command_would_ignore_or_cannot_read_is_told(words, message, tmp_
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "retain.csv").write_text("")
     (tmp_path / "tree" / "c.npz").write_text("")
-    places = {"tree": tmp_path / "tree"}
+    places = {"tree": tmp_path / "tree", "notebook": write_program(tmp_path / "p.ipynb", ("pass",))}
     assert main([word.format(tmp_path / "program.py", **places) for word in words]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -5,6 +5,8 @@ import pytest
 from notebooks.build import main
 from tests.test_notebooks import MINE, built, code_of, settings_of
 
+PLANNED = "def unlearning(net, retain_loader, forget_loader, val_loader, *, seed, plan=None):\n    return net\n"
+
 
 def test_a_participants_file_becomes_a_submission(tmp_path, participant):
     kit, method, run = code_of(built(tmp_path, "--set", "lr=0.25", method=participant(MINE)))
@@ -73,13 +75,18 @@ def test_a_file_in_another_encoding_travels_as_utf_8(head, encoding, tmp_path, p
     assert "coding" not in method
 
 
+@pytest.mark.parametrize("text", ["# é\n" + PLANNED, PLANNED + "# é\n"])
+def test_a_comment_in_an_encoding_that_is_not_named_is_told(text, tmp_path, participant, capsys):
+    mine = participant("")
+    (tmp_path / "mine.py").write_text(text, encoding="latin-1")
+    assert main(["--method", mine, "--out", str(tmp_path / "x.ipynb")]) == 2
+    assert "mine.py: is not UTF-8, and names no other encoding" in capsys.readouterr().err
+
+
 def test_a_file_that_takes_nothing_from_the_kit_may_be_a_program_too(tmp_path, participant):
     text = "def unlearning(net, retain_loader, forget_loader, val_loader):\n    return net\n"
     method = code_of(built(tmp_path, method=participant(f'{text}\nif __name__ == "__main__":\n    print(1)\n')))[1]
     assert method == f"%%writefile unlearning_method.py\n{text}"
-
-
-PLANNED = "def unlearning(net, retain_loader, forget_loader, val_loader, *, seed, plan=None):\n    return net\n"
 
 
 @pytest.mark.parametrize("name", ["my method", "unlearning_kit", "copy", "-p", "$HOME"])

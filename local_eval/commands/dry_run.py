@@ -11,6 +11,7 @@ from kit.budget import parse_duration
 from kit.competition import INPUT_DIR, N_CHECKPOINTS
 from kit.errors import InputError
 from kit.tools.cli import answer
+from local_eval.commands.options import check_files
 from local_eval.commands.parser import STAND_IN
 from local_eval.devices import devices_of
 from local_eval.dry_run.judge import dry_run, facts_of, lines_of
@@ -27,6 +28,9 @@ def execute(args: argparse.Namespace) -> int:
     if n_models < 2:
         raise InputError(f"--n-models {n_models}: one checkpoint says nothing of the runs after it: take at least 2")
     timeout_s, inputs = parse_duration(args.timeout), inputs_of(args.input)
+    if args.keep and program.notebook is None:
+        raise InputError(f"--keep {args.keep}: {args.program} is no notebook: leave it out")
+    check_files(args.keep)
     if args.install_kaggle_packages and (missing := missing_packages(program)):
         install(missing)
     own = {name: value for name in STAND_IN if (value := getattr(args, name)) is not None}

@@ -97,7 +97,7 @@ def _of_run(pool: ModelPool) -> float | None:
             return None
         written = {row["name"]: row["score"] for row in facts["rows"] if row["n_models"] == len(pool)}
         return written.get(pool.identity.get("method"))
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or of another version
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or of another version
         return None
 
 
@@ -116,6 +116,6 @@ def _described(setting: dict[str, Any]) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error

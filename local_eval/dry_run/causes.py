@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from kit.competition import ARCHIVE_NAME, MEMBER_NAME, WORKING_DIR
@@ -54,8 +55,9 @@ def excuse(outcome: Outcome, inputs: Path) -> str | None:
 
 
 def missing_module(outcome: Outcome) -> str | None:
-    missing = re.search(r"No module named '?([\w.]+)", outcome.fault.message)
-    return missing[1].partition(".")[0] if missing else None
+    """The package that an import did not find; None where it is here, and a part of it was asked for that is not."""
+    missing = re.search(r"No module named '?(\w+)(\.\w+)?", outcome.fault.message)
+    return missing[1] if missing and not (missing[2] and find_spec(missing[1])) else None
 
 
 def with_causes(checks: Sequence[Check], outcome: Outcome) -> list[Check]:

@@ -100,14 +100,16 @@ def read_program(path: Path) -> Program:
     _check_shape(path, text)
     try:
         notebook = nbformat.reads(text, as_version=4)
+        if notebook.metadata.get("kernelspec") is None:
+            notebook.metadata.pop("kernelspec", None)  # null names no kernel either
+        language = str(notebook.metadata.get("kernelspec", {}).get("language") or "python")
+        codes = tuple(Code(number, cell.source) for number, cell in enumerate(_code_cells(notebook), start=1))
     except Exception as error:  # nbformat raises many kinds for a broken file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: is no notebook ({reason})") from error
-    language = notebook.metadata.get("kernelspec", {}).get("language", "python")
     if language.lower() != "python":
         raise InputError(f"{path}: is a notebook in {language}: only Python is run")
-    cells = enumerate(_code_cells(notebook), start=1)
-    return Program(path, notebook, tuple(Code(number, cell.source) for number, cell in cells))
+    return Program(path, notebook, codes)
 
 
 def _check_shape(path: Path, text: str) -> None:
