@@ -1,6 +1,7 @@
 """How a method is found by name or file, set, and told apart from what is none."""
 
 import hashlib
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,31 @@ def test_a_participants_function_works_unchanged(model, loaders, participant):
     assert not torch.equal(first.fc.bias, second.fc.bias)
     other = get_method(f"{path}:other", ["strength=3", "flag=true"])
     assert unlearn_once(other, model, loaders, seed=0, index=0)[0].fc.bias.tolist() == [3.0] * 10
+
+
+ANY_ARGUMENTS = """
+import os, sys
+def logged(function):
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+    return wrapper
+@logged
+def unlearning(net, retain_loader, forget_loader, val_loader):
+    net.fc.bias.data.fill_(2.0)
+sys.path.pop(0)
+os.chdir("/")
+"""
+
+
+def test_a_decorated_function_of_a_file_that_goes_elsewhere_works(model, loaders, participant, tmp_path, monkeypatch):
+    participant(ANY_ARGUMENTS)
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    method = get_method("mine.py")
+    assert sys.path == before
+    again = pickle.loads(pickle.dumps(method))
+    assert again.identity == method.identity
+    assert unlearn_once(again, model, loaders, seed=0, index=0)[0].fc.bias.tolist() == [2.0] * 10
 
 
 @pytest.mark.parametrize(

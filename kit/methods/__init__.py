@@ -15,6 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -216,8 +217,8 @@ def method_of(function: Callable[..., Any], name: str | None = None) -> Method:
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     further = positional[4:] + [p for p in parameters if p.kind == p.KEYWORD_ONLY]
     required = [p.name for p in further if p.default is p.empty and p.name not in _RESERVED]
-    if len(positional) < 4 or required:
-        fault = f"{', '.join(required)} has no default" if required else f"takes {len(positional)} arguments"
+    if (few := len(positional) < 4 and not any(p.kind == p.VAR_POSITIONAL for p in parameters)) or required:
+        fault = f"takes {len(positional)} arguments" if few else f"{', '.join(required)} has no default"
         raise InputError(f"{name}: {fault}: expected (net, retain_loader, forget_loader, val_loader), others optional")
     names = [p.name for p in further]
     defaults = {p.name: p.default for p in further if p.name not in _RESERVED}
@@ -286,12 +287,13 @@ def method_from_file(spec: str) -> Method:
     """The method that `file.py[:function]` names, by default the file's `unlearning` or `unlearn`."""
     text, _, wanted = spec.partition(":")
     path, names = Path(text), [wanted] if wanted else list(_FILE_FUNCTIONS)
+    resolved = path.resolve()  # before the file may go to another folder
     module = load_file(path)
     found = next((name for name in names if callable(getattr(module, name, None))), None)
     if found is None:
         raise InputError(f"{path}: defines no function {' or '.join(names)}: name it as {path}:FUNCTION")
     method = method_of(getattr(module, found), f"{path.stem}:{wanted}" if wanted else path.stem)
-    return replace(method, file=f"{path.resolve()}:{found}")
+    return replace(method, file=f"{resolved}:{found}")
 
 
 def _read_again(file: str, name: str, hyper: Mapping[str, Any], source: str) -> Method:
@@ -309,7 +311,8 @@ def load_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"participant_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look a class's module up there
-    sys.path.insert(0, str(path.resolve().parent))  # files beside it can be imported, as when it is run
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # files beside it can be imported, as when it is run
     try:
         code = spec.loader.source_to_code(spec.loader.get_data(spec.origin), spec.origin)
         exec(code, vars(module))  # as it stands: byte code kept from before may be of a file edited within the second
@@ -318,5 +321,6 @@ def load_file(path: Path) -> ModuleType:
         line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise InputError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(str(path.resolve().parent))
+        with suppress(ValueError):  # the file may have removed it
+            sys.path.remove(folder)
     return module
