@@ -26,9 +26,9 @@ from kit.competition import ARCHIVE_NAME, N_CHECKPOINTS, Loaders, data_hash
 from kit.device import device_of, reproducible
 from kit.errors import InputError
 from kit.jobs import run_jobs
-from kit.ledger import FILE_NAME, Ledger
+from kit.ledger import FILE_NAME, Ledger, check_folder
 from kit.methods import Method, method_of
-from kit.preflight import check_count, check_disk, check_folder, checkpoint_bytes
+from kit.preflight import check_count, check_disk, checkpoint_bytes
 from kit.schedule import Run, Scheduler
 
 Problem = Callable[[str], tuple[nn.Module, Loaders]]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,18 @@ from typing import Any
 from kit.errors import InputError
 
 FILE_NAME = "ledger.jsonl"
+
+
+def check_folder(folder: Path) -> Path:
+    """Make a folder to write to, whose path holds wherever a method goes; InputError where it cannot be written."""
+    folder = Path(folder).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}): choose another folder") from error
+    return folder
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """What can be known before the first step: sizes, folders, disks."""
 
 import shutil
-import tempfile
 from numbers import Integral
 from pathlib import Path
 
@@ -25,18 +24,6 @@ def check_count(n_checkpoints: int) -> None:
     """InputError where it is no number of checkpoints."""
     if not isinstance(n_checkpoints, Integral) or n_checkpoints < 1:
         raise InputError(f"n_checkpoints is {n_checkpoints!r}: a submission needs a whole number, 1 at least")
-
-
-def check_folder(folder: Path) -> Path:
-    """Make a folder to write to, whose path holds wherever a method goes; InputError where it cannot be written."""
-    folder = Path(folder).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}): choose another folder") from error
-    return folder
 
 
 def check_disk(needs: dict[Path, int]) -> None:

@@ -26,8 +26,9 @@ from kit.device import accelerators, choose_device
 from kit.emit import emit
 from kit.errors import InputError
 from kit.jobs import warm_up
+from kit.ledger import check_folder
 from kit.methods import Method, method_from_file, method_of
-from kit.preflight import check_count, check_folder
+from kit.preflight import check_count
 
 
 def submit(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kit.errors import InputError
-from kit.ledger import write_atomically
+from kit.ledger import check_folder, write_atomically
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -48,10 +48,7 @@ class Result(ABC):
         writers = {".json": lambda: json.dumps(self.facts(), indent=1) + "\n", ".csv": self._csv, ".html": self._page}
         if path.suffix not in writers:
             raise InputError(f"{path}: cannot be written: choose a name that ends in {', '.join(writers)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        check_folder(path.parent)
         write_atomically(path, writers[path.suffix]().encode())
         return path
 
@@ -71,6 +68,14 @@ class Result(ABC):
         told = f"<p><strong>{html.escape(first)}</strong></p>"
         told += "".join(f"<p>{html.escape(sentence)}</p>" for sentence in others)
         return told + html_table(self.records())
+
+
+def check_files(*paths: Path | None) -> None:
+    """InputError where files that are written at the end cannot be: hours may pass until then."""
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder: give the name of a file in it")
+        check_folder(path.parent)
 
 
 def write_csv(path: Path | None, records: Sequence[Mapping[str, Any]]) -> None:

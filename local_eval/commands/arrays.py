@@ -6,7 +6,7 @@ from kit.errors import InputError
 from kit.tools.cli import NOTHING_LEFT, answer
 from local_eval.arrays import ArrayScore, judge, read_confidences, read_logits
 from local_eval.commands.score_options import spec_of
-from local_eval.results import write_csv
+from local_eval.results import check_files, write_csv
 
 # Options that say which pools are compared, and of what.
 _OF_POOLS = (
@@ -43,6 +43,7 @@ def score_arrays(args: argparse.Namespace) -> int:
     """Logits or confidences from anywhere: epsilon of each example and the forgetting quality, and what F is worth."""
     if args.label is not None:
         raise InputError(f"--label {args.label}: is for a pool, and arrays are none: leave it out")
+    check_files(args.csv)
     args.interrupted = NOTHING_LEFT
     found = array_score(args)
     write_csv(args.csv, found.records())

@@ -11,13 +11,13 @@ from kit.budget import parse_duration
 from kit.competition import INPUT_DIR, N_CHECKPOINTS
 from kit.errors import InputError
 from kit.tools.cli import answer
-from local_eval.commands.options import check_files
 from local_eval.commands.parser import STAND_IN
 from local_eval.devices import devices_of
 from local_eval.dry_run.judge import dry_run, facts_of, lines_of
 from local_eval.dry_run.kaggle_image import install, missing_packages
 from local_eval.dry_run.program import read_program
 from local_eval.dry_run.stand_in import stand_in
+from local_eval.results import check_files
 
 ISOLATION = {"auto": None, "namespaces": True, "hooks": False}
 

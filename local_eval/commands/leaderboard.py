@@ -16,6 +16,7 @@ from local_eval.metric import FORMS
 from local_eval.report.leaderboard import board_csv, board_notes, board_page, board_rows, board_table
 from local_eval.report.table import aligned
 from local_eval.report.write import provenance
+from local_eval.results import check_files
 from local_eval.retrained import fill_retrained
 from local_eval.unlearned import unlearned_pool
 
@@ -27,7 +28,7 @@ def leaderboard(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models, FEWEST)
     with hidden_cuda(str(choose_device(args.device))):
         chosen, spec = entrants(args.methods), spec_of(args)
-    shared.check_files(args.out, args.csv)
+    check_files(args.out, args.csv)
     workspace = shared.workspace_of(args)
     note_retrained(workspace, args.n_models)
     pools = [unlearned_pool(workspace, one.method, args.seed) for one in chosen]

@@ -13,12 +13,13 @@ from local_eval.audit.intervals import decimals
 from local_eval.commands.pools import LABEL, SCORE
 from local_eval.pool import ModelPool
 from local_eval.report.table import aligned
-from local_eval.results import write_csv
+from local_eval.results import check_files, write_csv
 
 _HEADER = ("pool", "method", "models", "score", "date", "label")
 
 
 def list_pools(args: argparse.Namespace) -> int:
+    check_files(args.csv)
     if not args.work_dir.is_dir():
         raise InputError(f"{args.work_dir}: no such folder: give --work-dir, the one that run was given (runs)")
     lines, records = [], []

@@ -16,7 +16,6 @@ from kit.budget import parse_duration
 from kit.device import choose_device
 from kit.errors import InputError
 from kit.methods import Method
-from kit.preflight import check_folder
 from kit.tools.folder import find_method
 from local_eval.commands.parser import N_MODELS
 from local_eval.commands.score_options import spec_of
@@ -145,14 +144,6 @@ def go_on(args: argparse.Namespace, workspace: Workspace, settings: Sequence[str
     words += ["--slots", str(args.slots)] if args.slots else []
     words += ["--engine", args.engine] if args.engine != "processes" else []
     return f"go on: {shlex.join(['python', '-m', 'local_eval', 'run', *words])}"
-
-
-def check_files(*paths: Path | None) -> None:
-    """InputError where files that are written at the end cannot be: hours may pass until then."""
-    for path in filter(None, paths):
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder: give the name of a file in it")
-        check_folder(path.parent)
 
 
 def open_page(args: argparse.Namespace, page: Path) -> None:

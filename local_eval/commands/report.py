@@ -16,12 +16,12 @@ from local_eval.report.facts import score_options
 from local_eval.report.pages import COMPARISON, verdict_lines, write_pages
 from local_eval.report.table import row_records
 from local_eval.report.verdict import verdict
-from local_eval.results import write_csv
+from local_eval.results import check_files, write_csv
 
 
 def report(args: argparse.Namespace) -> int:
     """Write the pages. 1 where something was broken or missing: the pages then say what."""
-    shared.check_files(args.out, args.csv)
+    check_files(args.out, args.csv)
     if args.logits or args.confidences or args.labels:
         return _report_arrays(args)
     if not args.pools:

@@ -20,7 +20,7 @@ from local_eval.report.notes import notes_on
 from local_eval.report.pages import report_of, verdict_lines
 from local_eval.report.table import aligned, distance_table, row_records, table_of
 from local_eval.report.write import facts_of, write_report
-from local_eval.results import write_csv
+from local_eval.results import check_files, write_csv
 from local_eval.retrained import fill_retrained
 from local_eval.unlearned import fill_unlearned, limit_notes
 
@@ -28,7 +28,7 @@ from local_eval.unlearned import fill_unlearned, limit_notes
 def run(args: argparse.Namespace) -> int:
     shared.at_least(args.n_models)
     method, spec = shared.method_of(args), spec_of(args)
-    shared.check_files(args.csv)
+    check_files(args.csv)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
 

@@ -24,12 +24,14 @@ from local_eval.report.facts import score_options
 from local_eval.report.notes import notes_on
 from local_eval.report.table import aligned, distance_table, row_records, table_of
 from local_eval.report.write import facts_of
-from local_eval.results import write_csv
+from local_eval.results import check_files, write_csv
 from local_eval.unlearned import limit_notes
 
 
 def compare(args: argparse.Namespace) -> int:
     """Score two pools or more, and say how sure their order is."""
+    if not args.pools:
+        raise InputError("compare: give the folder of a setting, or two pools or archives of one")
     return _score_pools(args, fewest=2)
 
 
@@ -45,7 +47,7 @@ def score(args: argparse.Namespace) -> int:
 
 def _score_pools(args: argparse.Namespace, fewest: int = 1) -> int:
     """Score pools of one setting; with intervals, null, diagnosis and other measures unless --brief."""
-    shared.check_files(args.csv)
+    check_files(args.csv)
     if args.n_models is not None:
         shared.at_least(args.n_models)
     spec, opened = spec_of(args), open_pools(args)

@@ -19,7 +19,7 @@ from local_eval.report.sweep import sweep_facts, sweep_table
 from local_eval.report.sweep_plot import plot_sweep
 from local_eval.report.table import aligned, markdown, row_records
 from local_eval.report.write import provenance
-from local_eval.results import write_csv
+from local_eval.results import check_files, write_csv
 from local_eval.retrained import fill_retrained
 from local_eval.sweep import CRITERIA, Outcome, Point, Sweep, best, fill_sweep, grid
 from local_eval.unlearned import file_name, unlearned_pool
@@ -33,7 +33,7 @@ def sweep(args: argparse.Namespace) -> int:
         raise InputError(f"--best-by score: {args.n_models} models say nothing of it: take {FEWEST} or more")
     method = shared.read_method(args, args.method)
     points, metric = grid(method, args.set), spec_of(args)
-    shared.check_files(args.csv)
+    check_files(args.csv)
     workspace = shared.workspace_of(args)
     pools = [unlearned_pool(workspace, point.method, args.seed) for point in points]
     note_retrained(workspace, args.n_models)
