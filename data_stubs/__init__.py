@@ -77,7 +77,7 @@ def load_by_default(
     """As `load`, and the forget policy beside it; where none is given the default one for so many training images."""
     source, noise = noise_of(source)
     loaded = load_source(source, n_train=n_train, seed=seed, **where)
-    forget = forget or default_forget(len(loaded.train))
+    forget = default_forget(len(loaded.train)) if forget is None else forget
     splits = split_forget(loaded, forget, seed)
     if noise is not None:
         splits = flip_labels(splits, noise, np.random.default_rng([seed, NOISE_STREAM]))

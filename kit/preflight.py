@@ -1,4 +1,4 @@
-"""What can be known before the first step: sizes, folders, disks."""
+"""What can be known before the first step: numbers, sizes, disks."""
 
 import shutil
 from numbers import Integral

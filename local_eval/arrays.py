@@ -140,6 +140,8 @@ def judge(
     else:
         confidences = checked_confidences(unlearned, retrained)
     u, r = checked_samples(*confidences)
+    if np.array_equal(u, r):
+        raise InputError("unlearned and retrained models have the same numbers: give the unlearned ones")
     n_models, assessment = min(len(u), len(r)), None
     epsilon = attack(u[:n_models], r[:n_models], spec).epsilon
     if not brief and n_models >= FEWEST and len(epsilon) > 1:

@@ -238,12 +238,13 @@ def build_method(args: argparse.Namespace) -> int:
 
 def command(args: argparse.Namespace) -> int:
     """What `python -m notebooks.build` was asked for."""
-    if args.method and args.names:
-        raise InputError(f"{args.names[0]}: --method builds one notebook: settings go behind --set NAME=VALUE")
-    if args.method:
+    if args.method is not None:
+        if surplus := [*args.names, *["--check"] * args.check, *["--sources"] * args.sources]:
+            raise InputError(f"{surplus[0]}: --method builds one notebook: settings go behind --set NAME=VALUE")
         return build_method(args)
-    if args.set or args.out:
-        raise InputError(f"{'--set' if args.set else '--out'} goes with --method: name the method to build")
+    of_method = {"set": args.set, "out": args.out, "user": args.user is not None, "form": args.form != "notebook"}
+    if given := [name for name, value in of_method.items() if value]:
+        raise InputError(f"--{given[0]} goes with --method: name the method to build")
     items = kept()
     if unknown := sorted(set(args.names) - {item.path.stem for item in items}):
         known = ", ".join(item.path.stem for item in items)

@@ -68,6 +68,7 @@ def test_forget_sets_that_cannot_be(tmp_path, run):
     assert "random" in run("--forget", "random:0")
     assert "class" in run("--forget", "class:12")
     assert "unknown" in run("--forget", "sometimes")
+    assert "forget policy '' is unknown" in run("--forget", "")
 
 
 def test_a_class_without_retain_example(folder, tmp_path, run):

@@ -49,3 +49,5 @@ def test_a_mixture_and_an_own_function(participant, capsys):
     out = capsys.readouterr().out
     assert out == "Shift.\n\n    by = 1.0  how far, in logits\n    to = 2\n"
     assert meanings(method_of(lambda net, a, b, c, by=1: net)) == {"by": ""}
+    assert main(["methods", silent := participant("def unlearning(net, a, b, c): pass\n")]) == 0
+    assert capsys.readouterr().out == f"{silent}: its file says nothing of it\n\n"

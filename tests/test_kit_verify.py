@@ -48,6 +48,7 @@ def test_a_good_archive_passes_however_it_was_zipped(model, good, tmp_path):
 
 def test_no_file_and_no_zip(model, tmp_path):
     assert "does not exist" in failed(tmp_path / "x.zip", model)["archive"]
+    assert "is a folder" in failed(tmp_path, model)["archive"]
     (tmp_path / "x.zip").write_bytes(b"this is no zip")
     assert "no complete zip" in failed(tmp_path / "x.zip", model)["archive"]
     (tmp_path / "y.zip").write_bytes(b"")

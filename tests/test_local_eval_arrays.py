@@ -113,6 +113,7 @@ def test_two_models_and_one_example_still_give_a_number():
         (["--logits", "u.npy", "r.npy", "--labels", "c.npy"], "expected integers (n_examples,)"),
         (["--logits", "u.npy", "r.npy", "--labels", "high.npy"], "labels run from"),
         (["--logits", "nan.npy", "r.npy", "--labels", "y.npy"], "logit"),
+        (["--logits", "u.npy", "u.npy", "--labels", "y.npy"], "unlearned and retrained models have the same numbers"),
         (["--labels", "y.npy"], "--labels: belongs to --logits"),
         (["--confidences", "p.npz"], "a confidence is the log-odds of the label"),
         (["--confidences", "cut.npz"], "these look transposed"),

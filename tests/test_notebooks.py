@@ -362,6 +362,9 @@ def test_the_form_of_a_cell_is_printed_and_says_how_to_use_it(tmp_path, capsys):
         (["--method", "finetune", "--out", f"{'x' * 300}.ipynb"], "x.ipynb: cannot be written (File name too long)"),
         (["nonsense"], "no such notebook here"),
         (["--out", "x.ipynb"], "goes with --method"),
+        (["--form", "cell", "--check"], "--form goes with --method"),
+        (["--user", "me", "--check"], "--user goes with --method"),
+        (["--method", "", "--check"], "--check: --method builds one notebook"),
         (["--method", "finetune", "lr=0.1"], "lr=0.1: --method builds one notebook: settings go behind --set"),
     ],
 )

@@ -153,7 +153,7 @@ def run_methods(args: argparse.Namespace) -> int:
     lines = []
     for name, method in methods.items():
         if args.name:
-            lines += [_doc(method), "", *_hyper_lines(method)]
+            lines += [_doc(method) or f"{name}: its file says nothing of it", "", *_hyper_lines(method)]
         else:
             lines.append(f"{name:<22}{_summary(method)}")
     answer(args, facts, lines)

@@ -64,7 +64,8 @@ def verify(
     """
     path = Path(path)
     if not path.is_file():
-        return [Check("archive", False, f"{path} does not exist", "the run must end by writing submission.zip")]
+        found = f"{path} is a folder" if path.is_dir() else f"{path} does not exist"
+        return [Check("archive", False, found, "the run must end by writing submission.zip")]
     with ExitStack() as opened:
         try:
             archive = opened.enter_context(open_archive(path, 65536 + 1024 * n_checkpoints))
