@@ -202,14 +202,13 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     if missing := [column for column in COLUMNS if rows[0].get(column) is None]:
         raise InputError(f"{table}: column {', '.join(missing)} is missing: expected {', '.join(COLUMNS)}")
     for line, row in enumerate(rows, start=2):
+        where = f"{table}, line {line}"
         if any(row[column] is None for column in COLUMNS):
-            raise InputError(f"{table}, line {line}: has too few columns: expected {', '.join(COLUMNS)}")
+            raise InputError(f"{where}: has too few columns: expected {', '.join(COLUMNS)}")
         if not re.fullmatch("[0-9]{1,9}", row["age_group"]) or int(row["age_group"]) >= N_CLASSES:
-            raise InputError(
-                f"{table}, line {line}: age_group is {row['age_group']!r}: labels are 0 to {N_CLASSES - 1}"
-            )
+            raise InputError(f"{where}: age_group is {row['age_group']!r}: labels are 0 to {N_CLASSES - 1}")
         if not {*row["image_id"].split("-")}.isdisjoint({"", ".", ".."}) or "/" in row["image_id"]:
-            raise InputError(f"{table}, line {line}: image_id is {row['image_id']!r}: expected folder-file")
+            raise InputError(f"{where}: image_id is {row['image_id']!r}: expected folder-file")
     return rows
 
 

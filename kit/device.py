@@ -29,9 +29,8 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         (torch.ones(2, device=device) + 1).sum().item()
     except (RuntimeError, AssertionError) as error:
-        hint = "switch the accelerator on, or choose the device cpu"
-        if found := accelerators():
-            hint = f"there are {', '.join(found)}"
+        found = ", ".join(accelerators())
+        hint = f"there are {found}" if found else "switch the accelerator on, or choose the device cpu"
         if "no kernel image" in str(error):
             capability = "".join(map(str, torch.cuda.get_device_capability()))
             hint = f"this torch has kernels for {torch.cuda.get_arch_list()}, the GPU is sm_{capability}"

@@ -89,10 +89,9 @@ def submit(
     model, loaders = problem(devices[0] if len(devices) == 1 else "cpu")
     n_images, limit = sum(len(loader.dataset) for loader in loaders), format_duration(budget.limit_s)
     print(f"preflight: {n_images:,} images, {', '.join(devices)}, {n_checkpoints} checkpoints in {limit}")
-    paths = {"out": out, "work": work, "problem": partial(problem, progress=False)}
     options = {"n_checkpoints": n_checkpoints, "budget": budget, "seed": seed, "dtype": stored, "devices": devices}
-    options |= {"fill": fill, "progress": progress}
-    result = emit(method, model, loaders, **paths, **options)
+    options |= {"problem": partial(problem, progress=False), "fill": fill, "progress": progress}
+    result = emit(method, model, loaders, out=out, work=work, **options)
     if result.faults:
         raise InputError(f"{archive}: not fit for the upload: {'; '.join(result.faults)}")
     print(f"done: {result.summary(budget.limit_s)}, checked: {archive}")

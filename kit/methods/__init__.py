@@ -287,13 +287,12 @@ def method_from_file(spec: str) -> Method:
     """The method that `file.py[:function]` names, by default the file's `unlearning` or `unlearn`."""
     text, _, wanted = spec.partition(":")
     path, names = Path(text), [wanted] if wanted else list(_FILE_FUNCTIONS)
-    resolved = path.resolve()  # before the file may go to another folder
     module = load_file(path)
     found = next((name for name in names if callable(getattr(module, name, None))), None)
     if found is None:
         raise InputError(f"{path}: defines no function {' or '.join(names)}: name it as {path}:FUNCTION")
     method = method_of(getattr(module, found), f"{path.stem}:{wanted}" if wanted else path.stem)
-    return replace(method, file=f"{resolved}:{found}")
+    return replace(method, file=f"{Path(module.__spec__.origin).resolve()}:{found}")
 
 
 def _read_again(file: str, name: str, hyper: Mapping[str, Any], source: str) -> Method:
@@ -311,8 +310,7 @@ def load_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"participant_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look a class's module up there
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)  # files beside it can be imported, as when it is run
+    sys.path.insert(0, folder := str(path.resolve().parent))  # files beside it can be imported, as when it is run
     try:
         code = spec.loader.source_to_code(spec.loader.get_data(spec.origin), spec.origin)
         exec(code, vars(module))  # as it stands: byte code kept from before may be of a file edited within the second
