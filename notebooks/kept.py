@@ -188,17 +188,17 @@ def user_of(given: str | None) -> str:
     if name is None:
         what, name = "KAGGLE_USERNAME", os.environ.get("KAGGLE_USERNAME") or None
     if name is None:
-        what, name = f"{folder / 'kaggle.json'}: username", _name_in(folder / "kaggle.json")
+        what, name = f"{folder / 'kaggle.json'}: username", _said_in(folder / "kaggle.json", "username", USER)
     if not re.fullmatch("[A-Za-z0-9_-]+", name):
         raise InputError(f"{what} {name!r}: is no name on Kaggle: give yours, as in the address kaggle.com/NAME")
     return name
 
 
-def _name_in(file: Path) -> str:
+def _said_in(file: Path, key: str, else_: str) -> str:
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["username"])
+        return str(json.loads(file.read_text(encoding="utf-8"))[key])
     except (OSError, ValueError, KeyError, TypeError):  # whether a client can use it is the client's to say
-        return USER
+        return else_
 
 
 def _notebook_text(cells: Sequence[Cell]) -> str:
@@ -216,12 +216,19 @@ def build_method(args: argparse.Namespace) -> int:
     if out.suffix != suffix:
         raise InputError(f"--out {out}: a {args.form} is a {suffix} file")
     user = user_of(args.user)
-    files = files_of(source, args.form, out, user)
+    files, pushed = (
+        files_of(source, args.form, out, user),
+        _said_in(out.with_name(METADATA_NAME), "code_file", out.name),
+    )
     for path, text in files.items():
         write(path, text)
     print("wrote " + ", ".join(map(str, files)))
     if args.form == "cell":
         return 0
+    if pushed != out.name:
+        print(
+            f"{out.with_name(METADATA_NAME)} was that of {pushed}: give each notebook a folder of its own to push both"
+        )
     steps = [f"kaggle kernels push -p {out.parent}"]
     if user == USER:
         steps.insert(0, f"build it again with --user and your name on Kaggle instead of {USER}")

@@ -213,6 +213,13 @@ def test_the_description_for_the_upload(form, tmp_path):
     assert facts["dataset_sources"] == (["me/unlearning-submission-kit"] if form == "attached" else [])
 
 
+def test_a_second_notebook_in_a_folder_says_whose_description_it_takes(tmp_path, capsys):
+    built(tmp_path)
+    assert "was that of" not in capsys.readouterr().out
+    main(["--method", "ssd", "--out", str(tmp_path / "folder" / "other.ipynb")])
+    assert "kernel-metadata.json was that of mine.ipynb: give each notebook a folder" in capsys.readouterr().out
+
+
 MINE = '''"""Mine."""
 import torch
 from kit.training import fine_tune
