@@ -48,7 +48,7 @@ class Result(ABC):
         writers = {".json": lambda: json.dumps(self.facts(), indent=1) + "\n", ".csv": self._csv, ".html": self._page}
         if path.suffix not in writers:
             raise InputError(f"{path}: cannot be written: choose a name that ends in {', '.join(writers)}")
-        check_folder(path.parent)
+        check_files(path)
         write_atomically(path, writers[path.suffix]().encode())
         return path
 

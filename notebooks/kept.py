@@ -195,6 +195,7 @@ def user_of(given: str | None) -> str:
 
 
 def _said_in(file: Path, key: str, else_: str) -> str:
+    """What a file of JSON says, where there is one that does."""
     try:
         return str(json.loads(file.read_text(encoding="utf-8"))[key])
     except (OSError, ValueError, KeyError, TypeError):  # whether a client can use it is the client's to say
@@ -216,19 +217,15 @@ def build_method(args: argparse.Namespace) -> int:
     if out.suffix != suffix:
         raise InputError(f"--out {out}: a {args.form} is a {suffix} file")
     user = user_of(args.user)
-    files, pushed = (
-        files_of(source, args.form, out, user),
-        _said_in(out.with_name(METADATA_NAME), "code_file", out.name),
-    )
+    files, metadata = files_of(source, args.form, out, user), out.with_name(METADATA_NAME)
+    pushed = _said_in(metadata, "code_file", out.name)
     for path, text in files.items():
         write(path, text)
     print("wrote " + ", ".join(map(str, files)))
     if args.form == "cell":
         return 0
     if pushed != out.name:
-        print(
-            f"{out.with_name(METADATA_NAME)} was that of {pushed}: give each notebook a folder of its own to push both"
-        )
+        print(f"{metadata} was that of {pushed}: give each notebook a folder of its own to push both")
     steps = [f"kaggle kernels push -p {out.parent}"]
     if user == USER:
         steps.insert(0, f"build it again with --user and your name on Kaggle instead of {USER}")
@@ -247,7 +244,7 @@ def command(args: argparse.Namespace) -> int:
     """What `python -m notebooks.build` was asked for."""
     if args.method is not None:
         if surplus := [*args.names, *["--check"] * args.check, *["--sources"] * args.sources]:
-            raise InputError(f"{surplus[0]}: --method builds one notebook: settings go behind --set NAME=VALUE")
+            raise InputError(f"{surplus[0]}: --method builds one notebook: leave it out, or put --set before a setting")
         return build_method(args)
     of_method = {"set": args.set, "out": args.out, "user": args.user is not None, "form": args.form != "notebook"}
     if given := [name for name, value in of_method.items() if value]:

@@ -185,6 +185,13 @@ def test_what_the_own_method_gets_is_in_the_record():
     assert "; clean: {:.4f} and {:.4f})".format(*clean) in page
 
 
+def test_what_the_board_says_of_the_original_is_in_its_record():
+    (original,) = (row for row in record("leaderboard_cifar10")["rows"] if row["method"] == "do nothing")
+    text = " ".join((ROOT / "docs" / "leaderboard.md").read_text().split())
+    assert f"an original with {original['test_accuracy']:.1%} on the test set" in text
+    assert f"a gap of {100 * (original['retain_accuracy'] - original['test_accuracy']):.0f} points, 2.6 in" in text
+
+
 def test_the_correlation_with_kaggle_is_that_of_the_record():
     settings = [Setting(**setting) for setting in LIKE.values()]
     each, both = [validation_of(setting) for setting in settings], validation_together(settings)

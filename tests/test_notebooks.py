@@ -372,7 +372,10 @@ def test_the_form_of_a_cell_is_printed_and_says_how_to_use_it(tmp_path, capsys):
         (["--form", "cell", "--check"], "--form goes with --method"),
         (["--user", "me", "--check"], "--user goes with --method"),
         (["--method", "", "--check"], "--check: --method builds one notebook"),
-        (["--method", "finetune", "lr=0.1"], "lr=0.1: --method builds one notebook: settings go behind --set"),
+        (
+            ["--method", "finetune", "lr=0.1"],
+            "lr=0.1: --method builds one notebook: leave it out, or put --set before a setting",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
