@@ -37,7 +37,7 @@ class ModelPool:
         self.identity = dict(identity)
         meta = self.folder / "pool.json"
         if meta.exists():
-            _check_identity(_read_json(meta), self.identity, meta)
+            _check_identity(read_json(meta), self.identity, meta)
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(meta, (json.dumps(self.identity, indent=2) + "\n").encode())
@@ -45,7 +45,7 @@ class ModelPool:
     @classmethod
     def open(cls, folder: Path) -> "ModelPool":
         """The pool that a folder holds; InputError where it holds none."""
-        return cls(folder, _read_json(Path(folder) / "pool.json"))
+        return cls(folder, read_json(Path(folder) / "pool.json"))
 
     def _path(self, index: int) -> Path:
         return self.folder / f"model_{index:05d}.npz"
@@ -160,8 +160,9 @@ def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], meta:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, kind: str = "a pool") -> dict[str, Any]:
+    """The facts of a folder that should be of a kind; InputError where they cannot be read."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}): is {path.parent} a pool?") from error
+        raise InputError(f"{path}: cannot be read ({error}): is {path.parent} {kind}?") from error

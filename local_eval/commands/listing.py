@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kit.errors import InputError
 from kit.tools.cli import answer
 from local_eval.audit.intervals import decimals
 from local_eval.commands.pools import LABEL, SCORE
-from local_eval.pool import ModelPool
+from local_eval.pool import ModelPool, read_json
 from local_eval.report.table import aligned
 from local_eval.results import check_files, write_csv
 
@@ -22,12 +23,14 @@ def list_pools(args: argparse.Namespace) -> int:
     check_files(args.csv)
     if not args.work_dir.is_dir():
         raise InputError(f"{args.work_dir}: no such folder: give --work-dir, the one that run was given (runs)")
-    lines, records = [], []
+    lines, records, faults = [], [], []
     for folder in sorted(meta.parent for meta in args.work_dir.glob("*/setting.json")):
-        setting = _json(folder / "setting.json")
-        rows = [_record(folder, ModelPool.open(meta.parent)) for meta in sorted(folder.glob("*/pool.json"))]
-        records += rows
-        lines += [*([""] if lines else []), f"{folder}: {_described(setting)}"]
+        broken: list[str] = []
+        described = _readable(broken, _described, folder)
+        pools = sorted(meta.parent for meta in folder.glob("*/pool.json"))
+        rows = [row for pool in pools for row in _readable(broken, _record, folder, pool)]
+        records, faults = records + rows, faults + broken
+        lines += [*([""] if lines else []), f"{folder}: {''.join(described)}".rstrip(": ")]
         if rows:
             texts = [
                 (
@@ -41,16 +44,26 @@ def list_pools(args: argparse.Namespace) -> int:
                 for row in rows
             ]
             lines += [f"  {line.rstrip()}" for line in aligned([_HEADER, *texts])]
-        else:
-            lines.append("  no models yet")
+        lines += [f"  {line}" for line in broken or ([] if rows else ["no models yet"])]
     if args.csv and not records:
         raise InputError(f"{args.work_dir}: holds no pools to write to {args.csv}")
     write_csv(args.csv, records)
-    answer(args, {"pools": records}, lines or [f"{args.work_dir}: holds no setting yet: python -m local_eval run"])
-    return 0
+    lines = lines or [f"{args.work_dir}: holds no setting yet: python -m local_eval run"]
+    answer(args, {"pools": records, "faults": faults}, lines)
+    return 1 if faults else 0
 
 
-def _record(folder: Path, pool: ModelPool) -> dict[str, Any]:
+def _readable(faults: list[str], read: Callable[..., Any], *args: Any) -> list[Any]:
+    """What was read, or nothing and one fault more: what cannot be read hides none of the others."""
+    try:
+        return [read(*args)]
+    except InputError as error:
+        faults.append(str(error))
+        return []
+
+
+def _record(folder: Path, path: Path) -> dict[str, Any]:
+    pool = ModelPool.open(path)
     made = {**_made(pool), **pool.identity}
     hyper = made.get("hyper", {})
     method = made.get("method") or ("" if pool.identity.get("kind") != "unlearned" else "checkpoints")
@@ -110,13 +123,7 @@ def _method(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return " ".join([row["method"] or "-", *telling])
 
 
-def _described(setting: dict[str, Any]) -> str:
+def _described(folder: Path) -> str:
+    setting = read_json(folder / "setting.json", "a setting")
     named = (Path(str(setting.get(name))).name for name in ("source", "architecture", "recipe"))
     return f"{', '.join(named)}, forget {setting.get('forget')}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
