@@ -117,6 +117,7 @@ def test_two_models_and_one_example_still_give_a_number():
         (["--labels", "y.npy"], "--labels: belongs to --logits"),
         (["--confidences", "p.npz"], "a confidence is the log-odds of the label"),
         (["--confidences", "cut.npz"], "these look transposed"),
+        (["--confidences", "words.npz"], "unlearned confidences are not an array of numbers: they are <U"),
         (
             ["--confidences", "all.npz"],
             "it holds unlearned, retrained, labels (logits are read",
@@ -137,6 +138,7 @@ def test_arrays_that_cannot_be_scored(files, monkeypatch, capsys, words, message
     np.savez("other.npz", x=labels)
     np.savez("p.npz", unlearned_confidence=p, retrained_confidence=p)
     np.savez("cut.npz", unlearned_confidence=confidences.T[:, :9], retrained_confidence=confidences.T)
+    np.savez("words.npz", unlearned_confidence=confidences.astype(str), retrained_confidence=confidences)
     np.savez("logits.npz", unlearned_confidence=u, retrained_confidence=u)
     broken = u.copy()
     broken[0, 0, 0] = np.nan

@@ -35,7 +35,9 @@ def _checked_sample(confidences, name: str) -> np.ndarray:
 
 def as_floats(values, name: str) -> np.ndarray:
     try:
-        return np.asarray(values, dtype=np.float64)
+        if (found := np.asarray(values)).dtype.kind in "SUc":  # numpy would read words, and drop imaginary parts
+            raise TypeError(f"they are {found.dtype}")
+        return found.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} are not an array of numbers: {error}") from error
 
