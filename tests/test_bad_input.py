@@ -1,5 +1,6 @@
 """A user's mistake: one clear line on stderr, exit code 2, no traceback, nothing lost."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 
 from kit.__main__ import main as kit
 from kit.competition import MODEL_FILE
+from kit.tools import cli
 from local_eval.__main__ import main as local_eval
 from local_eval.pool import ModelPool
 from local_eval.setting import Setting
@@ -215,3 +217,17 @@ def test_pools_whose_files_were_edited_into_something_else(name, message, tmp_pa
     found = json.loads(capsys.readouterr().out)
     assert [row["pool"] for row in found["pools"]] == (["q"] if message else ["p", "q"])
     assert message is None or message in found["faults"][0]
+
+
+@pytest.mark.parametrize("raised", [PermissionError(13, "Permission denied", "/a/b"), OSError(28, "No space left")])
+def test_a_forbidden_or_full_place_is_told_in_one_line(raised, capsys):
+    def fail(args):
+        raise raised
+
+    parser = cli.Parser()
+    parser.set_defaults(command=fail)
+    line = told(capsys, lambda argv: cli.run(parser, argv))
+    assert f"{raised.filename or 'a file'}: {raised.strerror}: mend it" in line
+    raised.errno = errno.EIO  # anything else is not ours to explain
+    with pytest.raises(OSError):
+        cli.run(parser, [])

@@ -1,6 +1,7 @@
 """What every command line of the project shares: errors as one line, exit codes, answers as text or JSON."""
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from kit.errors import InputError, printable
 from kit.memory import keep_freed_memory
 
 _CONTINUES = "what is finished is kept; the same command continues"
+_OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no mistake in our code
 NOTHING_LEFT = "it leaves nothing behind"  # for set_defaults(interrupted=...) of commands that only look
 
 Command = Callable[[argparse.Namespace], int]
@@ -70,6 +72,11 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         return 143 if stop.args else 130
     except BrokenPipeError:
         return 141
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}: mend it; {_CONTINUES}", file=sys.stderr)
+        return 2
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
