@@ -107,6 +107,9 @@ def growth_table() -> str:
     return GROWTH + "".join(row.format(name=name, **plan) for name, plan in plans.items())
 
 
+BOARDS = ("competition", "cifar10", "cifar10_256")
+
+
 def board_head(name: str) -> str:
     """A mark that tells the tables of docs/leaderboard.md apart, and their first line."""
     return f"<!-- {name} -->\n| {' | '.join(HEADER)} |\n"
@@ -187,7 +190,7 @@ def forecasts_table() -> str:
 TABLES = (
     ("README.md", HEAD, table),
     ("docs/scale.md", GROWTH, growth_table),
-    *(("docs/leaderboard.md", board_head(name), partial(board_table, name)) for name in ("competition", "cifar10")),
+    *(("docs/leaderboard.md", board_head(name), partial(board_table, name)) for name in BOARDS),
     ("docs/validity.md", ABLATION, ablation_table),
     ("docs/validity.md", RANKS, ranks_table),
     ("docs/validity.md", FORECASTS, forecasts_table),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.claims import TABLES
+from benchmarks.claims import BOARDS, TABLES
 from kit.__main__ import build_parser as kit_parser
 from local_eval.__main__ import main as local_eval
 from local_eval.commands.parser import build_parser as local_eval_parser
@@ -185,11 +185,19 @@ def test_what_the_own_method_gets_is_in_the_record():
     assert "; clean: {:.4f} and {:.4f})".format(*clean) in page
 
 
-def test_what_the_board_says_of_the_original_is_in_its_record():
-    (original,) = (row for row in record("leaderboard_cifar10")["rows"] if row["method"] == "do nothing")
+def test_what_the_boards_say_of_models_and_the_original_is_in_their_records():
+    boards = [record(f"leaderboard_{name}") for name in BOARDS]
+    (original,) = (row for row in boards[1]["rows"] if row["method"] == "do nothing")
     text = " ".join((ROOT / "docs" / "leaderboard.md").read_text().split())
+    for board in boards:
+        assert f"{board['n_models']} models each against {board['n_models']} retrained ones" in text
     assert f"an original with {original['test_accuracy']:.1%} on the test set" in text
     assert f"a gap of {100 * (original['retain_accuracy'] - original['test_accuracy']):.0f} points, 2.6 in" in text
+    few, many = ({row["method"]: row for row in board["rows"] if row["place"]} for board in boards[1:])
+    falls = [few[name]["score"] / many[name]["score"] for name in many]
+    moves = [abs(few[name]["score_at_512"] / many[name]["score_at_512"] - 1) for name in many]
+    assert f"models are {min(falls):.1f} to {max(falls):.1f} times those with 256" in text
+    assert f"differs by at most {max(moves):.0%} between the two" in text
 
 
 def test_the_correlation_with_kaggle_is_that_of_the_record():
