@@ -163,6 +163,6 @@ def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], meta:
 def read_json(path: Path, kind: str = "a pool") -> dict[str, Any]:
     """The facts of a folder that should be of a kind; InputError where they cannot be read."""
     try:
-        return dict(json.loads(path.read_text()))
+        return {**json.loads(path.read_text())}
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}): is {path.parent} {kind}?") from error

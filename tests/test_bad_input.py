@@ -197,7 +197,7 @@ def test_a_closed_output_does_not_change_the_exit_code():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("text", ["null", "[1]", json.dumps({one.name: 5 for one in fields(Setting)})])
+@pytest.mark.parametrize("text", ["null", "[1]", "[]", json.dumps({one.name: 5 for one in fields(Setting)})])
 def test_settings_that_were_edited_into_something_else(text, tmp_path, capsys):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/setting.json").write_text(text)
@@ -227,7 +227,7 @@ def test_a_forbidden_or_full_place_is_told_in_one_line(raised, capsys):
     parser = cli.Parser()
     parser.set_defaults(command=fail)
     line = told(capsys, lambda argv: cli.run(parser, argv))
-    assert f"{raised.filename or 'a file'}: {raised.strerror}: mend it" in line
+    assert f"{raised.filename or 'a file'}: {raised.strerror}: give it the room or the rights; " in line
     raised.errno = errno.EIO  # anything else is not ours to explain
     with pytest.raises(OSError):
         cli.run(parser, [])

@@ -75,7 +75,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
     except OSError as error:
         if error.errno not in _OUTSIDE:
             raise
-        print(f"error: {error.filename or 'a file'}: {error.strerror}: mend it; {_CONTINUES}", file=sys.stderr)
+        where = error.filename or "a file"
+        print(f"error: {where}: {error.strerror}: give it the room or the rights; {_CONTINUES}", file=sys.stderr)
         return 2
     finally:
         if main:
