@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from benchmarks.claims import BOARDS, TABLES
 from kit.__main__ import build_parser as kit_parser
@@ -193,6 +194,13 @@ def test_what_the_boards_say_of_models_and_the_original_is_in_their_records():
         assert f"{board['n_models']} models each against {board['n_models']} retrained ones" in text
     assert f"an original with {original['test_accuracy']:.1%} on the test set" in text
     assert f"a gap of {100 * (original['retain_accuracy'] - original['test_accuracy']):.0f} points, 2.6 in" in text
+    known = [row for row in boards[1]["rows"] if row["place"] and row["kaggle"] is not None]
+    kaggle, here, later = ([row[key] for row in known] for key in ("kaggle", "score", "score_at_512"))
+    ranks = [spearmanr(kaggle, values) for values in (here, later)]
+    assert f"Over the {len(known)} methods with a score on Kaggle" in text
+    said = "of {:.2f} with the score here and of {:.2f} with what is expected at 512"
+    assert said.format(*(rank.statistic for rank in ranks)) in text
+    assert min(rank.pvalue for rank in ranks) > 0.05  # "neither can be told from none"
     few, many = ({row["method"]: row for row in board["rows"] if row["place"]} for board in boards[1:])
     falls = [few[name]["score"] / many[name]["score"] for name in many]
     moves = [abs(few[name]["score_at_512"] / many[name]["score_at_512"] - 1) for name in many]
