@@ -208,6 +208,10 @@ def test_what_the_boards_say_of_models_and_the_original_is_in_their_records():
     assert f"differs by at most {max(moves):.0%} between the two" in text
 
 
+def ranks(found):
+    return found["spearman"], *found["interval"]
+
+
 def test_the_correlation_with_kaggle_is_that_of_the_record():
     settings = [Setting(**setting) for setting in LIKE.values()]
     each, both = [validation_of(setting) for setting in settings], validation_together(settings)
@@ -220,6 +224,13 @@ def test_the_correlation_with_kaggle_is_that_of_the_record():
     assert (
         f"all {more['n_points']} submissions the correlation is {more['spearman']:.2f} [{low:.2f}, {high:.2f}]" in page
     )
+    of_score = ranks(record("validity")["together"]["all"]["score"])
+    assert "by its mean of both: {:.2f} [{:.2f}, {:.2f}]".format(*of_score) in page
+    clean = record("validity")["clean labels"]
+    sweep, methods = clean["fine-tuning"]["expected at 512"], clean["method"]["expected at 512"]
+    told = "{:.2f} ({:.2f} to {:.2f}"
+    assert f"{clean['n_models']} models each, the correlation is " + told.format(*ranks(sweep)) in page
+    assert "clean labels are no help: " + told.format(*ranks(methods)) in page
     for found, factor, words in ((each[0], 8, "eight"), (both, 6, "six")):
         assert f"about a factor of {words} either way" in page
         forecast = found.forecast(0.001)

@@ -293,9 +293,12 @@ def plot(found: Mapping, path: Path) -> Path:
             label = "fine-tuning: lr, batch, epochs" if kind == "fine-tuning" else "other methods"
             x, y = ([row[key] for row in rows.values()] for key in (measure, "kaggle"))
             axes.scatter(x, y, color=colour, marker=mark, s=28, label=label, zorder=3)
-            for turn, (name, row) in enumerate(sorted(rows.items(), key=lambda item: item[1]["kaggle"])):
-                at = (row[measure], row["kaggle"])  # neighbours are named on both sides
-                side = {"xytext": (5, 3)} if turn % 2 else {"xytext": (-5, -7), "ha": "right"}
+            for name, row in rows.items():
+                others = [other for other in rows.values() if other is not row] or [row]
+                level = min(others, key=lambda other, row=row: abs(other["kaggle"] - row["kaggle"]))
+                right = row[measure] >= level[measure]  # the neighbour is named on the other side
+                side = {"xytext": (6, -3)} if right else {"xytext": (-6, -3), "ha": "right"}
+                at = (row[measure], row["kaggle"])
                 short = name.partition("(")[0]
                 axes.annotate(short, at, **side, textcoords="offset points", fontsize=7.5, color="#333333")
         rank = group[measure]
@@ -307,7 +310,7 @@ def plot(found: Mapping, path: Path) -> Path:
         axes.grid(alpha=0.3)
         axes.margins(x=0.32)
     panels[0].set_ylabel("score on Kaggle")
-    panels[0].legend(loc="lower right", framealpha=0.95)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
