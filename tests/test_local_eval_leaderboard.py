@@ -296,6 +296,7 @@ def test_a_mistake_in_the_list_is_told_before_anything_is_made(text, message, tm
     ("options", "message"),
     [
         (["--n-models", "7"], "--n-models 7: the score compares distributions and needs at least 8"),
+        (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--csv", "{}"], "is a folder: give the name of a file in it"),
         (["--out", "/dev/null/board.html"], "cannot be written"),
         (["--setting", "{}/nothing"], "is no folder of a setting"),
