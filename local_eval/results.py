@@ -75,6 +75,8 @@ def check_files(*paths: Path | None) -> None:
     for path in filter(None, paths):
         if path.is_dir():
             raise InputError(f"{path}: is a folder: give the name of a file in it")
+        if path.exists() and not path.is_file():  # such as /dev/null, which root would replace by a file
+            raise InputError(f"{path}: is a device or a pipe: give the name of a file")
         check_folder(path.parent)
 
 
