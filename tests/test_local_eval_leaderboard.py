@@ -299,6 +299,7 @@ def test_a_mistake_in_the_list_is_told_before_anything_is_made(text, message, tm
         (["--n-models", "7"], "--n-models 7: the score compares distributions and needs at least 8"),
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--csv", "{}"], "is a folder: give the name of a file in it"),
+        (["--csv", f"{{}}/{'long' * 61}.csv"], "the name is too long: choose one of at most 240 bytes"),
         (["--csv", "{}/pipe"], "is a device or a pipe: give the name of a file"),
         (["--out", "/dev/null/board.html"], "cannot be written"),
         (["--setting", "{}/nothing"], "is no folder of a setting"),
