@@ -74,14 +74,18 @@ class Result(ABC):
 
 def check_files(*paths: Path | None) -> None:
     """InputError where files that are written at the end cannot be: hours may pass until then."""
+    named = set()
     for path in filter(None, paths):
         if len(os.fsencode(path.name)) > _LONGEST:
             raise InputError(f"{path}: the name is too long: choose one of at most {_LONGEST} bytes")
-        check_folder(path.parent)
+        folder = check_folder(path.parent)
         if path.is_dir():
             raise InputError(f"{path}: is a folder: give the name of a file in it")
         if path.exists() and not path.is_file():  # such as /dev/null, which root would replace by a file
             raise InputError(f"{path}: is a device or a pipe: give the name of a file")
+        if (there := folder.resolve() / path.name) in named:  # the later would replace the earlier
+            raise InputError(f"{path}: is given for two files: give each a name of its own")
+        named.add(there)
 
 
 def write_csv(path: Path | None, records: Sequence[Mapping[str, Any]]) -> None:

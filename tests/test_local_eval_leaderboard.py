@@ -300,6 +300,7 @@ def test_a_mistake_in_the_list_is_told_before_anything_is_made(text, message, tm
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--csv", "{}"], "is a folder: give the name of a file in it"),
         (["--csv", f"{{}}/{'long' * 61}.csv"], "the name is too long: choose one of at most 240 bytes"),
+        (["--out", "{}/board", "--csv", "{0}/a/../board"], "is given for two files: give each a name of its own"),
         (["--csv", "{}/pipe"], "is a device or a pipe: give the name of a file"),
         (["--out", "/dev/null/board.html"], "cannot be written"),
         (["--setting", "{}/nothing"], "is no folder of a setting"),
