@@ -315,6 +315,14 @@ def test_a_mistake_in_the_options_is_one_line(options, message, made, tmp_path, 
     assert error.count("\n") == 1
 
 
+def test_a_folder_whose_name_is_too_long_is_one_line(tmp_path, capsys):
+    words = ["leaderboard", *SETTING, *COMMON, "--methods", "finetune"]
+    assert main([*words, "--work-dir", str(tmp_path / ("long" * 70))]) == 2
+    error = capsys.readouterr().err
+    assert "File name too long" in error
+    assert error.count("\n") == 1
+
+
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 FIRST_COLUMN = "return [...document.querySelectorAll('.board tbody tr')].map(row => row.cells[0].innerText)"
