@@ -150,8 +150,8 @@ def save(splits: Splits, folder: Path) -> Path:
                     np.save(complete / f"{part}_{array}.npy", getattr(getattr(splits, part), array))
             (complete / META_FILE).write_text(json.dumps(meta))
             replace_folder(complete, folder, Path(temporary))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}): choose another folder") from error
+    except OSError as error:  # numpy's own, of a full disk, has no strerror
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error}): choose another folder") from error
     return folder
 
 

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from kit.ledger import check_folder, write_atomically
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+_LONGEST = 240  # bytes of a file's name: 255 mostly, and it is written under a longer one first
 _STYLE = "border-collapse:collapse;font-variant-numeric:tabular-nums"
 _CELL = "padding:2px 10px;border-bottom:1px solid #8886;text-align:"
 
@@ -72,10 +74,18 @@ class Result(ABC):
 
 def check_files(*paths: Path | None) -> None:
     """InputError where files that are written at the end cannot be: hours may pass until then."""
+    named = set()
     for path in filter(None, paths):
+        if len(os.fsencode(path.name)) > _LONGEST:
+            raise InputError(f"{path}: the name is too long: choose one of at most {_LONGEST} bytes")
+        folder = check_folder(path.parent)
         if path.is_dir():
             raise InputError(f"{path}: is a folder: give the name of a file in it")
-        check_folder(path.parent)
+        if path.exists() and not path.is_file():  # such as /dev/null, which root would replace by a file
+            raise InputError(f"{path}: is a device or a pipe: give the name of a file")
+        if (there := folder.resolve() / path.name) in named:  # the later would replace the earlier
+            raise InputError(f"{path}: is given for two files: give each a name of its own")
+        named.add(there)
 
 
 def write_csv(path: Path | None, records: Sequence[Mapping[str, Any]]) -> None:

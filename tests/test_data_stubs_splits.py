@@ -268,6 +268,16 @@ def test_stratified_subset_keeps_shares(counts, data):
         assert (abs(got - np.array(counts) * n / len(labels)) < 1).all()
 
 
+def test_a_disk_that_fills_up_is_told_with_its_reason(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError("4096 requested and 0 written")  # as numpy says it, without an error number
+
+    splits = split_forget(make_source(), "random:40", 0)
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(InputError, match=r"cannot be written \(4096 requested and 0 written\)"):
+        save(splits, tmp_path / "saved")
+
+
 def test_saved_splits_come_back_memory_mapped(tmp_path):
     splits = split_forget(make_source(), "random:40", 0)
     folder = save(splits, tmp_path / "below" / "saved")

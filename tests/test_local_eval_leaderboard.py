@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -296,16 +297,29 @@ def test_a_mistake_in_the_list_is_told_before_anything_is_made(text, message, tm
     ("options", "message"),
     [
         (["--n-models", "7"], "--n-models 7: the score compares distributions and needs at least 8"),
+        (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--csv", "{}"], "is a folder: give the name of a file in it"),
+        (["--csv", f"{{}}/{'long' * 61}.csv"], "the name is too long: choose one of at most 240 bytes"),
+        (["--out", "{}/board", "--csv", "{0}/a/../board"], "is given for two files: give each a name of its own"),
+        (["--csv", "{}/pipe"], "is a device or a pipe: give the name of a file"),
         (["--out", "/dev/null/board.html"], "cannot be written"),
         (["--setting", "{}/nothing"], "is no folder of a setting"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(options, message, made, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
     code = again(made[2], *(option.format(tmp_path) for option in options))
     error = capsys.readouterr().err
     assert code == 2
     assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_whose_name_is_too_long_is_one_line(tmp_path, capsys):
+    words = ["leaderboard", *SETTING, *COMMON, "--methods", "finetune"]
+    assert main([*words, "--work-dir", str(tmp_path / ("long" * 70))]) == 2
+    error = capsys.readouterr().err
+    assert "File name too long" in error
     assert error.count("\n") == 1
 
 

@@ -311,6 +311,7 @@ def test_the_command_tells_mistakes_in_one_line(tmp_path, capsys):
         err = capsys.readouterr().err
         assert what in err
         assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # nothing was trained before the mistake was told
 
 
 def test_a_forget_set_that_has_no_other_is_not_called_another(tmp_path, capsys):

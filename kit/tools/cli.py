@@ -21,7 +21,8 @@ from kit.errors import InputError, printable
 from kit.memory import keep_freed_memory
 
 _CONTINUES = "what is finished is kept; the same command continues"
-_OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no mistake in our code
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, *_FULL)  # no mistake in our code
 NOTHING_LEFT = "it leaves nothing behind"  # for set_defaults(interrupted=...) of commands that only look
 
 Command = Callable[[argparse.Namespace], int]

@@ -43,6 +43,7 @@ def tune(args: argparse.Namespace) -> int:
     if args.search_seed < 0:
         raise InputError(f"--search-seed {args.search_seed}: must be 0 or more")
     limit_s = parse_duration(args.limit) if args.limit else math.inf
+    fits_s = math.inf if args.fits is None else parse_duration(args.fits)
     method = shared.read_method(args, args.method, args.set)
     ranges = ranges_of(method, args.range)
     workspace = shared.workspace_of(args)
@@ -51,7 +52,7 @@ def tune(args: argparse.Namespace) -> int:
     common = {"devices": devices, "progress": not args.quiet}
     note_retrained(workspace, args.n_models)
     fill_retrained(workspace, args.n_models, **common)
-    longest_s = math.inf if args.fits is None else longest(workspace, parse_duration(args.fits), devices)
+    longest_s = math.inf if args.fits is None else longest(workspace, fits_s, devices)
     plan = Search(method, ranges, rungs_of(args.n_models), args.search_seed, args.seed, longest_s)
     if measured := results_of(workspace.folder / plan.name, longest_s):
         print(f"reusing {len(measured)} measurements in {workspace.folder / plan.name}", file=sys.stderr)
