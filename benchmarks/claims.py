@@ -17,6 +17,7 @@ from local_eval.validity import MEASURE, rank_correlation, recorded_points
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "| claim | measured | record |\n|---|---|---|\n"
+BOARDS = ("competition", "cifar10", "cifar10_256")
 GROWTH = "| what is made | models | pools, GB | hours on 1 GPU | on 8 | on 64 |\n|---|---:|---:|---:|---:|---:|\n"
 ABLATION = "| stand-in | models | gap | starter: shift | spread | rank correlation | of the score |\n"
 ABLATION += "|---|---:|---:|---:|---:|---:|---:|\n"
@@ -105,9 +106,6 @@ def growth_table() -> str:
     )
     plans = results("growth")["plans"]
     return GROWTH + "".join(row.format(name=name, **plan) for name, plan in plans.items())
-
-
-BOARDS = ("competition", "cifar10", "cifar10_256")
 
 
 def board_head(name: str) -> str:
