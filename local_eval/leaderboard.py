@@ -162,11 +162,11 @@ def leaderboard(
     spec, faults = spec or MetricSpec(), dict(faults or {})
     samples = read_samples(workspace, {}, n_models)
     retrained, original = samples.retrained, samples.original.repeated(n_models)
-    nulls = nulls_of(retrained.confidence, n_models, spec, attack, seed=seed)
+    nulls = nulls_of(retrained.confidence, n_models, spec, attack)
     starter_s = _starter_seconds(workspace, n_models)
 
     def entry(of: Entry, sample: Sample) -> Entry:
-        form = form_of(sample, retrained, nulls, spec, attack, seed=seed, groups=samples.groups)
+        form = form_of(sample, retrained, nulls, spec, attack, groups=samples.groups)
         found = replace(of, score=form.score, share=form.share, predicted=form.predicted, unpredicted=form.unpredicted)
         return _measured(found, sample, starter_s)
 

@@ -227,7 +227,7 @@ def test_a_forbidden_or_full_place_is_told_in_one_line(raised, capsys):
     parser = cli.Parser()
     parser.set_defaults(command=fail)
     line = told(capsys, lambda argv: cli.run(parser, argv))
-    assert f"{raised.filename or 'a file'}: {raised.strerror}: give it the room or the rights; " in line
+    assert f"{raised.filename or 'a file'}: {raised.strerror}: choose another place or mend this one; " in line
     raised.errno = errno.EIO  # anything else is not ours to explain
     with pytest.raises(OSError):
         cli.run(parser, [])

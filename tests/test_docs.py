@@ -196,11 +196,11 @@ def test_what_the_boards_say_of_models_and_the_original_is_in_their_records():
     assert f"a gap of {100 * (original['retain_accuracy'] - original['test_accuracy']):.0f} points, 2.6 in" in text
     known = [row for row in boards[1]["rows"] if row["place"] and row["kaggle"] is not None]
     kaggle, here, later = ([row[key] for row in known] for key in ("kaggle", "score", "score_at_512"))
-    ranks = [spearmanr(kaggle, values) for values in (here, later)]
+    both = [spearmanr(kaggle, values) for values in (here, later)]
     assert f"Over the {len(known)} methods with a score on Kaggle" in text
     said = "of {:.2f} with the score here and of {:.2f} with what is expected at 512"
-    assert said.format(*(rank.statistic for rank in ranks)) in text
-    assert min(rank.pvalue for rank in ranks) > 0.05  # "neither can be told from none"
+    assert said.format(*(rank.statistic for rank in both)) in text
+    assert min(rank.pvalue for rank in both) > 0.05  # "neither can be told from none"
     few, many = ({row["method"]: row for row in board["rows"] if row["place"]} for board in boards[1:])
     falls = [few[name]["score"] / many[name]["score"] for name in many]
     moves = [abs(few[name]["score_at_512"] / many[name]["score_at_512"] - 1) for name in many]
@@ -231,6 +231,9 @@ def test_the_correlation_with_kaggle_is_that_of_the_record():
     told = "{:.2f} ({:.2f} to {:.2f}"
     assert f"{clean['n_models']} models each, the correlation is " + told.format(*ranks(sweep)) in page
     assert "clean labels are no help: " + told.format(*ranks(methods)) in page
+    score = clean["fine-tuning"]["score"]["spearman"]
+    assert f"The score with {clean['n_models']} models sees none of this ({score:.2f})" in page
+    assert f"without them {clean['points']['0.2, 512, 3']['shift']:.1f}." in page
     for found, factor, words in ((each[0], 8, "eight"), (both, 6, "six")):
         assert f"about a factor of {words} either way" in page
         forecast = found.forecast(0.001)

@@ -297,7 +297,6 @@ def test_a_mistake_in_the_list_is_told_before_anything_is_made(text, message, tm
     ("options", "message"),
     [
         (["--n-models", "7"], "--n-models 7: the score compares distributions and needs at least 8"),
-        (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--csv", "{}"], "is a folder: give the name of a file in it"),
         (["--csv", f"{{}}/{'long' * 61}.csv"], "the name is too long: choose one of at most 240 bytes"),
         (["--out", "{}/board", "--csv", "{0}/a/../board"], "is given for two files: give each a name of its own"),
@@ -313,6 +312,12 @@ def test_a_mistake_in_the_options_is_one_line(options, message, made, tmp_path, 
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_seed_of_the_runs_may_be_any_whole_number_as_in_the_other_commands(made, unpredicted, tmp_path, capsys):
+    page = ["--out", str(tmp_path / "board.html")]
+    assert again(made[2], "--seed", "-1", "--json", *page, methods="finetune") == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == -1
 
 
 def test_a_folder_whose_name_is_too_long_is_one_line(tmp_path, capsys):

@@ -77,7 +77,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> i
         if error.errno not in _OUTSIDE:
             raise
         where = error.filename or "a file"
-        print(f"error: {where}: {error.strerror}: give it the room or the rights; {_CONTINUES}", file=sys.stderr)
+        print(f"error: {where}: {error.strerror}: choose another place or mend this one; {_CONTINUES}", file=sys.stderr)
         return 2
     finally:
         if main:

@@ -3,7 +3,6 @@
 import argparse
 
 from kit.device import choose_device
-from kit.errors import InputError
 from kit.ledger import write_atomically
 from kit.tools.cli import answer
 from local_eval.assess import FEWEST
@@ -27,8 +26,6 @@ PAGE = "leaderboard.html"
 def leaderboard(args: argparse.Namespace) -> int:
     """Fill what is missing, measure, write the page. 1 where a method failed: its row says why."""
     shared.at_least(args.n_models, FEWEST)
-    if args.seed < 0:  # intervals are drawn with it too
-        raise InputError(f"--seed {args.seed}: must be 0 or more")
     with hidden_cuda(str(choose_device(args.device))):
         chosen, spec = entrants(args.methods), spec_of(args)
     check_files(args.out, args.csv)
